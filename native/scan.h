@@ -1,0 +1,56 @@
+// The C interface of the scan kernel: what the Python side fills in and every variant reads.
+#pragma once
+#include <cstdint>
+
+extern "C" {
+
+// Element type of x, y and their gradients. Everything else is float32.
+enum qmamba_dtype : int32_t { QMAMBA_FLOAT32 = 0, QMAMBA_BFLOAT16 = 1 };
+
+// One call of the 2-D selective scan, forward or backward. All arrays are dense and row-major;
+// `padded` is `channels` rounded up to a multiple of 16, and padded parameters are zero there.
+struct qmamba_scan {
+  // inputs
+  const void* x;             // (batch, pixels, channels), or with a routes axis where not shared
+  const float* projected;    // (batch, pixels, routes, rank + 2 * states): dt_low | B | C
+  const float* delta;        // (batch, routes, pixels, channels) replaces the low-rank dt, or null
+  const int32_t* order;      // (routes, steps): pixel of each step, -1 at padding
+  const float* dt_weight;    // (routes, rank, padded)
+  const float* dt_bias;      // (routes, padded)
+  const float* decay;        // (routes, states, padded): A * log2(e)
+  const float* skip;         // (routes, padded), or (padded) already summed over routes if merged
+  const void* grad_y;        // backward: like y
+  // outputs
+  void* y;                   // forward: (batch, pixels, channels), or with a routes axis unmerged
+  float* states_saved;       // (batch, routes, segments, states, padded), or null where not training
+  void* grad_x;              // like x
+  float* grad_delta;         // (batch, routes, pixels, channels): before softplus
+  float* grad_projected;     // like projected; only the B and C columns are written
+  float* grad_dt_bias;       // (batch, routes, padded)
+  float* grad_decay;         // (batch, routes, states, padded): with respect to A
+  // scratch of at least qmamba_workspace() bytes
+  float* workspace;
+  int64_t batch, pixels, steps, channels, padded, routes, rank, states;
+  int32_t dtype;             // qmamba_dtype
+  int32_t shared;            // 1: all routes read one map, 0: each route has its own
+  int32_t merged;            // 1: y is the sum over routes, 0: y keeps them apart; needs shared
+  int32_t softplus;          // 1: dt = softplus(raw), 0: dt = raw
+};
+
+// Runs body(begin, end, context) over disjoint parts of [begin, end), possibly on several threads.
+typedef void (*qmamba_body)(int64_t begin, int64_t end, void* context);
+typedef int32_t (*qmamba_parallel_for)(int64_t begin, int64_t end, int64_t grain, qmamba_body body,
+                                       void* context);
+}
+
+// Steps between two saved states: the backward pass recomputes at most this many at once.
+constexpr int64_t kSegment = 32;
+// Steps whose softplus and exponentials are computed together.
+constexpr int kBlock = 8;
+
+// How one call is cut into tasks. A task owns a range of channels of one image, and either all
+// routes or a single one, so that no two tasks ever write to the same cache line.
+struct Partition {
+  int64_t groups;        // channel groups
+  int64_t route_splits;  // 1, or `routes`
+};

@@ -1,0 +1,116 @@
+// The scan for one instruction set. Compiled once per variant with QMAMBA_VARIANT and -march set.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+
+#include "scan.h"
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#define W 16
+#elif defined(__AVX2__)
+#define W 8
+#else
+#define W 4
+#endif
+
+#define QMAMBA_JOIN_(a, b) a##b
+#define QMAMBA_JOIN(a, b) QMAMBA_JOIN_(a, b)
+
+namespace QMAMBA_JOIN(qmamba_, QMAMBA_VARIANT) {
+
+#include "simd.h"
+#include "forward.h"
+#include "backward.h"
+
+// Scratch memory of one thread, aligned to a cache line.
+class Scratch {
+ public:
+  explicit Scratch(int64_t floats) : memory_(new float[floats + 16]) {}
+  float* begin() const {
+    return (float*)(((uintptr_t)memory_.get() + 63) & ~(uintptr_t)63);
+  }
+
+ private:
+  std::unique_ptr<float[]> memory_;
+};
+
+// The state counts of VMamba and MambaIR are known at compile time; 0 reads the count at run time.
+#define QMAMBA_WITH_STATES(call) \
+  switch (scan.states) {         \
+    case 1: call(1); break;      \
+    case 16: call(16); break;    \
+    default: call(0);            \
+  }
+
+template <class Body>
+static void run(qmamba_parallel_for parallel_for, int64_t count, int64_t grain, Body& body) {
+  parallel_for(
+      0, count, grain,
+      [](int64_t begin, int64_t end, void* context) { (*(Body*)context)(begin, end); }, &body);
+}
+
+template <class T>
+static void forward(const qmamba_scan& scan, Partition cut, qmamba_parallel_for parallel_for) {
+  auto tasks = [&](int64_t begin, int64_t end) {
+    const int64_t row = scan.rank + 2 * scan.states;
+    Scratch scratch((scan.states + 3) * scan.padded + 2 * row + 4 * W);
+    for (int64_t task = begin; task < end; task++) {
+      const int64_t split = task % cut.route_splits;
+      const Slice slice = slice_of(scan, cut.groups, task / cut.route_splits % cut.groups);
+      const int64_t image = task / cut.route_splits / cut.groups;
+      const int64_t first = scan.routes * split / cut.route_splits;
+      const int64_t last = scan.routes * (split + 1) / cut.route_splits;
+      float* sum = accumulator(scan, image * cut.route_splits + split, slice);
+#define QMAMBA_FORWARD(n) \
+  forward_task<n, T>(scan, image, first, last, slice, sum, scratch.begin())
+      QMAMBA_WITH_STATES(QMAMBA_FORWARD)
+#undef QMAMBA_FORWARD
+    }
+  };
+  run(parallel_for, scan.batch * cut.groups * cut.route_splits, 1, tasks);
+  if (!scan.merged) return;
+  auto rows = [&](int64_t begin, int64_t end) { merge_rows<T>(scan, cut, begin, end); };
+  run(parallel_for, scan.batch * scan.pixels, std::max<int64_t>(1, 16384 / scan.channels), rows);
+}
+
+template <class T>
+static void backward(const qmamba_scan& scan, Partition cut, qmamba_parallel_for parallel_for) {
+  const int64_t groups = cut.groups;
+  float* bc_rows = scan.workspace + (scan.shared ? scan.batch * scan.padded * scan.pixels : 0);
+  auto tasks = [&](int64_t begin, int64_t end) {
+    Scratch scratch(Tape::floats(scan));
+    const Tape tape(scan, scratch.begin());
+    for (int64_t task = begin; task < end; task++) {
+      const int64_t image = task / groups;
+      const Slice slice = slice_of(scan, groups, task % groups);
+      float* sum = accumulator(scan, image, slice);
+      float* bc = bc_rows + task * scan.pixels * scan.routes * 2 * scan.states;
+#define QMAMBA_BACKWARD(n) backward_task<n, T>(scan, image, slice, sum, bc, tape)
+      QMAMBA_WITH_STATES(QMAMBA_BACKWARD)
+#undef QMAMBA_BACKWARD
+    }
+  };
+  run(parallel_for, scan.batch * groups, 1, tasks);
+  auto rows = [&](int64_t begin, int64_t end) {
+    finish_rows<T>(scan, groups, bc_rows, begin, end);
+  };
+  run(parallel_for, scan.batch * scan.pixels, std::max<int64_t>(1, 16384 / scan.channels), rows);
+}
+
+}  // namespace
+
+extern "C" void QMAMBA_JOIN(qmamba_forward_, QMAMBA_VARIANT)(const qmamba_scan* scan, Partition cut,
+                                                             qmamba_parallel_for parallel_for) {
+  using namespace QMAMBA_JOIN(qmamba_, QMAMBA_VARIANT);
+  if (scan->dtype == QMAMBA_BFLOAT16) forward<bfloat16>(*scan, cut, parallel_for);
+  else forward<float>(*scan, cut, parallel_for);
+}
+
+extern "C" void QMAMBA_JOIN(qmamba_backward_, QMAMBA_VARIANT)(const qmamba_scan* scan, Partition cut,
+                                                              qmamba_parallel_for parallel_for) {
+  using namespace QMAMBA_JOIN(qmamba_, QMAMBA_VARIANT);
+  if (scan->dtype == QMAMBA_BFLOAT16) backward<bfloat16>(*scan, cut, parallel_for);
+  else backward<float>(*scan, cut, parallel_for);
+}

@@ -1,0 +1,31 @@
+"""Typed errors: every message is one sentence that says what was wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class QMambaError(Exception):
+    """Base of every error that qmamba raises on purpose; the command line prints it without a traceback."""
+
+
+class ConfigError(QMambaError, ValueError):
+    """A model, policy or option value is unknown or contradictory."""
+
+
+class ShapeError(QMambaError, ValueError):
+    """A tensor has the wrong shape, dtype or device."""
+
+
+class BackendError(QMambaError, RuntimeError):
+    """A scan implementation was asked for by name and is unknown or cannot run here."""
+
+
+class CheckpointError(QMambaError, RuntimeError):
+    """A weights file is missing, not readable, or does not fit the model it should fill."""
+
+
+class ImageError(QMambaError, ValueError):
+    """A picture cannot be decoded, is too large, or is not in an accepted form."""
+
+
+class DataError(QMambaError, ValueError):
+    """A data set, score list or table is missing, malformed or too small."""

@@ -1,0 +1,15 @@
+"""The selective scan: its definition, its fast implementations, and the routes it walks along."""
+
+from qmamba.ops.dispatch import BackendStatus, backends, selective_scan, ss2d
+from qmamba.ops.routes import PADDING, gather_routes, scan_routes, scatter_routes
+
+__all__ = [
+    "PADDING",
+    "BackendStatus",
+    "backends",
+    "gather_routes",
+    "scan_routes",
+    "scatter_routes",
+    "selective_scan",
+    "ss2d",
+]

@@ -1,0 +1,104 @@
+"""Routes: the orders in which the selective scan walks over a feature map.
+
+A route is an index table. Entry ``t`` is the raster index ``row * width + column`` of the pixel that
+is read at step ``t``; ``PADDING`` marks a step outside the map, at which the input is zero while the
+state still decays. Four routes make a set, always in this order: rows, columns, rows reversed,
+columns reversed (VMamba's order, so that its per-route weights keep their meaning).
+
+With ``window=1`` the set is VMamba's cross scan. A larger window is LocalMamba's window-local scan:
+the map is padded at the bottom and right to multiples of the window, windows are visited one after
+the other, and each is walked through completely before the next.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from qmamba.errors import ShapeError
+
+PADDING = -1
+
+
+@torch.compiler.assume_constant_result
+def scan_routes(
+    height: int, width: int, window: int = 1, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Index tables of the four routes over a ``height`` x ``width`` map.
+
+    Args:
+        height: rows of the map, at least 1.
+        width: columns of the map, at least 1.
+        window: side of the square local windows in pixels; 1 is the cross scan.
+        device: where the table lives.
+
+    Returns:
+        int32 ``(4, steps)`` with ``steps = ceil(height / window) * ceil(width / window) * window**2``.
+        Every pixel appears exactly once in each row; other entries are ``PADDING``. The table is
+        cached and shared: do not write to it.
+
+    Raises:
+        ShapeError: a side or the window is smaller than 1.
+
+    Source: QMamba paper, section on local window scanning; VMamba ``CrossScan``; LocalMamba.
+    """
+    if height < 1 or width < 1 or window < 1:
+        raise ShapeError(
+            f"A scan needs height, width and window of at least 1, got {height}, {width} and "
+            f"{window}; give a larger map or window."
+        )
+    return _cached_routes(int(height), int(width), int(window), str(device))
+
+
+@lru_cache(maxsize=256)
+def _cached_routes(height: int, width: int, window: int, device: str) -> Tensor:
+    rows = -(-height // window)
+    columns = -(-width // window)
+    raster = torch.full((rows * window, columns * window), PADDING, dtype=torch.int32)
+    raster[:height, :width] = torch.arange(height * width, dtype=torch.int32).view(height, width)
+    # (window row, row inside, window column, column inside)
+    tiles = raster.view(rows, window, columns, window)
+    by_row = tiles.permute(0, 2, 1, 3).reshape(-1)
+    by_column = tiles.permute(2, 0, 3, 1).reshape(-1)
+    return torch.stack([by_row, by_column, by_row.flip(0), by_column.flip(0)]).to(device)
+
+
+def gather_routes(features: Tensor, routes: Tensor) -> Tensor:
+    """Read a map along each route.
+
+    Args:
+        features: ``(batch, pixels, channels)``.
+        routes: int32 ``(routes, steps)`` from :func:`scan_routes`.
+
+    Returns:
+        ``(batch, routes, steps, channels)``, zero at padding steps.
+    """
+    steps = features[:, routes.clamp_min(0).long()]
+    return steps.masked_fill((routes == PADDING)[..., None], 0)
+
+
+def scatter_routes(outputs: Tensor, routes: Tensor, pixels: int) -> Tensor:
+    """Put what each route produced back into raster order and drop the padding steps.
+
+    Args:
+        outputs: ``(batch, routes, steps, channels)``.
+        routes: int32 ``(routes, steps)`` from :func:`scan_routes`.
+        pixels: number of pixels of the map.
+
+    Returns:
+        ``(batch, routes, pixels, channels)``.
+    """
+    return torch.stack(
+        [outputs[:, k, step] for k, step in enumerate(step_of_pixel(routes, pixels))], dim=1
+    )
+
+
+def step_of_pixel(routes: Tensor, pixels: int) -> Tensor:
+    """Inverse of the tables: int64 ``(routes, pixels)``, the step at which each pixel is visited."""
+    steps = torch.arange(routes.shape[1], device=routes.device).expand_as(routes)
+    inverse = torch.empty(routes.shape[0], pixels + 1, dtype=torch.int64, device=routes.device)
+    # Padding steps all land in one surplus column.
+    targets = torch.where(routes == PADDING, pixels, routes).long()
+    return inverse.scatter_(1, targets, steps)[:, :pixels]
