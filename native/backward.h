@@ -8,14 +8,15 @@ struct Tape {
   float* slope;     // (kSegment): d softplus
   float* input;     // (kSegment)
   float* decayed;   // (kSegment, states, 2): decay, decay * previous state
-  float* grad_bc;   // (kSegment, 2 * states): summed over the vectors of the task
+  float* grad_row;  // (kSegment, rank + 2 * states): summed over the vectors of the task
   float* carry;     // (states, slice width): gradient that flows into the previous segment
   float* grad_dt;   // (kSegment)
   float* grad_in;   // (kSegment)
   float* zeros;
   static int64_t floats(const qmamba_scan& scan) {
-    return W * (kSegment * 5 + kSegment * scan.states * 4) + scan.states * scan.padded +
-           std::max(scan.padded, scan.rank + 2 * scan.states) + W;
+    const int64_t row = scan.rank + 2 * scan.states;
+    return W * kSegment * (5 + 2 * scan.states + row) + scan.states * scan.padded +
+           std::max(scan.padded, row) + W;
   }
   Tape(const qmamba_scan& scan, float* memory) {
     auto take = [&](int64_t count) { float* p = memory; memory += count; return p; };
@@ -25,11 +26,11 @@ struct Tape {
     grad_dt = take(W * kSegment);
     grad_in = take(W * kSegment);
     decayed = take(W * kSegment * scan.states * 2);
-    grad_bc = take(W * kSegment * scan.states * 2);
+    grad_row = take(W * kSegment * (scan.rank + 2 * scan.states));
     carry = take(scan.states * scan.padded);
-    const int64_t row = std::max(scan.padded, scan.rank + 2 * scan.states) + W;
-    zeros = take(row);
-    std::memset(zeros, 0, sizeof(float) * row);
+    const int64_t longest = std::max(scan.padded, scan.rank + 2 * scan.states) + W;
+    zeros = take(longest);
+    std::memset(zeros, 0, sizeof(float) * longest);
   }
 };
 
@@ -70,9 +71,32 @@ static void replay(const qmamba_scan& scan, const Block<T>* blocks, int live, in
   }
 }
 
+QMAMBA_INLINE void add_or_set(float* target, vfloat value, bool add) {
+  store(target, add ? load(target) + value : value);
+}
+
+// From the gradient of the raw time step, in tape.grad_dt, to those of its two low-rank factors.
+template <class T>
+static void low_rank_gradients(const qmamba_scan& scan, const Block<T>* blocks, int live, int64_t own,
+                               int64_t route, int64_t channel, bool add, const Tape& tape) {
+  const int64_t row = scan.rank + 2 * scan.states;
+  for (int64_t r = 0; r < scan.rank; r++) {
+    const vfloat weight = load(scan.dt_weight + (route * scan.rank + r) * scan.padded + channel);
+    float* total = scan.grad_dt_weight + (own * scan.rank + r) * scan.padded + channel;
+    vfloat grad_weight = load(total);
+#pragma GCC unroll 4
+    for (int t = 0; t < live; t++) {
+      const vfloat grad_raw = load(tape.grad_dt + t * W);
+      grad_weight += grad_raw * blocks[t / kBlock].projected[t % kBlock][r];
+      add_or_set(tape.grad_row + (t * row + r) * W, grad_raw * weight, add);
+    }
+    store(total, grad_weight);
+  }
+}
+
 template <int States, class T>
 static void backward_task(const qmamba_scan& scan, int64_t image, Slice slice, float* grad_sum,
-                          float* grad_bc_rows, const Tape& tape) {
+                          float* grad_rows, const Tape& tape) {
   const int states = States > 0 ? States : (int)scan.states;
   const int64_t row = scan.rank + 2 * scan.states, width = slice.width();
   const int64_t segments = (scan.steps + kSegment - 1) / kSegment;
@@ -85,7 +109,7 @@ static void backward_task(const qmamba_scan& scan, int64_t image, Slice slice, f
     const T* grad_y = (const T*)scan.grad_y + (scan.merged ? image : own) * map;
     T* grad_x = (T*)scan.grad_x + own * map;
     const float* delta = scan.delta ? scan.delta + own * map : tape.zeros;
-    float* grad_delta = scan.grad_delta + own * map;
+    float* grad_delta = scan.grad_delta ? scan.grad_delta + own * map : nullptr;
     const float* projected = scan.projected + (image * scan.pixels * scan.routes + route) * row;
     std::memset(tape.carry, 0, sizeof(float) * states * width);
 
@@ -125,10 +149,10 @@ static void backward_task(const qmamba_scan& scan, int64_t image, Slice slice, f
             const vfloat grad_h = g * c + flow;  // dL/dh[t]
             flow = a * grad_h;
             const vfloat dt_in = dt * in, grad_h_b = grad_h * b, grad_decay = grad_h * kept;
-            float* bc = tape.grad_bc + ((int64_t)t * states + n) * 2 * W;
-            const vfloat grad_b = grad_h * dt_in, grad_c = g * (kept + dt_in * b);
-            store(bc, v ? load(bc) + grad_b : grad_b);
-            store(bc + W, v ? load(bc + W) + grad_c : grad_c);
+            float* grad_b = tape.grad_row + (t * row + scan.rank + n) * W;
+            float* grad_c = grad_b + states * W;
+            add_or_set(grad_b, grad_h * dt_in, v > 0);
+            add_or_set(grad_c, g * (kept + dt_in * b), v > 0);
             float* grad_dt = tape.grad_dt + t * W;
             float* grad_in = tape.grad_in + t * W;
             store(grad_dt, load(grad_dt) + grad_h_b * in + grad_decay * a_log);
@@ -140,42 +164,42 @@ static void backward_task(const qmamba_scan& scan, int64_t image, Slice slice, f
           store(total, load(total) + grad_a);
         }
         float* bias = scan.grad_dt_bias + own * scan.padded + channel;
-        vfloat grad_bias = load(bias);
+        float* skip_total = scan.grad_skip + own * scan.padded + channel;
+        vfloat grad_bias = load(bias), grad_skip = load(skip_total);
         const vfloat skip = scan.merged ? vfloat{} : load(scan.skip + route * scan.padded + channel);
         for (int t = 0; t < live; t++) {
           const vfloat grad_raw = load(tape.grad_dt + t * W) * load(tape.slope + t * W);
+          store(tape.grad_dt + t * W, grad_raw);
           grad_bias += grad_raw;
           if (pixel[t] < 0) continue;
-          store_part(grad_delta + pixel[t] * scan.channels + channel, grad_raw, count);
-          vfloat grad_in = load(tape.grad_in + t * W);
-          if (!scan.merged) grad_in += load_part(grad[t] + channel, count) * skip;
-          if (scan.shared) {
-            float* target = grad_sum + pixel[t] * width + (int64_t)v * W;
-            store(target, route ? load(target) + grad_in : grad_in);
-          } else {
+          const vfloat g = load_part(grad[t] + channel, count);
+          grad_skip += g * load(tape.input + t * W);
+          const vfloat grad_in = load(tape.grad_in + t * W) + g * skip;
+          if (grad_delta)
+            store_part(grad_delta + pixel[t] * scan.channels + channel, grad_raw, count);
+          if (scan.shared)
+            add_or_set(grad_sum + pixel[t] * width + (int64_t)v * W, grad_in, route > 0);
+          else
             store_part(grad_x + pixel[t] * scan.channels + channel, grad_in, count);
-          }
         }
         store(bias, grad_bias);
+        store(skip_total, grad_skip);
+        low_rank_gradients(scan, blocks, live, own, route, channel, v > 0, tape);
       }
       for (int t = 0; t < live; t++) {
         if (pixel[t] < 0) continue;
-        float* target = grad_bc_rows + (pixel[t] * scan.routes + route) * 2 * states;
-        for (int n = 0; n < states; n++) {
-          const float* bc = tape.grad_bc + ((int64_t)t * states + n) * 2 * W;
-          target[n] = slice.vectors ? sum_lanes(load(bc)) : 0;
-          target[states + n] = slice.vectors ? sum_lanes(load(bc + W)) : 0;
-        }
+        float* target = grad_rows + (pixel[t] * scan.routes + route) * row;
+        for (int64_t i = 0; i < row; i++) target[i] = sum_lanes(load(tape.grad_row + (t * row + i) * W));
       }
     }
   }
 }
 
 // The sum over routes of a shared input's gradient (with the skip term that a merged scan has not
-// added yet), and the B and C columns of grad_projected summed over the channel groups, for the rows
-// [begin, end) of the flattened (batch, pixels).
+// added yet), and grad_projected summed over the channel groups, for the rows [begin, end) of the
+// flattened (batch, pixels).
 template <class T>
-static void finish_rows(const qmamba_scan& scan, int64_t groups, const float* bc_rows, int64_t begin,
+static void finish_rows(const qmamba_scan& scan, int64_t groups, const float* grad_rows, int64_t begin,
                         int64_t end) {
   if (scan.shared) {
     for (int64_t group = 0; group < groups; group++) {
@@ -195,18 +219,15 @@ static void finish_rows(const qmamba_scan& scan, int64_t groups, const float* bc
       }
     }
   }
-  const int64_t row = scan.rank + 2 * scan.states, pair = 2 * scan.states;
+  if (groups == 1) return;  // the only group has written to grad_projected itself
+  const int64_t columns = scan.routes * (scan.rank + 2 * scan.states);
   for (int64_t r = begin; r < end; r++) {
     const int64_t image = r / scan.pixels, pixel = r % scan.pixels;
-    for (int64_t route = 0; route < scan.routes; route++) {
-      float* target = scan.grad_projected + (r * scan.routes + route) * row + scan.rank;
-      for (int64_t i = 0; i < pair; i++) {
-        float total = 0;
-        for (int64_t group = 0; group < groups; group++)
-          total += bc_rows[(((image * groups + group) * scan.pixels + pixel) * scan.routes + route) *
-                               pair + i];
-        target[i] = total;
-      }
+    for (int64_t i = 0; i < columns; i++) {
+      float total = 0;
+      for (int64_t group = 0; group < groups; group++)
+        total += grad_rows[((image * groups + group) * scan.pixels + pixel) * columns + i];
+      scan.grad_projected[r * columns + i] = total;
     }
   }
 }

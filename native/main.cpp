@@ -86,9 +86,9 @@ QMAMBA_EXPORT int64_t qmamba_workspace(const qmamba_scan* scan, int32_t threads,
   const Partition cut = choose_partition(*scan, threads, !backward && scan->merged);
   const bool sums_routes = backward ? scan->shared : scan->merged;
   const int64_t sums = sums_routes ? scan->batch * cut.route_splits * scan->padded * scan->pixels : 0;
-  const int64_t pairs =
-      backward ? scan->batch * cut.groups * scan->pixels * scan->routes * 2 * scan->states : 0;
-  return 4 * (sums + pairs) + 64;
+  const int64_t row = scan->routes * (scan->rank + 2 * scan->states);
+  const int64_t rows = backward && cut.groups > 1 ? scan->batch * cut.groups * scan->pixels * row : 0;
+  return 4 * (sums + rows) + 64;
 }
 
 #if defined(QMAMBA_X86)

@@ -24,10 +24,13 @@ struct qmamba_scan {
   void* y;                   // forward: (batch, pixels, channels), or with a routes axis unmerged
   float* states_saved;       // (batch, routes, segments, states, padded), or null where not training
   void* grad_x;              // like x
-  float* grad_delta;         // (batch, routes, pixels, channels): before softplus
-  float* grad_projected;     // like projected; only the B and C columns are written
+  float* grad_delta;         // like delta, or null where there is none
+  float* grad_projected;     // like projected
+  // The gradients of the parameters are added to, per image, and must start at zero.
+  float* grad_dt_weight;     // (batch, routes, rank, padded)
   float* grad_dt_bias;       // (batch, routes, padded)
   float* grad_decay;         // (batch, routes, states, padded): with respect to A
+  float* grad_skip;          // (batch, routes, padded)
   // scratch of at least qmamba_workspace() bytes
   float* workspace;
   int64_t batch, pixels, steps, channels, padded, routes, rank, states;

@@ -78,7 +78,10 @@ static void forward(const qmamba_scan& scan, Partition cut, qmamba_parallel_for 
 template <class T>
 static void backward(const qmamba_scan& scan, Partition cut, qmamba_parallel_for parallel_for) {
   const int64_t groups = cut.groups;
-  float* bc_rows = scan.workspace + (scan.shared ? scan.batch * scan.padded * scan.pixels : 0);
+  const int64_t plane = scan.pixels * scan.routes * (scan.rank + 2 * scan.states);
+  float* grad_rows = scan.grad_projected;
+  if (groups > 1)
+    grad_rows = scan.workspace + (scan.shared ? scan.batch * scan.padded * scan.pixels : 0);
   auto tasks = [&](int64_t begin, int64_t end) {
     Scratch scratch(Tape::floats(scan));
     const Tape tape(scan, scratch.begin());
@@ -86,15 +89,15 @@ static void backward(const qmamba_scan& scan, Partition cut, qmamba_parallel_for
       const int64_t image = task / groups;
       const Slice slice = slice_of(scan, groups, task % groups);
       float* sum = accumulator(scan, image, slice);
-      float* bc = bc_rows + task * scan.pixels * scan.routes * 2 * scan.states;
-#define QMAMBA_BACKWARD(n) backward_task<n, T>(scan, image, slice, sum, bc, tape)
+      float* rows = grad_rows + task * plane;
+#define QMAMBA_BACKWARD(n) backward_task<n, T>(scan, image, slice, sum, rows, tape)
       QMAMBA_WITH_STATES(QMAMBA_BACKWARD)
 #undef QMAMBA_BACKWARD
     }
   };
   run(parallel_for, scan.batch * groups, 1, tasks);
   auto rows = [&](int64_t begin, int64_t end) {
-    finish_rows<T>(scan, groups, bc_rows, begin, end);
+    finish_rows<T>(scan, groups, grad_rows, begin, end);
   };
   run(parallel_for, scan.batch * scan.pixels, std::max<int64_t>(1, 16384 / scan.channels), rows);
 }

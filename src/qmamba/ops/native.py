@@ -32,7 +32,8 @@ _CHANNEL_MULTIPLE = 16
 _KEPT_WORKSPACE_BYTES = 256 * 2**20
 _POINTERS = (
     "x projected delta order dt_weight dt_bias decay skip grad_y "
-    "y states_saved grad_x grad_delta grad_projected grad_dt_bias grad_decay workspace"
+    "y states_saved grad_x grad_delta grad_projected grad_dt_weight grad_dt_bias grad_decay "
+    "grad_skip workspace"
 ).split()
 _SIZES = "batch pixels steps channels padded routes rank states".split()
 _FLAGS = "dtype shared merged softplus".split()
@@ -165,6 +166,10 @@ def supports(*tensors: Tensor | None) -> bool:
     )
 
 
+def _round_up(channels: int) -> int:
+    return (channels + _CHANNEL_MULTIPLE - 1) // _CHANNEL_MULTIPLE * _CHANNEL_MULTIPLE
+
+
 def _padded(parameter: Tensor) -> Tensor:
     """float32, contiguous, last axis zero-padded to the multiple that the kernel reads."""
     missing = -parameter.shape[-1] % _CHANNEL_MULTIPLE
@@ -193,7 +198,7 @@ class _Scan:
             pixels=x.shape[-2],
             steps=order.shape[1],
             channels=x.shape[-1],
-            padded=-(-x.shape[-1] // _CHANNEL_MULTIPLE) * _CHANNEL_MULTIPLE,
+            padded=_round_up(x.shape[-1]),
             routes=order.shape[0],
             rank=dt_weight.shape[2],
             states=A.shape[2],
@@ -251,9 +256,8 @@ def _empty_results(
     batch, pixels, channels = x.shape[0], x.shape[-2], x.shape[-1]
     routes, steps = order.shape
     y = x.new_empty((batch, pixels, channels) if merge else (batch, routes, pixels, channels))
-    padded = (channels + _CHANNEL_MULTIPLE - 1) // _CHANNEL_MULTIPLE * _CHANNEL_MULTIPLE
     segments = (steps + segment - 1) // segment
-    shape = (batch, routes, segments, A.shape[2], padded) if save_states else (0,)
+    shape = (batch, routes, segments, A.shape[2], _round_up(channels)) if save_states else (0,)
     return y, x.new_empty(shape, dtype=torch.float32)
 
 
@@ -288,38 +292,43 @@ def _backward(
     states: Tensor,
     merge: bool,
     softplus: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, projected (B and C columns), raw dt, dt_bias and A, the latter two per image."""
+) -> list[Tensor]:
+    """Gradients of x, projected and delta, and of the four parameters per image and padded."""
     kernel = _kernel()
     scan = _Scan(x, projected, order, dt_weight, dt_bias, A, D, delta, merge, softplus)
-    results = _empty_gradients(x, projected, order, A)
-    grad_x, grad_projected, grad_delta, grad_bias, grad_decay = results
+    results = _empty_gradients(x, projected, dt_weight, A, delta)
+    grad_x, grad_projected, grad_delta, *parameters = results
+    grad_weight, grad_bias, grad_decay, grad_skip = (t.zero_() for t in parameters)
     scan.point(
         grad_y=grad_y.contiguous(),
         states_saved=states,
         grad_x=grad_x,
         grad_projected=grad_projected,
-        grad_delta=grad_delta,
-        grad_dt_bias=grad_bias.zero_(),
-        grad_decay=grad_decay.zero_(),
+        grad_dt_weight=grad_weight,
+        grad_dt_bias=grad_bias,
+        grad_decay=grad_decay,
+        grad_skip=grad_skip,
     )
+    if delta is not None:
+        scan.point(grad_delta=grad_delta)
     kernel.run("qmamba_backward", scan.call)
     return results
 
 
 def _empty_gradients(
-    x: Tensor, projected: Tensor, order: Tensor, A: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    batch, pixels, channels = x.shape[0], x.shape[-2], x.shape[-1]
-    routes, states = order.shape[0], A.shape[2]
-    padded = (channels + _CHANNEL_MULTIPLE - 1) // _CHANNEL_MULTIPLE * _CHANNEL_MULTIPLE
-    return (
+    x: Tensor, projected: Tensor, dt_weight: Tensor, A: Tensor, delta: Tensor | None
+) -> list[Tensor]:
+    batch, (routes, channels, states), rank = x.shape[0], A.shape, dt_weight.shape[2]
+    padded = _round_up(channels)
+    return [
         torch.empty_like(x),
         torch.empty_like(projected),
-        projected.new_empty((batch, routes, pixels, channels)),
+        projected.new_empty(0) if delta is None else torch.empty_like(delta),
+        projected.new_empty((batch, routes, rank, padded)),
         projected.new_empty((batch, routes, padded)),
         projected.new_empty((batch, routes, states, padded)),
-    )
+        projected.new_empty((batch, routes, padded)),
+    ]
 
 
 @_backward.register_fake
@@ -336,8 +345,8 @@ def _(
     states: Tensor,
     merge: bool,
     softplus: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _empty_gradients(x, projected, order, A)
+) -> list[Tensor]:
+    return _empty_gradients(x, projected, dt_weight, A, delta)
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -348,30 +357,20 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 def _differentiate(ctx: Any, grad_y: Tensor, _grad_states: Tensor) -> tuple[Tensor | None, ...]:
     x, projected, order, dt_weight, dt_bias, A, D, delta, states = ctx.saved_tensors
-    channels, rank = x.shape[-1], dt_weight.shape[2]
-    grad_x, grad_projected, grad_delta, grad_bias, grad_decay = _backward(
+    channels = x.shape[-1]
+    grad_x, grad_projected, grad_delta, *parameters = _backward(
         grad_y, x, projected, order, dt_weight, dt_bias, A, D, delta, states, ctx.merge, ctx.softplus
     )
-    grad_weight: Tensor | None = None
-    if delta is None:
-        # The low-rank dt is pointwise in the pixels, so its gradients are two plain products.
-        low = projected[..., :rank].transpose(1, 2)
-        grad_projected[..., :rank] = (grad_delta @ dt_weight.float()).transpose(1, 2)
-        grad_weight = (grad_delta.transpose(2, 3) @ low).sum(0).to(dt_weight.dtype)
-    if ctx.merge:
-        grad_skip = torch.einsum("bld,bld->d", grad_y.float(), x.float()).expand_as(D)
-    else:
-        inputs = x.unsqueeze(1) if x.dim() == 3 else x
-        grad_skip = (grad_y.float() * inputs.float()).sum((0, 2))
+    weight, bias, decay, skip = (t.sum(0)[..., :channels] for t in parameters)
     return (
         grad_x,
         grad_projected,
         None,
-        grad_weight,
-        grad_bias.sum(0)[:, :channels].to(dt_bias.dtype),
-        grad_decay.sum(0)[..., :channels].transpose(1, 2).to(A.dtype),
-        grad_skip.to(D.dtype),
-        grad_delta if delta is not None else None,
+        weight.transpose(1, 2).to(dt_weight.dtype),
+        bias.to(dt_bias.dtype),
+        decay.transpose(1, 2).to(A.dtype),
+        skip.to(D.dtype),
+        None if delta is None else grad_delta,
         None,
         None,
         None,
