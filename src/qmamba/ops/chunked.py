@@ -1,10 +1,10 @@
 """The selective scan in plain PyTorch operations: any device, any float dtype, no compiled code.
 
-Trades, against the definition in :mod:`qmamba.ops.naive`: the sequence is cut into blocks, each block
-into chunks that advance together (:mod:`qmamba.ops.recurrence`), so thousands of small operations
-become tens of wide ones. Scratch memory is one block, whatever the length. For training, the tape
-holds the arguments and one state per block; the backward pass computes the rest anew and is itself
-not differentiable.
+Trades, against the definition in :mod:`qmamba.ops.naive`: the sequence is cut into blocks, each
+block into chunks that advance together (:mod:`qmamba.ops.recurrence`), so thousands of small
+operations become tens of wide ones. Scratch memory is one block, whatever the length. For training,
+the tape holds the arguments and one state per block; the backward pass computes the rest anew and is
+itself not differentiable.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from qmamba.errors import ShapeError
 from qmamba.ops.naive import state_dtype
 from qmamba.ops.routes import PADDING
 from qmamba.ops.state_space import (
+    Scratch,
     block_sizes,
     scan_block,
     scan_block_backward,
     sequences,
+    softplus_,
+    state_store,
     step_slices,
 )
 
@@ -57,40 +60,47 @@ def selective_scan_chunked(
             _channels_last(inputs, groups),
             _channels_last(dt, groups),
             A.to(dtype).unflatten(0, (groups, -1)).transpose(1, 2).contiguous(),
-            B.to(dtype).reshape(batch, groups, -1, length).transpose(2, 3),
-            C.to(dtype).reshape(batch, groups, -1, length).transpose(2, 3),
+            _groups_first(B.to(dtype), groups),
+            _groups_first(C.to(dtype), groups),
         )
         if _tracked(arguments):
-            y: Tensor = _SelectiveScan.apply(*arguments)  # type: ignore[no-untyped-call]
+            y: Tensor = _SelectiveScan.apply(*arguments)
         else:
             y, _ = _scan_sequences(*arguments, keep_states=False)
-        y = y.transpose(2, 3).reshape(batch, channels, length)
+        y = y.permute(1, 0, 3, 2).reshape(batch, channels, length)
         if D is not None:
             y = torch.addcmul(y, D.to(dtype)[:, None], inputs)
     return y.to(u.dtype)
 
 
 def _channels_last(sequence: Tensor, groups: int) -> Tensor:
-    """``(batch, channels, length)`` to ``(batch, groups, length, channels of a group)``."""
-    return sequence.unflatten(1, (groups, -1)).transpose(2, 3).contiguous()
+    """``(batch, channels, length)`` to ``(groups, batch, length, channels of a group)``."""
+    return sequence.unflatten(1, (groups, -1)).permute(1, 0, 3, 2).contiguous()
+
+
+def _groups_first(matrix: Tensor, groups: int) -> Tensor:
+    """``(batch, [groups,] states, length)`` to ``(groups, batch, length, states)``."""
+    batch, length = matrix.shape[0], matrix.shape[-1]
+    return matrix.reshape(batch, groups, -1, length).permute(1, 0, 3, 2)
 
 
 def _scan_sequences(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, keep_states: bool
 ) -> tuple[Tensor, Tensor | None]:
     """The scan without its skip, on the tensors of ``scan_block`` at full length."""
-    batch, groups, length, channels = u.shape
-    sizes = block_sizes(batch, groups, length, channels, A.shape[1], u.device.type)
+    groups, batch, length, channels = u.shape
+    sizes = block_sizes(groups, batch, length, channels, A.shape[1], u.device.type)
     times = step_slices(sizes, length)
-    states = A.new_empty(len(times), batch, *A.shape) if keep_states else None
+    scratch = Scratch(u)
+    states = state_store(len(times), batch, A) if keep_states else None
     y = torch.empty_like(u)
-    for images, part in sequences(sizes, batch, groups):
-        state = A.new_zeros(images.stop - images.start, *A[part].shape)
+    for part, images in sequences(sizes, groups, batch):
+        state = torch.zeros_like(state_store(1, batch, A)[0, part, images])
         for index, time in enumerate(times):
             if states is not None:
-                states[index, images, part] = state
-            at = (images, part, time)
-            y[at] = scan_block(u[at], dt[at], A[part], B[at], C[at], state, sizes.states)
+                states[index, part, images] = state
+            at = (part, images, time)
+            y[at] = scan_block(u[at], dt[at], A[part], B[at], C[at], state, sizes.states, scratch)
     return y, states
 
 
@@ -107,16 +117,16 @@ class _SelectiveScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         u, dt, A, B, C, states = ctx.saved_tensors
-        batch, groups, length, channels = u.shape
-        sizes = block_sizes(batch, groups, length, channels, A.shape[1], u.device.type)
+        groups, batch, length, channels = u.shape
+        sizes = block_sizes(groups, batch, length, channels, A.shape[1], u.device.type)
         times = step_slices(sizes, length)
+        scratch = Scratch(u)
         grad_u, grad_dt = torch.empty_like(u), torch.empty_like(dt)
-        grad_B, grad_C = torch.empty_like(B), torch.empty_like(C)
-        grad_A = torch.zeros_like(A)
-        for images, part in sequences(sizes, batch, groups):
-            carry = torch.zeros_like(states[0, images, part])
+        grad_A, grad_B, grad_C = torch.zeros_like(A), torch.empty_like(B), torch.empty_like(C)
+        for part, images in sequences(sizes, groups, batch):
+            carry = torch.zeros_like(states[0, part, images])
             for index in reversed(range(len(times))):
-                at = (images, part, times[index])
+                at = (part, images, times[index])
                 block = scan_block_backward(
                     grad[at],
                     u[at],
@@ -124,9 +134,10 @@ class _SelectiveScan(torch.autograd.Function):
                     A[part],
                     B[at],
                     C[at],
-                    states[index, images, part],
+                    states[index, part, images],
                     carry,
                     sizes.states,
+                    scratch,
                 )
                 grad_u[at], grad_dt[at] = block.inputs, block.dt
                 grad_B[at], grad_C[at] = block.B, block.C
@@ -155,7 +166,7 @@ def ss2d_chunked(
     _require_steps(min(x.shape[1], routes.shape[1]), "map")
     with torch.autocast(x.device.type, enabled=False):
         if _tracked((x, projected, dt_weight, dt_bias, A, D)):
-            y: Tensor = _Scan2d.apply(x, projected, routes, dt_weight, dt_bias, A, D, merge)  # type: ignore[no-untyped-call]
+            y: Tensor = _Scan2d.apply(x, projected, routes, dt_weight, dt_bias, A, D, merge)
             return y
         scan = _MapScan(x, projected, routes, dt_weight, dt_bias, A, D, merge)
         return scan.forward(keep_states=False)
@@ -185,11 +196,10 @@ class _Scan2d(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *arguments, states = ctx.saved_tensors
+        x, projected, routes, dt_weight, dt_bias, A, D, states = ctx.saved_tensors
         with torch.autocast(grad.device.type, enabled=False):
-            scan = _MapScan(*arguments, ctx.merge)
-            scan.states = states
-            gradients = iter(scan.backward(grad))
+            scan = _MapScan(x, projected, routes, dt_weight, dt_bias, A, D, ctx.merge)
+            gradients = iter(scan.backward(grad, states))
         # One gradient for each argument but the routes, which come third, and the flag at the end.
         return (next(gradients), next(gradients), None, *gradients, None)
 
@@ -198,8 +208,8 @@ class _MapScan:
     """The 2-D scan on prepared arguments, block by block.
 
     The maps of the batch are rows of one table, and each step of a route touches one row. Padding
-    steps touch a surplus row at the end: zero when read, discarded when written. That needs neither a
-    mask nor a look at the values of the routes.
+    steps touch a surplus row at the end: zero when read, discarded when written. That needs neither
+    a mask nor a look at the values of the routes.
     """
 
     def __init__(
@@ -221,50 +231,50 @@ class _MapScan:
         self.rank, self.state_size = dt_weight.shape[2], A.shape[2]
         self.states: Tensor | None = None
         self.sizes = block_sizes(
-            self.batch, self.count, steps, self.channels, self.state_size, x.device.type
+            self.count, self.batch, steps, self.channels, self.state_size, x.device.type
         )
         self.times = step_slices(self.sizes, steps)
 
         self.padded = steps != self.pixels
         self.map_rows = self.batch * self.pixels
-        pixel = routes.to(torch.int64)
-        image = torch.arange(self.batch, device=x.device).view(-1, 1, 1)
-        route = torch.arange(self.count, device=x.device).view(-1, 1)
+        route = torch.arange(self.count, device=x.device).view(-1, 1, 1)
+        image = torch.arange(self.batch, device=x.device).view(-1, 1)
+        pixel = routes[:, None].long()
         self.row_of_map = image * self.pixels + pixel
         self.row_of_route = self.row_of_map * self.count + route
         self.row_of_output = (image * self.count + route) * self.pixels + pixel
         if self.padded:
-            outside = routes == PADDING
+            outside = pixel == PADDING
             self.row_of_map.masked_fill_(outside, self.map_rows)
             self.row_of_route.masked_fill_(outside, self.map_rows * self.count)
             self.row_of_output.masked_fill_(outside, self.map_rows * self.count)
 
         self.maps = self._source(x)
         self.projections = self._source(projected)
-        self.weight = dt_weight.to(self.dtype).transpose(1, 2).contiguous()
+        self.weight = dt_weight.to(self.dtype)
         self.bias = dt_bias.to(self.dtype)[:, None]
         self.A = A.to(self.dtype).transpose(1, 2).contiguous()
         self.D = D.to(self.dtype)
+        self.scratch = Scratch(self.A)
 
     def forward(self, keep_states: bool) -> Tensor:
         """The output in the dtype of ``x``; fills ``states`` where they are to be kept."""
-        state_shape = (self.batch, *self.A.shape)
-        if keep_states:
-            self.states = self.A.new_empty(len(self.times), *state_shape)
+        states = state_store(len(self.times) if keep_states else 1, self.batch, self.A)
         y = self._target(self.map_rows if self.merge else self.map_rows * self.count, self.channels)
-        for images, part in sequences(self.sizes, self.batch, self.count):
-            state = self.A.new_zeros(state_shape)[images, part].contiguous()
+        for part, images in sequences(self.sizes, self.count, self.batch):
+            state = torch.zeros_like(states[0, part, images])
             for index, time in enumerate(self.times):
-                if self.states is not None:
-                    self.states[index, images, part] = state
-                at = (images, part, time)
+                if keep_states:
+                    states[index, part, images] = state
+                at = (part, images, time)
                 u, low, B, C = self._read(at)
-                dt = F.softplus(self._project(low, part))
-                out = scan_block(u, dt, self.A[part], B, C, state, self.sizes.states)
+                dt = softplus_(self._project(low, part))
+                out = scan_block(u, dt, self.A[part], B, C, state, self.sizes.states, self.scratch)
                 if self.merge:
                     self._add_routes(y, self.row_of_map[at], out)
                 else:
                     y.index_copy_(0, self.row_of_output[at].flatten(), out.flatten(0, 2))
+        self.states = states if keep_states else None
         x = self.maps[: self.map_rows]
         if self.merge:
             y = y[: self.map_rows].addcmul_(x, self.D.sum(0))
@@ -275,42 +285,42 @@ class _MapScan:
             y.addcmul_(x.view(self.batch, 1, self.pixels, self.channels), self.D[:, None])
         return y.to(self.arguments[0].dtype)
 
-    def backward(self, grad: Tensor) -> list[Tensor]:
+    def backward(self, grad: Tensor, states: Tensor) -> list[Tensor]:
         """Gradients of x, projected, dt_weight, dt_bias, A and D, each in its own dtype."""
-        assert self.states is not None
         grads = self._source(grad)
         rows_of_grad = self.row_of_map if self.merge else self.row_of_output
         grad_x = self._target(self.map_rows, self.channels)
         grad_projected = self._target(self.map_rows * self.count, self.rank + 2 * self.state_size)
         grad_weight, grad_bias = torch.zeros_like(self.weight), torch.zeros_like(self.bias)
         grad_A, grad_D = torch.zeros_like(self.A), torch.zeros_like(self.D)
-        for images, part in sequences(self.sizes, self.batch, self.count):
-            carry = torch.zeros_like(self.states[0, images, part])
+        for part, images in sequences(self.sizes, self.count, self.batch):
+            carry = torch.zeros_like(states[0, part, images])
             for index in reversed(range(len(self.times))):
-                at = (images, part, self.times[index])
+                at = (part, images, self.times[index])
                 u, low, B, C = self._read(at)
                 z = self._project(low, part)
-                grad_y = grads.index_select(0, rows_of_grad[at].flatten()).view_as(u)
+                dt = softplus_(self.scratch.take("dt", *z.shape).copy_(z))
+                grad_y = self._take_rows("grad y", grads, rows_of_grad[at])
                 block = scan_block_backward(
                     grad_y,
                     u,
-                    F.softplus(z),
+                    dt,
                     self.A[part],
                     B,
                     C,
-                    self.states[index, images, part],
+                    states[index, part, images],
                     carry,
                     self.sizes.states,
+                    self.scratch,
                 )
-                grad_z = block.dt.mul_(z.sigmoid_())
-                grad_low = grad_z @ self.weight[part].mT
-                grad_weight[part] += torch.einsum("bksr,bksd->krd", low, grad_z)
-                grad_bias[part] += grad_z.sum((0, 2))[:, None]
+                grad_z = block.dt.mul_(z.sigmoid_()).flatten(1, 2)
+                grad_low = (grad_z @ self.weight[part]).view_as(low)
+                grad_weight[part] += grad_z.mT @ low.flatten(1, 2)
+                grad_bias[part] += grad_z.sum(1, keepdim=True)
                 grad_A[part] += block.A
-                grad_D[part] += (grad_y * u).sum((0, 2))
-                self._add_routes(
-                    grad_x, self.row_of_map[at], block.inputs.addcmul_(grad_y, self.D[part, None])
-                )
+                grad_D[part] += torch.mul(grad_y, u, out=z).sum((1, 2))
+                block.inputs.addcmul_(grad_y, self.D[part, None, None])
+                self._add_routes(grad_x, self.row_of_map[at], block.inputs)
                 grad_projected.index_copy_(
                     0,
                     self.row_of_route[at].flatten(),
@@ -319,7 +329,7 @@ class _MapScan:
         gradients = (
             grad_x[: self.map_rows],
             grad_projected[: self.map_rows * self.count],
-            grad_weight.mT,
+            grad_weight,
             grad_bias,
             grad_A.mT,
             grad_D,
@@ -337,27 +347,26 @@ class _MapScan:
         return self.A.new_zeros(rows + self.padded, channels)
 
     def _read(self, at: tuple[slice, slice, slice]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Inputs, low-rank dt, B and C at a block of steps, each ``(batch, routes, steps, ...)``."""
-        rows = self.row_of_map[at]
-        u = self.maps.index_select(0, rows.flatten()).view(*rows.shape, -1)
-        projections = self.projections.index_select(0, self.row_of_route[at].flatten())
-        low, B, C = projections.view(*rows.shape, -1).split(
-            [self.rank, self.state_size, self.state_size], dim=-1
-        )
+        """Inputs, low-rank dt, B and C of a block, each ``(routes, batch, steps, ...)``."""
+        u = self._take_rows("u", self.maps, self.row_of_map[at])
+        projections = self._take_rows("projections", self.projections, self.row_of_route[at])
+        low, B, C = projections.split([self.rank, self.state_size, self.state_size], dim=-1)
         return u, low, B, C
+
+    def _take_rows(self, name: str, table: Tensor, rows: Tensor) -> Tensor:
+        taken = self.scratch.take(name, rows.numel(), table.shape[1])
+        return torch.index_select(table, 0, rows.flatten(), out=taken).view(*rows.shape, -1)
 
     def _project(self, low: Tensor, part: slice) -> Tensor:
         """dt before the softplus."""
-        batch, count, steps, rank = low.shape
-        weight = self.weight[part].expand(batch, -1, -1, -1).reshape(-1, rank, self.channels)
-        bias = self.bias[part].expand(batch, -1, -1, -1).reshape(-1, 1, self.channels)
-        z = torch.baddbmm(bias, low.reshape(-1, steps, rank), weight)
-        return z.view(batch, count, steps, self.channels)
+        z = self.scratch.take("z", *low.shape[:3], self.channels)
+        torch.baddbmm(self.bias[part], low.flatten(1, 2), self.weight[part].mT, out=z.flatten(1, 2))
+        return z
 
     def _add_routes(self, total: Tensor, rows: Tensor, values: Tensor) -> None:
         # One route at a time: no row occurs twice in a call, so the sum has one order everywhere.
-        for route in range(rows.shape[1]):
-            total.index_add_(0, rows[:, route].flatten(), values[:, route].flatten(0, 1))
+        for route in range(rows.shape[0]):
+            total.index_add_(0, rows[route].flatten(), values[route].flatten(0, 1))
 
 
 def _tracked(tensors: tuple[Tensor, ...]) -> bool:

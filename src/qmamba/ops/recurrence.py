@@ -1,10 +1,10 @@
-"""The linear recurrence ``h[t] = a[t] * h[t-1] + b[t]``, as few wide tensor operations as possible.
+"""The linear recurrence ``h[t] = a[t] * h[t-1] + b[t]`` in few wide tensor operations.
 
-A step-by-step loop over a long, narrow sequence pays one operation per step. Here the sequence is cut
-into chunks that advance together: one pass finds what each chunk adds to its last step, a recurrence
-over the chunks (this same function, shorter) carries those ends along, and a second pass fills in the
-steps. Only products of decays occur, never their logarithms or quotients, so decays in [0, 1] cannot
-overflow and a decay of zero is exact.
+A step-by-step loop over a long, narrow sequence pays one operation per step. Here the sequence is
+cut into chunks that advance together: one pass finds what each chunk adds to its last step, a
+recurrence over the chunks (this same function, shorter) carries those ends along, and a second pass
+fills in the steps. Only products of decays occur, never their logarithms or quotients, so decays in
+[0, 1] cannot overflow and a decay of zero is exact.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def linear_recurrence(a: Tensor, b: Tensor, dim: int = 0) -> Tensor:
         dim: axis of time.
 
     Returns:
-        ``h``, in the shape and dtype of ``b``. The state is float32, or float64 where ``a`` or ``b``
-        is. Differentiable once in both arguments; the tape holds ``a`` and ``h``.
+        ``h``, in the shape and dtype of ``b``. The state is float32, or float64 where ``a`` or
+        ``b`` is. Differentiable once in both arguments; the tape holds ``a`` and ``h``.
 
     Raises:
         ShapeError: the shapes differ, are 0-dimensional, or have no step along ``dim``.
@@ -51,7 +51,7 @@ def linear_recurrence(a: Tensor, b: Tensor, dim: int = 0) -> Tensor:
     dtype = torch.float64 if double else torch.float32
     dim = dim % b.dim()
     flat = (math.prod(b.shape[:dim]), b.shape[dim], math.prod(b.shape[dim + 1 :]))
-    hidden: Tensor = _LinearRecurrence.apply(a.to(dtype).reshape(flat), b.to(dtype).reshape(flat))  # type: ignore[no-untyped-call]
+    hidden: Tensor = _LinearRecurrence.apply(a.to(dtype).reshape(flat), b.to(dtype).reshape(flat))
     return hidden.view(b.shape).to(b.dtype)
 
 
@@ -134,7 +134,7 @@ def chunk_length(steps: int, lanes: int, device_type: str = "cpu") -> int:
     wide = _WIDE_LANES_CPU if device_type == "cpu" else _WIDE_LANES_ACCELERATOR
     if steps < _SHORT_STEPS or lanes >= wide:
         return steps
-    # Two passes over ``length`` steps and one over the chunks: 2 * length + steps / length is least.
+    # Two passes over ``length`` steps and one over the chunks: least 2 * length + steps / length.
     return max(2, round(math.sqrt(steps / 2)))
 
 

@@ -12,8 +12,6 @@ the other, and each is walked through completely before the next.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
@@ -22,7 +20,6 @@ from qmamba.errors import ShapeError
 PADDING = -1
 
 
-@torch.compiler.assume_constant_result
 def scan_routes(
     height: int, width: int, window: int = 1, device: torch.device | str = "cpu"
 ) -> Tensor:
@@ -49,11 +46,25 @@ def scan_routes(
             f"A scan needs height, width and window of at least 1, got {height}, {width} and "
             f"{window}; give a larger map or window."
         )
-    return _cached_routes(int(height), int(width), int(window), str(device))
+    key = (int(height), int(width), int(window), str(device))
+    if torch.compiler.is_compiling():
+        return _build_routes(*key)
+    table = _CACHE.get(key)
+    if table is None:
+        table = _build_routes(*key)
+        # A tracing mode hands out stand-ins without data, which must not outlive it.
+        if type(table) is Tensor:
+            if len(_CACHE) >= _CACHE_SIZE:
+                _CACHE.clear()
+            _CACHE[key] = table
+    return table
 
 
-@lru_cache(maxsize=256)
-def _cached_routes(height: int, width: int, window: int, device: str) -> Tensor:
+_CACHE: dict[tuple[int, int, int, str], Tensor] = {}
+_CACHE_SIZE = 256
+
+
+def _build_routes(height: int, width: int, window: int, device: str) -> Tensor:
     rows = -(-height // window)
     columns = -(-width // window)
     raster = torch.full((rows * window, columns * window), PADDING, dtype=torch.int32)

@@ -1,0 +1,52 @@
+"""Image quality assessment and quantized image restoration with state space models.
+
+The public names below are imported on first use, so that `import qmamba` stays cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qmamba.assess import Score, Scorer
+    from qmamba.models import create_model, list_models, load
+    from qmamba.ops import selective_scan, ss2d
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Score",
+    "Scorer",
+    "__version__",
+    "create_model",
+    "list_models",
+    "load",
+    "selective_scan",
+    "ss2d",
+]
+
+_HOMES = {
+    "Score": "qmamba.assess",
+    "Scorer": "qmamba.assess",
+    "create_model": "qmamba.models",
+    "list_models": "qmamba.models",
+    "load": "qmamba.models",
+    "selective_scan": "qmamba.ops",
+    "ss2d": "qmamba.ops",
+}
+
+
+# Hidden from type checkers, for which any name would exist here otherwise.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,5 @@
+"""`python -m qmamba` is the command `qmamba`."""
+
+from qmamba.cli import main
+
+main()

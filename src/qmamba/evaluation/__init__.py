@@ -1,0 +1,1 @@
+"""Correlations with human opinion and statistics of natural scenes."""

@@ -1,0 +1,146 @@
+"""Writing a file so that a reader sees the old content or the new content and nothing between."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import IO, Any, BinaryIO, Literal, TextIO, overload
+
+from qmamba.errors import DataError
+
+_NO_SPACE = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
+
+
+@overload
+def atomic_write(
+    path: str | os.PathLike[str], mode: Literal["wb"] = "wb"
+) -> AbstractContextManager[BinaryIO]: ...
+
+
+@overload
+def atomic_write(
+    path: str | os.PathLike[str],
+    mode: Literal["w"],
+    *,
+    encoding: str = "utf-8",
+    newline: str | None = None,
+) -> AbstractContextManager[TextIO]: ...
+
+
+def atomic_write(
+    path: str | os.PathLike[str],
+    mode: Literal["wb", "w"] = "wb",
+    *,
+    encoding: str = "utf-8",
+    newline: str | None = None,
+) -> AbstractContextManager[Any]:
+    """Open `path` for writing; the file changes only when the block ends without an error.
+
+    The block writes a temporary file in the same folder, which is flushed to the disk and then
+    renamed over `path`.  Whatever is raised inside the block passes through, `path` keeps its old
+    content and the temporary file is removed.  An existing file keeps its permission bits; a
+    symbolic link stays and its target is replaced.  A device or pipe (`/dev/stdout`) cannot be
+    replaced and is written directly.
+
+    Args:
+        path: File to create or replace; its folder must exist.
+        mode: "wb" yields a binary stream, "w" a text stream.
+        encoding: Text encoding (mode "w").
+        newline: As in `open` (mode "w"); pass "" for the `csv` module.
+
+    Raises:
+        DataError: the folder is missing, the path is a folder, the place is not writable, or the
+            disk is full.
+    """
+    text: dict[str, Any] = {"encoding": encoding, "newline": newline} if mode == "w" else {}
+    return _atomic_write(Path(path), mode, text)
+
+
+@contextmanager
+def _atomic_write(path: Path, mode: str, text: dict[str, Any]) -> Iterator[IO[Any]]:
+    target = Path(os.path.realpath(path))
+    permissions = _permissions(target, path)
+    if permissions is None:
+        with _reported(path), open(target, mode, **text) as stream:
+            yield stream
+        return
+    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+    with _reported(path, everything=True):
+        # os.open applies the umask to a new file, which tempfile's private 0600 files do not.
+        descriptor = os.open(
+            temporary,
+            os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0),
+            permissions or 0o666,
+        )
+    try:
+        with _reported(path), os.fdopen(descriptor, mode, **text) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        with _reported(path, everything=True):
+            if permissions:
+                os.chmod(temporary, permissions)
+            os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def _permissions(target: Path, shown: Path) -> int | None:
+    """Permission bits of the present file, 0 for a new file, None for a device or pipe."""
+    try:
+        status = target.stat()
+    except FileNotFoundError:
+        if not target.parent.is_dir():
+            raise DataError(
+                f"cannot write {str(shown)!r}: the folder {str(target.parent)!r} does not exist, "
+                "create it first"
+            ) from None
+        return 0
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot write {str(shown)!r}: {_reason(error)}") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise DataError(f"cannot write {str(shown)!r}: it is a folder, give a file name")
+    return stat.S_IMODE(status.st_mode) if stat.S_ISREG(status.st_mode) else None
+
+
+@contextmanager
+def _reported(path: Path, *, everything: bool = False) -> Iterator[None]:
+    """Turn a full disk (or, with `everything`, any OSError) into one clear sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise DataError(
+                f"cannot write {str(path)!r}: no space left there, free some space and try again"
+            ) from error
+        if everything:
+            raise DataError(f"cannot write {str(path)!r}: {_reason(error)}") from error
+        raise
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable where the system lets a folder be synced."""
+    if os.name != "posix":
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        # Some network file systems refuse to sync a folder; the file itself is already safe.
+        pass
+    finally:
+        os.close(descriptor)

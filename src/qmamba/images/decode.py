@@ -1,0 +1,343 @@
+"""Reading a picture file: any accepted format in, upright sRGB pixels out, or one clear error.
+
+The rules, in the order they act:
+
+* Formats: JPEG (also multi-picture), PNG, WebP, TIFF, BMP, GIF, known by their first bytes and
+  never by the file name.  Of several frames or pages the first is used, with a note.
+* Size: width x height is read from the header and compared with `max_pixels` before any pixel is
+  decoded.  Pictures of 1 x 1 are as good as any.
+* Palette: looked up to RGB, with its transparency.
+* 16 bits: grey, RGB and RGBA samples of PNG and TIFF keep all 16 bits (uint16; v / 65535 is the
+  intensity, so an 8-bit v corresponds to 257 v).  12-bit grey is widened to 16.  16-bit samples in
+  other arrangements (grey with alpha, CMYK, compressed separate planes, or with an ICC profile that
+  asks for a conversion) come as 8 bits, with a note.
+* Float and 32-bit samples: float must lie in [0, 1] and becomes 16 bits, integers must lie in 0 to
+  65535 and count as 16 bits; anything else is an error, since its white is unknown.
+* Colour: an embedded ICC profile is converted to sRGB (perceptual intent) unless it is sRGB
+  already; a broken or ill-fitting one is ignored with a note.  CMYK without a usable profile is
+  converted by Pillow's plain formula.  Without a profile the colours are taken as sRGB; gAMA, cHRM
+  and EXIF colour-space hints are not used.
+* Alpha: composited on white (with a note where any pixel is not opaque), after the conversion to
+  sRGB, on the encoded values.
+* Grey: copied to three channels.
+* EXIF orientation (or XMP's, where EXIF has none) is applied.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from qmamba.errors import ConfigError, ImageError
+from qmamba.images.colour import bits_per_sample, picture_pixels
+from qmamba.images.headers import gif_size, webp_size
+
+IMAGE_SUFFIXES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng"),
+        *(".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif"),
+    )
+)
+"""Lower-case file name endings by which a folder's pictures are found."""
+
+DEFAULT_MAX_PIXELS = 100_000_000
+
+_PLANAR_CONFIGURATION = 284
+_SEPARATE_PLANES = 2
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedImage:
+    """A decoded picture.
+
+    Attributes:
+        pixels: (height, width, 3) sRGB, uint8 or (16-bit sources) uint16, writable, C-contiguous.
+        notes: What was done to the picture beyond plain decoding, one phrase each.
+        format: "JPEG", "PNG", "WEBP", "TIFF", "BMP" or "GIF".
+        path: The file's path as given, None for bytes and streams.
+    """
+
+    pixels: np.ndarray
+    notes: tuple[str, ...]
+    format: str
+    path: str | None
+
+
+@dataclass(frozen=True)
+class _Format:
+    name: str
+    open: Callable[[BinaryIO, str], ImageFile.ImageFile]
+    size_before_opening: Callable[[BinaryIO], tuple[int, int] | None] | None = None
+
+
+_JPEG = _Format("JPEG", JpegImagePlugin.JpegImageFile)
+_PNG = _Format("PNG", PngImagePlugin.PngImageFile)
+_WEBP = _Format("WEBP", WebPImagePlugin.WebPImageFile, webp_size)
+_TIFF = _Format("TIFF", TiffImagePlugin.TiffImageFile)
+_BMP = _Format("BMP", BmpImagePlugin.BmpImageFile)
+_GIF = _Format("GIF", GifImagePlugin.GifImageFile, gif_size)
+
+
+def read_image(
+    source: str | os.PathLike[str] | bytes | BinaryIO, *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> DecodedImage:
+    """Decode one picture by the rules at the top of this module.
+
+    Safe to call from many threads at once.
+
+    Args:
+        source: A path, the file's bytes, or a binary stream (read from its position to its end and
+            left open).
+        max_pixels: Largest width x height that is decoded.  While it is decoded a pixel takes 7
+            bytes of memory in a plain RGB file, and up to 27 in one of 16 bits with alpha.
+
+    Raises:
+        ImageError: the file is missing, not readable, empty, not of an accepted format, damaged,
+            truncated, larger than `max_pixels`, or holds samples without a known range.
+        ConfigError: `max_pixels` is not a positive integer.
+    """
+    if not isinstance(max_pixels, int) or max_pixels < 1:
+        raise ConfigError(f"max_pixels must be a positive integer, got {max_pixels!r}")
+    where, path, stream = _open_source(source)
+    kind = "image"
+    with stream:
+        try:
+            file_format = _identify(stream.read(16))
+            kind = file_format.name
+            return _decode(stream, file_format, max_pixels, path)
+        except ImageError as error:
+            raise ImageError(f"cannot decode {where}: {error}") from error.__cause__
+        except MemoryError as error:
+            raise ImageError(f"cannot decode {where}: not enough memory") from error
+        except Exception as error:
+            # Pillow's readers raise nearly every built-in kind of error on hostile bytes.
+            raise ImageError(
+                f"cannot decode {where}: the {kind} data is truncated, damaged or of "
+                f"an unsupported kind ({_reason(error)})"
+            ) from error
+
+
+def _open_source(
+    source: str | os.PathLike[str] | bytes | BinaryIO,
+) -> tuple[str, str | None, BinaryIO]:
+    """What to call the source in messages, its path, and a seekable stream at its start."""
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fspath(source)
+        where = repr(path)
+        try:
+            mode = os.stat(path).st_mode
+            if stat.S_ISDIR(mode):
+                raise ImageError(f"cannot read {where}: it is a folder, give an image file")
+            if not stat.S_ISREG(mode):
+                raise ImageError(
+                    f"cannot read {where}: it is not a regular file, pass its bytes instead"
+                )
+            return where, path, open(path, "rb")
+        except ImageError:
+            raise
+        except FileNotFoundError as error:
+            raise ImageError(f"cannot read {where}: there is no such file") from error
+        except PermissionError as error:
+            raise ImageError(f"cannot read {where}: permission denied") from error
+        except (OSError, ValueError) as error:
+            raise ImageError(f"cannot read {where}: {_reason(error)}") from error
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        data = bytes(source)
+        return f"image of {len(data)} bytes in memory", None, io.BytesIO(data)
+    if not callable(getattr(source, "read", None)):
+        raise ImageError(
+            f"cannot read an image from {type(source).__name__}, give a path, bytes or a binary "
+            "stream"
+        )
+    name = getattr(source, "name", None)
+    where = repr(name) if isinstance(name, str) else "image stream"
+    try:
+        data = source.read()
+    except (OSError, ValueError) as error:
+        raise ImageError(f"cannot read {where}: {_reason(error)}") from error
+    if not isinstance(data, bytes):
+        raise ImageError(f"cannot read {where}: the stream gives text, open it in binary mode")
+    return where, None, io.BytesIO(data)
+
+
+def _identify(head: bytes) -> _Format:
+    if not head:
+        raise ImageError("the file is empty (0 bytes)")
+    if head.startswith(b"\xff\xd8\xff"):
+        return _JPEG
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _PNG
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return _WEBP
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return _TIFF
+    if head.startswith(b"BM"):
+        return _BMP
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return _GIF
+    raise ImageError("it is not a JPEG, PNG, WebP, TIFF, BMP or GIF file")
+
+
+def _decode(
+    stream: BinaryIO, file_format: _Format, max_pixels: int, path: str | None
+) -> DecodedImage:
+    pixel_count = 0
+    if file_format.size_before_opening is not None:
+        stream.seek(0)
+        size = file_format.size_before_opening(stream)
+        if size is not None:
+            pixel_count = _checked_pixels(size, max_pixels)
+    with _pillow_limit_lifted(pixel_count):
+        image = _open_picture(stream, file_format)
+    pixel_count = max(pixel_count, _checked_pixels(image.size, max_pixels))
+    _repair_grey_key(image)
+    with _pillow_limit_lifted(pixel_count):
+        low = None
+        if _select_bytes(image, low=False):
+            low = _open_picture(stream, file_format)
+            _select_bytes(low, low=True)
+        pixels, notes = picture_pixels(image, low)
+    if _has_more_frames(image):
+        notes = ("first of several frames used", *notes)
+    return DecodedImage(pixels, notes, file_format.name, path)
+
+
+def _open_picture(stream: BinaryIO, file_format: _Format) -> ImageFile.ImageFile:
+    """The format's own Pillow reader: `Image.open` would warn by its global pixel limit and try
+    formats that are not wanted here."""
+    stream.seek(0)
+    return file_format.open(stream, "")
+
+
+def _checked_pixels(size: tuple[int, int], max_pixels: int) -> int:
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"it is {width} x {height} = {width * height} pixels and the limit is {max_pixels}, "
+            "raise max_pixels to decode it"
+        )
+    return width * height
+
+
+class _LiftedLimit:
+    """Count of decodes that need Pillow's process-wide limit out of the way, and its value."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.saved: int | None = None
+
+
+_lifted = _LiftedLimit()
+
+
+@contextmanager
+def _pillow_limit_lifted(pixels: int) -> Iterator[None]:
+    """Let Pillow decode a picture that has passed `max_pixels` and is beyond Pillow's own limit.
+
+    The global limit is touched for such large pictures only, and restored when the last of them is
+    done, since `max_pixels` is the one limit here and Pillow's would warn or refuse.
+    """
+    with _lifted.lock:
+        limit = _lifted.saved if _lifted.users else Image.MAX_IMAGE_PIXELS
+        needed = limit is not None and pixels > limit
+        if needed:
+            if not _lifted.users:
+                _lifted.saved = limit
+                Image.MAX_IMAGE_PIXELS = None
+            _lifted.users += 1
+    try:
+        yield
+    finally:
+        if needed:
+            with _lifted.lock:
+                _lifted.users -= 1
+                if not _lifted.users:
+                    Image.MAX_IMAGE_PIXELS = _lifted.saved
+
+
+def _select_bytes(image: ImageFile.ImageFile, *, low: bool) -> bool:
+    """Choose which byte of 16-bit colour samples Pillow unpacks; False where it cannot choose.
+
+    Pillow keeps 8 bits of a 16-bit colour sample, the first byte by raw mode "RGB;16B" and the
+    second by "RGB;16L".  Reading with each in turn gives both.
+    """
+    if image.mode not in ("RGB", "RGBA"):
+        return False
+    plane_order = _separate_plane_order(image)
+    tiles = []
+    for tile in image.tile:
+        codec, extents, offset, arguments = tile
+        raw_mode = arguments if isinstance(arguments, str) else str((arguments or ("",))[0])
+        colours, _, order = raw_mode.partition(";16")
+        if plane_order and codec == "raw" and colours in ("R", "G", "B", "A"):
+            order = plane_order
+        elif plane_order or colours not in ("RGB", "RGBA", "RGBX"):
+            return False
+        if order == "N":
+            order = "L" if sys.byteorder == "little" else "B"
+        if order not in ("B", "L"):
+            return False
+        if low:
+            order = "B" if order == "L" else "L"
+        raw_mode = f"{colours};16{order}"
+        chosen = raw_mode if isinstance(arguments, str) else (raw_mode, *(arguments or ())[1:])
+        tiles.append(type(tile)(codec, extents, offset, chosen))
+    image.tile = tiles
+    return bool(tiles)
+
+
+def _separate_plane_order(image: ImageFile.ImageFile) -> str:
+    """Byte order "B" or "L" of a 16-bit TIFF with one plane per colour, "" for other pictures.
+
+    Pillow reads such planes as if they had 8 bits, unless told their raw mode.
+    """
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return ""
+    planes = image.tag_v2.get(_PLANAR_CONFIGURATION) == _SEPARATE_PLANES
+    if not planes or bits_per_sample(image) != 16:
+        return ""
+    return "B" if image.tag_v2.prefix == b"MM" else "L"
+
+
+def _repair_grey_key(image: ImageFile.ImageFile) -> None:
+    """Scale the transparent level of 2- and 4-bit grey PNG as Pillow scales the pixels."""
+    scale = {"L;2": 85, "L;4": 17}.get(str(image.tile[0][3]) if image.tile else "")
+    key = image.info.get("transparency")
+    if scale is not None and isinstance(key, int):
+        image.info["transparency"] = key * scale
+
+
+def _has_more_frames(image: ImageFile.ImageFile) -> bool:
+    if "mp" in image.info:
+        return True
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:
+        # A damaged second frame does not matter, the first has been decoded.
+        return False
+
+
+def _reason(error: BaseException) -> str:
+    """The error's own words on one line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())[:200]

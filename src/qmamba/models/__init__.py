@@ -1,0 +1,31 @@
+"""The networks: configurations, named models, weights files and their accounting."""
+
+from qmamba.models.checkpoint import MismatchError, load, save_model
+from qmamba.models.config import QMambaConfig
+from qmamba.models.flops import FlopReport, count_flops, count_parameters
+from qmamba.models.metadata import LoadReport, ModelMetadata, ScoreScale
+from qmamba.models.qmamba import IMAGE_MEAN, IMAGE_STD, QMamba, StageMaps
+from qmamba.models.registry import MODELS, create_model, list_models, model_config
+from qmamba.models.sources import list_weights
+
+__all__ = [
+    "IMAGE_MEAN",
+    "IMAGE_STD",
+    "MODELS",
+    "FlopReport",
+    "LoadReport",
+    "MismatchError",
+    "ModelMetadata",
+    "QMamba",
+    "QMambaConfig",
+    "ScoreScale",
+    "StageMaps",
+    "count_flops",
+    "count_parameters",
+    "create_model",
+    "list_models",
+    "list_weights",
+    "load",
+    "model_config",
+    "save_model",
+]

@@ -1,0 +1,289 @@
+"""Loading and saving weights; nothing in a weights file is ever executed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import logging
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from qmamba.errors import CheckpointError, ConfigError
+from qmamba.files import atomic_write
+from qmamba.models import metadata as descriptions
+from qmamba.models.config import QMambaConfig
+from qmamba.models.conversion import Conversion, convert_vmamba, infer_config, surplus_blocks
+from qmamba.models.metadata import LoadReport, ModelMetadata, shortened
+from qmamba.models.qmamba import QMamba
+from qmamba.models.registry import MODELS, model_config
+from qmamba.models.sources import WeightsFile, read_weights
+
+METADATA_KEY = "qmamba"
+"""Key of the safetensors metadata that holds the description of the model."""
+
+_GATE = re.compile(r"^layers\.\d+\.blocks\.\d+\.op\.multi_scan\.attn\.")
+_HEAD = "classifier.head."
+_CLASSIFIER = "classifier."
+_TENSORS_PER_BLOCK = 18
+
+logger = logging.getLogger(__name__)
+
+
+class MismatchError(CheckpointError):
+    """The tensors of a file are not those of the model; the message shortens long lists."""
+
+    def __init__(
+        self,
+        source: str,
+        missing: tuple[str, ...],
+        unexpected: tuple[str, ...],
+        misshapen: tuple[str, ...],
+    ) -> None:
+        self.missing = missing
+        """Tensors of the model that the file lacks."""
+        self.unexpected = unexpected
+        """Tensors of the file that the model lacks."""
+        self.misshapen = misshapen
+        """``"key: (shape in file), model (shape in model)"``."""
+        lists = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+        found = "; ".join(f"{kind}: {shortened(keys)}" for kind, keys in lists if keys)
+        super().__init__(f"The weights of {source} do not fit the model; {found}.")
+
+
+def load(
+    source: str | Path,
+    *,
+    name: str | None = None,
+    device: torch.device | str = "cpu",
+    revision: str | None = None,
+    **config_overrides: Any,
+) -> QMamba:
+    """Load a trained model in evaluation mode, in float32.
+
+    Our own safetensors rebuild their model alone and must fit it exactly. An official VMamba
+    checkpoint (``.pth``) becomes the QMamba of its widths and depths with a fresh one-output head.
+    With ``name`` or overrides, the weights start another model of the same shapes: an LQMamba from
+    VMamba weights, or a head with more outputs; the new tensors keep their initial values (from
+    torch's global generator).
+
+    Args:
+        source: an embedded name (:func:`list_weights`), a path, or a hub id ``owner/name`` or
+            ``owner/name/file``.
+        name: build this named model instead of the one that the file describes.
+        device: where the model is put.
+        revision: branch, tag or commit of a hub repository.
+        config_overrides: fields of :class:`~qmamba.models.QMambaConfig` that differ from the file,
+            for example ``windows=(8, 4, 2, 2), route_gate=True``.
+
+    Returns:
+        The model. ``model.metadata`` says what it is for (without a score scale where the function
+        of the network was changed by ``name`` or overrides); ``model.load_report`` what was dropped
+        or left fresh, which is also logged as a warning.
+
+    Raises:
+        CheckpointError: the file cannot be found, is malformed or does not fit; as
+            :class:`MismatchError` with the full lists of missing, unexpected and misshapen tensors.
+        ConfigError: ``name``, ``device`` or an override is not allowed.
+    """
+    target = _usable(device)
+    file = read_weights(source, revision)
+    if file.content[8:9] == b"{":
+        layout = "qmamba"
+        state, config, described = _read_safetensors(file)
+        conversion = Conversion(state)
+    else:
+        layout = "vmamba"
+        conversion = convert_vmamba(_read_pickle(file))
+        config, described = infer_config(conversion.state), None
+    wanted = (config if name is None else model_config(name)).replace(**config_overrides)
+    exact = layout == "qmamba" and name is None and not config_overrides
+    model, weights, dropped, fresh = _fit(file.source, conversion.state, wanted, exact)
+    model.load_state_dict(weights, strict=not fresh, assign=not fresh)
+
+    digest = hashlib.sha256(file.content).hexdigest()
+    if described is None:
+        described = ModelMetadata(name=name or _name_of(wanted) or file.stem)
+    elif wanted.replace(drop_path=0) != config.replace(drop_path=0):
+        described = dataclasses.replace(
+            described, name=name or described.name, score=None, policy=None
+        )
+    model.metadata = dataclasses.replace(described, sha256=digest, source=file.source)
+    model.load_report = LoadReport(
+        file.source, layout, conversion.dropped + dropped, fresh, conversion.converted
+    )
+    if model.load_report.dropped or fresh:
+        logger.warning("Loaded %s.", model.load_report)
+    return model.to(target).eval()
+
+
+def save_model(
+    model: QMamba,
+    path: str | Path,
+    *,
+    metadata: ModelMetadata,
+    dtype: torch.dtype = torch.float16,
+) -> ModelMetadata:
+    """Write a model to a safetensors file that :func:`load` rebuilds it from.
+
+    The file appears under its name only when it is complete. The same weights and metadata give the
+    same bytes.
+
+    Args:
+        model: the model; its config goes into the file.
+        path: the file to write or replace.
+        metadata: what the model is for; its ``sha256`` and ``source`` are not stored.
+        dtype: float16, bfloat16 or float32.
+
+    Returns:
+        ``metadata`` with the digest and path of the written file.
+
+    Raises:
+        ConfigError: the dtype is another one, or the metadata is not plain JSON.
+        CheckpointError: a weight is not finite in ``dtype``.
+        DataError: the file cannot be written.
+    """
+    if dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        raise ConfigError(f"Weights are saved as float16, bfloat16 or float32, not {dtype}.")
+    text = descriptions.encode(model.config.to_dict(), metadata)
+    tensors = {
+        key: tensor.detach().to("cpu", dtype).contiguous()
+        for key, tensor in model.state_dict().items()
+    }
+    _require_finite(tensors, f"The model cannot be saved as {dtype}")
+    content = safetensors.torch.save(tensors, metadata={METADATA_KEY: text})
+    with atomic_write(path) as stream:
+        stream.write(content)
+    digest = hashlib.sha256(content).hexdigest()
+    return dataclasses.replace(metadata, sha256=digest, source=str(path))
+
+
+def _read_safetensors(file: WeightsFile) -> tuple[dict[str, Tensor], QMambaConfig, ModelMetadata]:
+    try:
+        state = dict(sorted(safetensors.torch.load(file.content).items()))
+        length = int.from_bytes(file.content[:8], "little")
+        header = json.loads(file.content[8 : 8 + length])
+    except Exception as error:  # Whatever a malformed file provokes, it is a malformed file.
+        raise CheckpointError(
+            f"{file.source} is not a readable safetensors file: {error}."
+        ) from error
+    text = (header.get("__metadata__") or {}).get(METADATA_KEY)
+    if text is None:
+        raise CheckpointError(
+            f"{file.source} carries no qmamba metadata, so its model is unknown; save it with "
+            f"save_model."
+        )
+    try:
+        fields, described = descriptions.decode(text)
+        if described.architecture != "qmamba":
+            raise ConfigError(f"The architecture {described.architecture!r} is unknown.")
+        config = QMambaConfig.from_dict(fields)
+        if sum(config.depths) * _TENSORS_PER_BLOCK > len(state):
+            raise ConfigError(
+                f"The config promises more blocks than {len(state)} tensors can fill."
+            )
+    except ConfigError as error:
+        raise CheckpointError(f"{file.source} describes no model of ours: {error}") from error
+    return state, config, described
+
+
+def _read_pickle(file: WeightsFile) -> Any:
+    if not file.content.startswith((b"PK\x03\x04", b"\x80")):
+        raise CheckpointError(
+            f"{file.source} is neither a safetensors file nor a PyTorch checkpoint."
+        )
+    try:
+        return torch.load(io.BytesIO(file.content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file.source} holds more than tensors and was not opened, because that would run "
+            "code of the file; save its state dict alone."
+        ) from error
+    except Exception as error:  # Whatever a malformed file provokes, it is a malformed file.
+        reason = (str(error).splitlines() or [""])[0]
+        raise CheckpointError(
+            f"{file.source} is not a readable PyTorch checkpoint: {type(error).__name__} {reason}."
+        ) from error
+
+
+def _fit(
+    source: str, state: Mapping[str, Tensor], config: QMambaConfig, exact: bool
+) -> tuple[QMamba, dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
+    """Build the model and pick its tensors: (model, state, dropped keys, fresh keys).
+
+    The model has no memory yet where the state fills all of it.
+    """
+    with torch.device("meta"):
+        model = QMamba(config)
+    shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    dropped: set[str] = set()
+    fresh: set[str] = set()
+    if not exact:
+        dropped.update(surplus_blocks(state, config))
+        head = {key for key in shapes if key.startswith(_HEAD)}
+        if any(key not in state or state[key].shape != shapes[key] for key in head):
+            fresh |= head
+            dropped |= head & state.keys()
+        if not any(key.startswith(_CLASSIFIER) for key in state):
+            fresh |= {key for key in shapes if key.startswith(_CLASSIFIER)}
+        if not any(_GATE.match(key) for key in state):
+            fresh |= {key for key in shapes if _GATE.match(key)}
+    used = {key: tensor for key, tensor in state.items() if key not in dropped}
+    missing = tuple(key for key in shapes if key not in used and key not in fresh)
+    unexpected = tuple(key for key in used if key not in shapes)
+    misshapen = tuple(
+        f"{key}: {tuple(tensor.shape)}, model {tuple(shapes[key])}"
+        for key, tensor in used.items()
+        if key in shapes and tensor.shape != shapes[key]
+    )
+    if missing or unexpected or misshapen:
+        raise MismatchError(source, missing, unexpected, misshapen)
+    weights = {key: _weight(source, key, tensor) for key, tensor in used.items()}
+    _require_finite(weights, f"The weights of {source} are damaged")
+    if fresh:
+        with torch.device("cpu"):
+            model = QMamba(config)
+    in_order = tuple(key for key in shapes if key in fresh)
+    return model, weights, tuple(key for key in state if key in dropped), in_order
+
+
+def _weight(source: str, key: str, tensor: Tensor) -> Tensor:
+    if (
+        tensor.layout != torch.strided
+        or tensor.is_quantized
+        or tensor.device.type != "cpu"
+        or tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    ):
+        raise CheckpointError(
+            f"{key} of {source} is not a dense floating-point tensor but {tensor.dtype}, "
+            f"{tensor.layout}."
+        )
+    # A copy, because tensors of a file may share memory with each other.
+    return tensor.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+
+
+def _require_finite(tensors: Mapping[str, Tensor], problem: str) -> None:
+    bad = tuple(key for key, tensor in tensors.items() if not bool(torch.isfinite(tensor).all()))
+    if bad:
+        raise CheckpointError(f"{problem}: not finite in {shortened(bad)}.")
+
+
+def _name_of(config: QMambaConfig) -> str | None:
+    plain = config.replace(num_outputs=1, drop_path=0.0)
+    return next((name for name, known in MODELS.items() if known == plain), None)
+
+
+def _usable(device: torch.device | str) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"The device {str(device)!r} cannot be used here: {reason}") from error

@@ -1,0 +1,38 @@
+"""Starting values shared by the layers, as in VMamba and MambaIR."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+STEP_RANGE = (1e-3, 1e-1)
+"""Smallest and largest initial step size of the scan (``dt`` after the softplus)."""
+
+
+def linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
+    """A linear layer with truncated normal weights of deviation 0.02 and zero bias."""
+    layer = nn.Linear(in_features, out_features, bias=bias)
+    nn.init.trunc_normal_(layer.weight, std=0.02)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def uniform(*shape: int, bound: float) -> nn.Parameter:
+    """A parameter drawn uniformly from ``[-bound, bound]``."""
+    return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
+
+
+def step_bias(*shape: int) -> nn.Parameter:
+    """A parameter whose softplus is log-uniform over :data:`STEP_RANGE`."""
+    low, high = (math.log(step) for step in STEP_RANGE)
+    step = torch.exp(torch.rand(*shape) * (high - low) + low)
+    return nn.Parameter(step + torch.log(-torch.expm1(-step)))
+
+
+def state_decay(channels: int, state_size: int) -> nn.Parameter:
+    """``log(1), ..., log(state_size)`` for every channel, shape ``(channels, state_size)``."""
+    rates: Tensor = torch.arange(1, state_size + 1, dtype=torch.float32).log()
+    return nn.Parameter(rates.repeat(channels, 1))

@@ -1,0 +1,98 @@
+"""SS2D: the selective scan over a feature map, with what stands around it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qmamba.nn.convolution import ChannelLastConv2d
+from qmamba.nn.gate import GatedMerge
+from qmamba.nn.initialisation import linear, state_decay, step_bias, uniform
+from qmamba.ops import scan_routes, ss2d
+
+ROUTES = 4
+
+
+class SS2D(nn.Module):
+    """Linear, depthwise convolution, SiLU, scan along four routes, norm, linear.
+
+    Parameter names and shapes are those of the official VMamba checkpoints (``layers.*.op``).
+
+    Args:
+        dim: channels of the input and output.
+        state_size: states per channel and route.
+        expansion: inner channels as a multiple of ``dim``.
+        dt_rank: rank of the step-size projection; ``None`` is ``ceil(dim / 16)``.
+        window: side of the local windows that the routes walk through; 1 is the plain cross scan.
+        route_gate: weigh each route by a channel gate before the sum (LQMamba).
+        conv_size: side of the depthwise convolution, odd.
+
+    Source: VMamba, forward type ``v05_noz``; QMamba paper, section on the scan mechanism.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        state_size: int = 1,
+        expansion: float = 2.0,
+        dt_rank: int | None = None,
+        window: int = 1,
+        route_gate: bool = False,
+        conv_size: int = 3,
+    ) -> None:
+        super().__init__()
+        inner = int(expansion * dim)
+        rank = math.ceil(dim / 16) if dt_rank is None else dt_rank
+        self.window = window
+        self.state_size = state_size
+        self.in_proj = linear(dim, inner, bias=False)
+        self.conv2d = ChannelLastConv2d(
+            inner, inner, conv_size, padding=conv_size // 2, groups=inner, bias=False
+        )
+        self.x_proj_weight = uniform(ROUTES, rank + 2 * state_size, inner, bound=inner**-0.5)
+        self.dt_projs_weight = uniform(ROUTES, inner, rank, bound=rank**-0.5)
+        self.dt_projs_bias = step_bias(ROUTES, inner)
+        self.A_logs = state_decay(ROUTES * inner, state_size)
+        self.Ds = nn.Parameter(torch.ones(ROUTES * inner))
+        self.multi_scan = GatedMerge(inner) if route_gate else None
+        self.out_norm = nn.LayerNorm(inner)
+        self.out_proj = linear(inner, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scan a map.
+
+        Args:
+            x: ``(batch, height, width, dim)``.
+
+        Returns:
+            ``(batch, height, width, dim)``.
+        """
+        height, width = x.shape[1:3]
+        scanned = self.scan(F.silu(self.conv2d(self.in_proj(x))))
+        return self.out_proj(self.out_norm(scanned.unflatten(1, (height, width))))
+
+    def scan(self, x: Tensor) -> Tensor:
+        """The scan alone: ``(batch, height, width, inner)`` to ``(batch, pixels, inner)``."""
+        height, width = x.shape[1:3]
+        pixels = x.flatten(1, 2)
+        # The projections work on one pixel at a time, so they need no permuted copies of the map.
+        projected = F.linear(pixels, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (ROUTES, -1))
+        scanned = ss2d(
+            pixels,
+            projected,
+            scan_routes(height, width, self.window, x.device),
+            self.dt_projs_weight,
+            self.dt_projs_bias,
+            -torch.exp(_at_least_float32(self.A_logs)).unflatten(0, (ROUTES, -1)),
+            _at_least_float32(self.Ds).unflatten(0, (ROUTES, -1)),
+            merge=self.multi_scan is None,
+        )
+        return scanned if self.multi_scan is None else self.multi_scan(scanned)
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
