@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class QMambaError(Exception):
-    """Base of every error that qmamba raises on purpose; the command line prints it without a traceback."""
+    """Base of every error raised on purpose; the command line prints it without a traceback."""
 
 
 class ConfigError(QMambaError, ValueError):

@@ -1,4 +1,4 @@
-"""The C++ kernel against the definition, forward and backward, in every variant it was built for."""
+"""The C++ kernel against the definition, forward and backward, in every variant built."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     return str(request.param)
 
 
-def over_map(
-    function: Callable[..., Tensor], routes: Tensor, merge: bool
-) -> Callable[..., Tensor]:
+def over_map(function: Callable[..., Tensor], routes: Tensor, merge: bool) -> Callable[..., Tensor]:
     def call(x: Tensor, projected: Tensor, *parameters: Tensor) -> Tensor:
         return function(x, projected, routes, *parameters, merge)
 
@@ -159,7 +157,9 @@ def test_inputs_need_not_be_contiguous() -> None:
 def test_extreme_time_steps_stay_finite_and_right(raw: float) -> None:
     u, delta, A, B, C, D, bias = scan_inputs(1, 16, 40, 2, 1)
     tensors = [u, delta * 0.1 + raw, A, B, C, D, bias]
-    actual = values_and_gradients(lambda *t: selective_scan_native(*t, True), tensors, torch.float32)
+    actual = values_and_gradients(
+        lambda *t: selective_scan_native(*t, True), tensors, torch.float32
+    )
     expected = values_and_gradients(lambda *t: selective_scan_naive(*t, True), tensors)
     assert all(torch.isfinite(t).all() for t in actual)
     assert largest_relative_error(actual[:2], expected[:2]) < 1e-4

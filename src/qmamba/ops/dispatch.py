@@ -123,8 +123,8 @@ def _choose(backend: str | None, tensors: tuple[Tensor | None, ...]) -> str:
     if reason is not None:
         if not torch.compiler.is_compiling():
             _warn_once(
-                f"The {fast} scan is not available ({reason}); running the slower pure-PyTorch one. "
-                "`qmamba backends` lists what this machine has."
+                f"The {fast} scan is not available ({reason}); running the slower pure-PyTorch "
+                "one. `qmamba backends` lists what this machine has."
             )
         return "chunked"
     return "native" if fast == "native" and native.supports(*tensors) else "chunked"
@@ -169,8 +169,8 @@ def selective_scan(
         D: ``(channels,)`` or None.
         delta_bias: ``(channels,)`` or None.
         delta_softplus: apply softplus to the biased time steps.
-        backend: ``naive``, ``chunked``, ``native`` or ``triton``; by default ``QMAMBA_BACKEND`` or the
-            fastest one that this machine has.
+        backend: ``naive``, ``chunked``, ``native`` or ``triton``; by default ``QMAMBA_BACKEND`` or
+            the fastest one that this machine has.
 
     Returns:
         ``(batch, channels, length)`` in the dtype of ``u``. The state is float32 whatever that
@@ -180,7 +180,7 @@ def selective_scan(
         ShapeError: shapes, dtypes or devices do not fit together, or a side is empty.
         BackendError: the implementation asked for is unknown or cannot run on this input.
 
-    Source: Mamba (Gu and Dao, 2023), algorithm 2; argument layout of VMamba's ``selective_scan_fn``.
+    Source: Mamba (Gu and Dao, 2023), algorithm 2; arguments of VMamba's ``selective_scan_fn``.
     """
     _check_scan(u, delta, A, B, C, D, delta_bias)
     name = _choose(backend, (u, delta, A, B, C, D, delta_bias))
@@ -206,9 +206,9 @@ def ss2d(
 
     Args:
         x: map in raster order, channel last, ``(batch, pixels, channels)``.
-        projected: ``(batch, pixels, routes, rank + 2 * states)``: the low-rank time step, B and C of
-            each pixel and route, computed on the map as it lies (a pointwise projection commutes
-            with any route).
+        projected: ``(batch, pixels, routes, rank + 2 * states)``: the low-rank time step, B and C
+            of each pixel and route, computed on the map as it lies (a pointwise projection
+            commutes with any route).
         routes: int32 ``(routes, steps)`` from :func:`qmamba.ops.scan_routes`.
         dt_weight: ``(routes, channels, rank)``.
         dt_bias: ``(routes, channels)``.
@@ -218,8 +218,8 @@ def ss2d(
         backend: see :func:`selective_scan`.
 
     Returns:
-        ``(batch, pixels, channels)``, or ``(batch, routes, pixels, channels)`` unmerged, in the dtype
-        of ``x``. Differentiable once in every float tensor.
+        ``(batch, pixels, channels)``, or ``(batch, routes, pixels, channels)`` unmerged, in the
+        dtype of ``x``. Differentiable once in every float tensor.
 
     Raises:
         ShapeError: shapes, dtypes or devices do not fit together, or a side is empty.
@@ -242,7 +242,9 @@ def _check_scan(
     delta_bias: Tensor | None,
 ) -> None:
     if u.dim() != 3 or 0 in u.shape:
-        raise ShapeError(f"u must be (batch, channels, length) and not empty, got {tuple(u.shape)}.")
+        raise ShapeError(
+            f"u must be (batch, channels, length) and not empty, got {tuple(u.shape)}."
+        )
     batch, channels, length = u.shape
     if A.dim() != 2 or A.shape[0] != channels or A.shape[1] < 1:
         raise ShapeError(f"A must be ({channels}, states), got {tuple(A.shape)}.")
@@ -255,7 +257,9 @@ def _check_scan(
     for name, matrix in (("B", B), ("C", C)):
         groups = matrix.shape[1] if matrix.dim() == 4 else 1
         if groups < 1 or channels % groups:
-            raise ShapeError(f"{name} has {groups} groups, which do not divide {channels} channels.")
+            raise ShapeError(
+                f"{name} has {groups} groups, which do not divide {channels} channels."
+            )
         shape = (batch, groups, states, length) if matrix.dim() == 4 else (batch, states, length)
         expected.append((name, matrix, shape))
     if B.shape != C.shape:
@@ -273,7 +277,9 @@ def _check_ss2d(
     D: Tensor,
 ) -> None:
     if x.dim() != 3 or 0 in x.shape:
-        raise ShapeError(f"x must be (batch, pixels, channels) and not empty, got {tuple(x.shape)}.")
+        raise ShapeError(
+            f"x must be (batch, pixels, channels) and not empty, got {tuple(x.shape)}."
+        )
     if routes.dim() != 2 or 0 in routes.shape or routes.dtype != torch.int32:
         raise ShapeError(
             f"routes must be int32 (routes, steps), got {routes.dtype} {tuple(routes.shape)}."

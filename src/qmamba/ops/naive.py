@@ -33,7 +33,7 @@ def selective_scan_naive(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
 ) -> Tensor:
-    """Selective scan along the last axis; see :func:`qmamba.ops.selective_scan` for the arguments."""
+    """Selective scan along the last axis; arguments as in :func:`qmamba.ops.selective_scan`."""
     dtype = state_dtype(u.dtype)
     inputs, dt = u.to(dtype), delta.to(dtype)
     if delta_bias is not None:
@@ -81,7 +81,10 @@ def ss2d_naive(
     route_count, rank, size = dt_weight.shape[0], dt_weight.shape[2], A.shape[2]
     u = gather_routes(x.to(dtype), routes)
     along = torch.stack(
-        [gather_routes(projected[:, :, k].to(dtype), routes[k : k + 1])[:, 0] for k in range(route_count)],
+        [
+            gather_routes(projected[:, :, k].to(dtype), routes[k : k + 1])[:, 0]
+            for k in range(route_count)
+        ],
         dim=1,
     )
     low, B, C = along.split([rank, size, size], dim=-1)

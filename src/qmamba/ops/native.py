@@ -17,6 +17,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import sys
 import threading
 from functools import cache
 from pathlib import Path
@@ -31,12 +32,12 @@ LANES = {"baseline": 4, "avx2": 8, "avx512": 16}
 _CHANNEL_MULTIPLE = 16
 _KEPT_WORKSPACE_BYTES = 256 * 2**20
 _POINTERS = (
-    "x projected delta order dt_weight dt_bias decay skip grad_y "
-    "y states_saved grad_x grad_delta grad_projected grad_dt_weight grad_dt_bias grad_decay "
-    "grad_skip workspace"
-).split()
-_SIZES = "batch pixels steps channels padded routes rank states".split()
-_FLAGS = "dtype shared merged softplus".split()
+    *("x", "projected", "delta", "order", "dt_weight", "dt_bias", "decay", "skip", "grad_y"),
+    *("y", "states_saved", "grad_x", "grad_delta", "grad_projected", "grad_dt_weight"),
+    *("grad_dt_bias", "grad_decay", "grad_skip", "workspace"),
+)
+_SIZES = ("batch", "pixels", "steps", "channels", "padded", "routes", "rank", "states")
+_FLAGS = ("dtype", "shared", "merged", "softplus")
 
 
 class _Call(ctypes.Structure):
@@ -126,14 +127,19 @@ def _choose_lanes(widest: int) -> int:
 @cache
 def _load() -> _Kernel | str:
     """The kernel, or one sentence that says why there is none."""
-    folder = Path(__file__).parent
-    for name in ("libqmamba_scan.so", "libqmamba_scan.dylib"):
-        if (folder / name).exists():
-            try:
-                return _Kernel(ctypes.CDLL(str(folder / name)))
-            except OSError as error:
-                return f"the compiled kernel does not load on this machine ({error})"
-    return "the compiled kernel was not built, because no C++ compiler was found at installation"
+    # An editable install keeps the compiled file apart from the sources.
+    for folder in sys.modules["qmamba.ops"].__path__:
+        for name in ("libqmamba_scan.so", "libqmamba_scan.dylib"):
+            path = Path(folder) / name
+            if path.exists():
+                try:
+                    return _Kernel(ctypes.CDLL(str(path)))
+                except OSError as error:
+                    return f"the compiled kernel does not load on this machine ({error})"
+    return (
+        "the C++ kernel was not built at installation; install a C++ compiler (GCC or Clang) and "
+        "reinstall"
+    )
 
 
 def unavailable_reason() -> str | None:
@@ -161,9 +167,7 @@ def shares_torch_threads() -> bool:
 
 def supports(*tensors: Tensor | None) -> bool:
     """Whether these tensors can be handed to the kernel."""
-    return all(
-        t is None or (t.device.type == "cpu" and t.dtype != torch.float64) for t in tensors
-    )
+    return all(t is None or (t.device.type == "cpu" and t.dtype != torch.float64) for t in tensors)
 
 
 def _round_up(channels: int) -> int:
@@ -359,7 +363,18 @@ def _differentiate(ctx: Any, grad_y: Tensor, _grad_states: Tensor) -> tuple[Tens
     x, projected, order, dt_weight, dt_bias, A, D, delta, states = ctx.saved_tensors
     channels = x.shape[-1]
     grad_x, grad_projected, grad_delta, *parameters = _backward(
-        grad_y, x, projected, order, dt_weight, dt_bias, A, D, delta, states, ctx.merge, ctx.softplus
+        grad_y,
+        x,
+        projected,
+        order,
+        dt_weight,
+        dt_bias,
+        A,
+        D,
+        delta,
+        states,
+        ctx.merge,
+        ctx.softplus,
     )
     weight, bias, decay, skip = (t.sum(0)[..., :channels] for t in parameters)
     return (

@@ -20,7 +20,7 @@ from qmamba.errors import ShapeError
 
 # Lanes from which one operation per step is cheaper than a second pass over the data: about where
 # the arithmetic of an operation outweighs the cost of issuing it.
-_WIDE_LANES_CPU = 8192
+_WIDE_LANES_CPU = 4096
 _WIDE_LANES_ACCELERATOR = 1 << 20
 _SHORT_STEPS = 8
 
@@ -112,18 +112,19 @@ def linear_recurrence_(
     )
     chunked_decay = decay[:, main].unflatten(1, (chunks, length))
     chunked_value = value[:, main].unflatten(1, (chunks, length))
-    ends = _advance(chunked_decay.unbind(2), chunked_value.unbind(2), reverse)
+    decays, values = chunked_decay.unbind(2), chunked_value.unbind(2)
+    ends = _advance(decays, values, reverse)
     linear_recurrence_(chunked_decay.prod(2), ends, initial, reverse)
 
     entry = -1 if reverse else 0
-    first_decay, first_value = chunked_decay[:, :, entry], chunked_value[:, :, entry]
+    first_decay, first_value = decays[entry], values[entry]
     if reverse:
         first_value[:, :-1].addcmul_(first_decay[:, :-1], ends[:, 1:])
     else:
         first_value[:, 1:].addcmul_(first_decay[:, 1:], ends[:, :-1])
     if initial is not None:
         first_value[:, entry].addcmul_(first_decay[:, entry], initial)
-    _walk(chunked_decay.unbind(2), chunked_value.unbind(2), None, reverse)
+    _walk(decays, values, None, reverse)
     if rest:
         _walk(decay[:, tail].unbind(1), value[:, tail].unbind(1), ends[:, -1 - entry], reverse)
     return value

@@ -1,9 +1,9 @@
 """Routes: the orders in which the selective scan walks over a feature map.
 
-A route is an index table. Entry ``t`` is the raster index ``row * width + column`` of the pixel that
-is read at step ``t``; ``PADDING`` marks a step outside the map, at which the input is zero while the
-state still decays. Four routes make a set, always in this order: rows, columns, rows reversed,
-columns reversed (VMamba's order, so that its per-route weights keep their meaning).
+A route is an index table. Entry ``t`` is the raster index ``row * width + column`` of the pixel
+that is read at step ``t``; ``PADDING`` marks a step outside the map, at which the input is zero
+while the state still decays. Four routes make a set, always in this order: rows, columns, rows
+reversed, columns reversed (VMamba's order, so that its per-route weights keep their meaning).
 
 With ``window=1`` the set is VMamba's cross scan. A larger window is LocalMamba's window-local scan:
 the map is padded at the bottom and right to multiples of the window, windows are visited one after
@@ -32,7 +32,7 @@ def scan_routes(
         device: where the table lives.
 
     Returns:
-        int32 ``(4, steps)`` with ``steps = ceil(height / window) * ceil(width / window) * window**2``.
+        int32 ``(4, steps)``, ``steps = ceil(height / window) * ceil(width / window) * window**2``.
         Every pixel appears exactly once in each row; other entries are ``PADDING``. The table is
         cached and shared: do not write to it.
 
@@ -107,7 +107,7 @@ def scatter_routes(outputs: Tensor, routes: Tensor, pixels: int) -> Tensor:
 
 
 def step_of_pixel(routes: Tensor, pixels: int) -> Tensor:
-    """Inverse of the tables: int64 ``(routes, pixels)``, the step at which each pixel is visited."""
+    """Inverse of the tables: int64 ``(routes, pixels)``, the step that visits each pixel."""
     steps = torch.arange(routes.shape[1], device=routes.device).expand_as(routes)
     inverse = torch.empty(routes.shape[0], pixels + 1, dtype=torch.int64, device=routes.device)
     # Padding steps all land in one surplus column.

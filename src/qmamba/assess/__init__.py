@@ -1,0 +1,38 @@
+"""Quality scores of pictures."""
+
+from qmamba.assess.folder import COLUMNS, ImageRow, find_images, require_existing, score_paths
+from qmamba.assess.policies import (
+    CropsPolicy,
+    NativePolicy,
+    Policy,
+    ResizePolicy,
+    parse_policy,
+    policy_from_metadata,
+    policy_to_metadata,
+)
+from qmamba.assess.score import Score
+from qmamba.assess.scorer import DEFAULT_WEIGHTS, Scorer
+from qmamba.assess.table import TABLE_SUFFIXES, TableFile
+from qmamba.assess.views import Picture, PictureViews
+
+__all__ = [
+    "COLUMNS",
+    "DEFAULT_WEIGHTS",
+    "TABLE_SUFFIXES",
+    "CropsPolicy",
+    "ImageRow",
+    "NativePolicy",
+    "Picture",
+    "PictureViews",
+    "Policy",
+    "ResizePolicy",
+    "Score",
+    "Scorer",
+    "TableFile",
+    "find_images",
+    "parse_policy",
+    "policy_from_metadata",
+    "policy_to_metadata",
+    "require_existing",
+    "score_paths",
+]

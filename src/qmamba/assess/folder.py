@@ -1,0 +1,237 @@
+"""Many pictures: finding them, and scoring them with decoding in parallel and bounded memory."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from qmamba.assess.score import Score
+from qmamba.assess.scorer import Scorer
+from qmamba.assess.views import PictureViews
+from qmamba.errors import ConfigError, DataError, ImageError, QMambaError
+from qmamba.images import IMAGE_SUFFIXES
+
+_CHUNK = 65_536
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """What became of one picture: a score or an error."""
+
+    image: str
+    """The picture's path."""
+    score: Score | None = None
+    """Its score, None where there is an error."""
+    error: str | None = None
+    """Why there is no score: one sentence, None where there is one."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """A flat dictionary of plain values with the keys :data:`~qmamba.assess.COLUMNS`."""
+        values = dict.fromkeys(COLUMNS) if self.score is None else self.score.to_dict()
+        return {**values, "image": self.image, "error": self.error}
+
+
+COLUMNS = (
+    "image",
+    "score",
+    "raw",
+    "scale_low",
+    "scale_high",
+    "higher_is_better",
+    "crop_spread",
+    "width",
+    "height",
+    "policy",
+    "model",
+    "sha256",
+    "notes",
+    "error",
+)
+"""The fields of a row, in the order of a table's columns."""
+
+
+def find_images(
+    inputs: Iterable[str], *, recursive: bool = False, stdin: BinaryIO | None = None
+) -> Iterator[str | ImageRow]:
+    """The pictures that a list of inputs stands for, one after the other.
+
+    A file stands for itself whatever its name. A folder stands for the files in it that have an
+    image suffix, in the order of their names, hidden ones left out; with ``recursive`` also for the
+    folders inside, each visited once even where symbolic links make a loop. A pattern such as
+    ``photos/**/*.jpg`` stands for the matching images and folders. ``-`` stands for the inputs
+    listed on ``stdin``, one per line, or separated by NUL characters as ``find -print0`` does.
+    What is mentioned twice comes twice. What does not exist comes as it is, so that it gets its
+    error row in its place; a folder that cannot be read comes as a row with an error.
+    """
+    for text in inputs:
+        if text != "-":
+            yield from _expand(text, recursive)
+        elif stdin is not None:
+            for line in _listed(stdin):
+                yield from _expand(line, recursive)
+
+
+def require_existing(inputs: Iterable[str]) -> None:
+    """Check that at least one of the inputs of :func:`find_images` exists.
+
+    Raises:
+        DataError: none does.
+    """
+    inputs = list(inputs)
+    if not any(text == "-" or os.path.lexists(text) or any(_matches(text)) for text in inputs):
+        raise DataError(
+            f"There is no file or folder {' or '.join(map(repr, inputs))}; check the spelling."
+        )
+
+
+def score_paths(
+    scorer: Scorer, paths: Iterable[str | os.PathLike[str] | ImageRow], *, workers: int = 2
+) -> Generator[ImageRow, None, None]:
+    """Score picture files, one row per file in the order given; a bad file gives an error row.
+
+    Files are decoded ahead in threads, at most two per thread, so that memory depends on the size
+    of the pictures but not on their number. The rows come as they are finished; the threads end
+    when the iterator does.
+
+    Args:
+        scorer: what scores them.
+        paths: files, for example from :func:`find_images`; a row among them is handed on.
+        workers: number of decoding threads.
+
+    Raises:
+        ConfigError: ``workers`` is below 1.
+    """
+    if workers < 1:
+        raise ConfigError(f"workers must be 1 or more, got {workers}.")
+    return _score_paths(scorer, paths, workers)
+
+
+def _score_paths(
+    scorer: Scorer, paths: Iterable[str | os.PathLike[str] | ImageRow], workers: int
+) -> Generator[ImageRow, None, None]:
+    names: deque[str] = deque()
+    with closing(_prepared(scorer, paths, workers, names)) as prepared:
+        for result in scorer.score_prepared(prepared):
+            name = names.popleft()
+            if isinstance(result, QMambaError):
+                # The row names the picture already.
+                yield ImageRow(name, error=str(result).replace(f" {name!r}", ""))
+            else:
+                yield ImageRow(name, score=result)
+
+
+def _prepared(
+    scorer: Scorer,
+    paths: Iterable[str | os.PathLike[str] | ImageRow],
+    workers: int,
+    names: deque[str],
+) -> Generator[PictureViews | QMambaError, None, None]:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="qmamba-decode")
+    pending: deque[Future[PictureViews | QMambaError]] = deque()
+    try:
+        for path in paths:
+            if isinstance(path, ImageRow):
+                names.append(path.image)
+                pending.append(_finished(ImageError(path.error or "")))
+            else:
+                names.append(os.fspath(path))
+                pending.append(pool.submit(_prepare, scorer, names[-1]))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _prepare(scorer: Scorer, path: str) -> PictureViews | QMambaError:
+    try:
+        return scorer.prepare(path)
+    except QMambaError as error:
+        return error
+    except Exception as error:
+        # One picture must not end the work on all the others, whatever it does.
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return ImageError(f"cannot prepare the picture ({reason})")
+
+
+def _finished(error: QMambaError) -> Future[PictureViews | QMambaError]:
+    future: Future[PictureViews | QMambaError] = Future()
+    future.set_result(error)
+    return future
+
+
+def _expand(text: str, recursive: bool) -> Iterator[str | ImageRow]:
+    if os.path.isdir(text):
+        yield from _folder(text, recursive)
+    elif os.path.lexists(text):
+        yield text
+    else:
+        matches = sorted(_matches(text))
+        if not matches:
+            yield text
+        for match in matches:
+            if os.path.isdir(match):
+                yield from _folder(match, recursive)
+            elif _is_image(match):
+                yield match
+
+
+def _matches(text: str) -> Iterator[str]:
+    return glob.iglob(text, recursive=True) if glob.has_magic(text) else iter(())
+
+
+def _is_image(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
+
+
+def _folder(folder: str, recursive: bool) -> Iterator[str | ImageRow]:
+    visited: set[tuple[int, int]] = set()
+    open_folders = [_entries(folder, visited)]
+    while open_folders:
+        try:
+            entry = next(open_folders[-1], None)
+        except OSError as error:
+            yield ImageRow(error.filename, error=f"cannot read the folder: {error.strerror}")
+            entry = None
+        if entry is None:
+            open_folders.pop()
+        elif os.path.isdir(entry):
+            if recursive:
+                open_folders.append(_entries(entry, visited))
+        elif _is_image(entry):
+            yield entry
+
+
+def _entries(folder: str, visited: set[tuple[int, int]]) -> Iterator[str]:
+    """Paths of what lies in a folder, sorted; nothing if the folder was visited before."""
+    status = os.stat(folder)
+    if (status.st_dev, status.st_ino) in visited:
+        return
+    visited.add((status.st_dev, status.st_ino))
+    for name in sorted(os.listdir(folder)):
+        if not name.startswith("."):
+            yield os.path.join(folder, name)
+
+
+def _listed(stream: BinaryIO) -> Iterator[str]:
+    """Names in a list that is separated by line ends, or by NUL if its first chunk has any."""
+    separator, rest = b"", b""
+    # What has arrived is scored while the writer of the list is still at work.
+    read = getattr(stream, "read1", stream.read)
+    while chunk := read(_CHUNK):
+        separator = separator or (b"\0" if b"\0" in chunk else b"\n" if b"\n" in chunk else b"")
+        *names, rest = (rest + chunk).split(separator) if separator else [rest + chunk]
+        yield from filter(None, (_decoded(name, separator) for name in names))
+    if name := _decoded(rest, separator):
+        yield name
+
+
+def _decoded(name: bytes, separator: bytes) -> str:
+    return os.fsdecode(name if separator == b"\0" else name.removesuffix(b"\r"))

@@ -1,0 +1,72 @@
+"""What a score is: a number on a declared scale, and everything needed to obtain it again."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Score:
+    """The quality of one picture and how it was found. ``float(score)`` is the score."""
+
+    score: float
+    """Quality on ``scale``, clamped to it."""
+    raw: float
+    """The same value before clamping: the mean over the views, in opinion-score points."""
+    scale: tuple[float, float]
+    """Lowest and highest possible score."""
+    higher_is_better: bool
+    """True if a larger score means a better picture."""
+    crop_spread: float | None
+    """Sample standard deviation of the opinion score over the crops, in the points of ``scale``:
+    how much the parts of the picture disagree. A sign of uncertainty, not a confidence interval.
+    None where the policy looks at one view only."""
+    policy: str
+    """Which views of the picture were scored, e.g. "crops(size=224,count=10,layout=fixed)"."""
+    model: str
+    """Name of the weights."""
+    sha256: str
+    """SHA-256 of the weights file, hexadecimal; empty for a model that never was a file."""
+    width: int
+    """Width in pixels of the upright picture, before any padding or scaling."""
+    height: int
+    """Height in pixels of the upright picture, before any padding or scaling."""
+    notes: tuple[str, ...] = ()
+    """What was done to the picture on the way, e.g. "padded from 100x80 by reflection"."""
+    image: str | None = None
+    """Name of the source: the path, or None for a picture given as an array."""
+
+    def __float__(self) -> float:
+        return self.score
+
+    def to_dict(self) -> dict[str, Any]:
+        """A flat dictionary of plain values, as JSON has them; the keys are a table's columns."""
+        return {
+            "image": self.image,
+            "score": self.score,
+            "raw": self.raw,
+            "scale_low": self.scale[0],
+            "scale_high": self.scale[1],
+            "higher_is_better": self.higher_is_better,
+            "crop_spread": self.crop_spread,
+            "width": self.width,
+            "height": self.height,
+            "policy": self.policy,
+            "model": self.model,
+            "sha256": self.sha256,
+            "notes": list(self.notes),
+        }
+
+
+def pool_views(opinions: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation of the opinion scores of one picture's views.
+
+    The sums are exact (:func:`math.fsum`), so the order of the views does not matter. The deviation
+    of a single view is None.
+    """
+    mean = math.fsum(opinions) / len(opinions)
+    return mean, statistics.stdev(opinions) if len(opinions) > 1 else None

@@ -1,0 +1,299 @@
+"""Scorer: pictures in, scores out."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from qmamba.assess.policies import CropsPolicy, Policy, parse_policy, policy_from_metadata
+from qmamba.assess.score import Score, pool_views
+from qmamba.assess.views import Picture, PictureViews, cut_views, prepare
+from qmamba.errors import CheckpointError, ConfigError, ImageError, QMambaError, ShapeError
+from qmamba.images import DEFAULT_MAX_PIXELS, normalize
+from qmamba.models import Model, ModelMetadata, QMamba, ScoreScale, load
+
+DEFAULT_WEIGHTS = "qmamba-nano-biq2021"
+"""The weights that come with the package and are taken where none are named."""
+
+PIXELS_PER_CALL = 4_194_304
+"""Pixels that one call of the network takes at most (83 crops of 224), unless one view has more.
+
+The views of a picture with more of them take several calls."""
+
+_OVERSHOOT = 0.5
+_SINGLE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor)
+
+Scored: TypeAlias = Score | list[Score] | Iterator[Score]
+
+
+class _Sent(NamedTuple):
+    """A picture on its way through the network."""
+
+    outputs: Tensor
+    width: int
+    height: int
+    notes: tuple[str, ...]
+    name: str | None
+
+
+class Scorer:
+    """Scores pictures with one model and one policy.
+
+    The same picture always gets the same bits on one machine with one number of threads: its views
+    go through the network in a call of their own. Pictures never share a call, because the sums
+    inside a matrix product depend on the number of its rows.
+
+    Args:
+        model: a model with one output. It is put in evaluation mode and stays on its device.
+        metadata: what the model is for; ``None`` takes ``model.metadata``.
+        policy: which views of a picture are scored, as an object or as a text such as
+            ``"crops:count=5"`` whose other fields are the model's own; ``None`` takes the model's.
+        batch_size: number of pictures that are sent to a GPU before the first result is waited
+            for. Scores do not depend on it; the CPU finishes one picture after the other.
+        max_pixels: largest picture, in pixels, that is decoded from a file.
+
+    Raises:
+        CheckpointError: the model was not trained to score: it has no score scale, or several
+            outputs.
+        ConfigError: an option is not allowed.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        metadata: ModelMetadata | None = None,
+        *,
+        policy: Policy | str | None = None,
+        batch_size: int = 16,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> None:
+        metadata = metadata or model.metadata
+        if not isinstance(model, QMamba):
+            raise CheckpointError(
+                f"{_named(metadata)} is a {type(model).__name__} network, which gives no score; "
+                "give weights of a quality model."
+            )
+        if metadata is None or metadata.score is None:
+            raise CheckpointError(
+                f"{_named(metadata)} has no score scale, so its output is no quality score; train "
+                "it on rated images or give weights that were."
+            )
+        if model.config.num_outputs != 1:
+            raise CheckpointError(
+                f"{_named(metadata)} has {model.config.num_outputs} outputs and a quality model "
+                "has one; give weights that were trained to score."
+            )
+        own = CropsPolicy() if metadata.policy is None else policy_from_metadata(metadata.policy)
+        self.device = next(model.parameters()).device
+        """Where the network runs."""
+        if self.device.type == "meta":
+            raise ConfigError("The device 'meta' computes nothing; choose cpu, cuda or mps.")
+        self.model = model.eval()
+        self.metadata = metadata
+        self.scale: ScoreScale = metadata.score
+        """The range and direction of the scores."""
+        self.policy: Policy = (
+            parse_policy(policy, own) if isinstance(policy, str) else policy or own
+        )
+        """Which views of a picture are scored."""
+        self.batch_size = _positive("batch_size", batch_size)
+        self.max_pixels = _positive("max_pixels", max_pixels)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path = DEFAULT_WEIGHTS,
+        *,
+        device: torch.device | str = "cpu",
+        policy: Policy | str | None = None,
+        batch_size: int = 16,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        revision: str | None = None,
+    ) -> Scorer:
+        """Load weights and make a scorer of them; the parameters are frozen.
+
+        Args:
+            name_or_path: embedded weights (:func:`~qmamba.models.list_weights`), path or hub id.
+            device: where the network runs, for example ``"cpu"``, ``"cuda:0"`` or ``"mps"``.
+            policy, batch_size, max_pixels: see the class.
+            revision: branch, tag or commit of a hub repository.
+
+        Raises:
+            CheckpointError: the weights cannot be found or were not trained to score.
+            ConfigError: the device or an option is not available.
+        """
+        model = load(name_or_path, device=device, revision=revision).requires_grad_(False)
+        return cls(model, policy=policy, batch_size=batch_size, max_pixels=max_pixels)
+
+    @overload
+    def __call__(self, pictures: Picture) -> Score: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, pictures: list[Any] | tuple[Any, ...]
+    ) -> list[Score]: ...
+
+    @overload
+    def __call__(self, pictures: Iterable[Any]) -> Iterator[Score]: ...
+
+    def __call__(self, pictures: Any) -> Scored:
+        """Score one picture or several; no gradients.
+
+        Args:
+            pictures: one picture (:data:`~qmamba.assess.Picture`), which gives a
+                :class:`Score`; a list or tuple of pictures, or a batch as a 4-dimensional array or
+                tensor, which gives a list; any other iterable of pictures, which gives an iterator
+                that reads and scores as it is drawn from.
+
+        Raises:
+            ImageError: a picture cannot be decoded or is not in an accepted form. To go on past bad
+                files use :func:`qmamba.assess.score_paths`.
+        """
+        if isinstance(pictures, (list, tuple)) or getattr(pictures, "ndim", 0) == 4:
+            return list(self._score_all(pictures))
+        is_file = hasattr(pictures, "read")
+        if isinstance(pictures, _SINGLE) or is_file or not isinstance(pictures, Iterable):
+            return next(self._score_all([pictures]))
+        return self._score_all(pictures)
+
+    def score_tensor(self, images: Tensor) -> Tensor:
+        """Opinion scores of a batch, with gradients: use it as a loss.
+
+        The policy's views are taken as for any picture. Gradients flow to the images, and to the
+        parameters that ask for them. Agrees with ``Score.raw`` to rounding.
+
+        Args:
+            images: ``(batch, 3, height, width)``, floating point, sRGB in [0, 1] on the scorer's
+                device. Overshoot up to 0.5 is taken as it is, because the outputs of a network
+                that is being trained need it.
+
+        Returns:
+            ``(batch,)`` in opinion-score points, not clamped to the scale.
+
+        Raises:
+            ShapeError: another shape, dtype, device or range of values.
+        """
+        if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
+            raise ShapeError(
+                f"score_tensor needs images (batch, 3, height, width), got {tuple(images.shape)}."
+            )
+        if not images.is_floating_point() or images.device != self.device:
+            raise ShapeError(
+                f"score_tensor needs floating-point images on {self.device}, got {images.dtype} on "
+                f"{images.device}."
+            )
+        low, high = (float(bound) for bound in images.detach().aminmax())
+        if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
+            raise ShapeError(
+                f"score_tensor needs values in [0, 1], got {low:g} to {high:g}; divide 8-bit "
+                "values by 255."
+            )
+        plan = self.policy.plan(images.shape[2], images.shape[3])
+        views = torch.cat([cut_views(image, plan) for image in images])
+        outputs = self.model(normalize(views.to(next(self.model.parameters()).dtype)))
+        per_image = outputs.view(len(images), -1).mean(1)
+        return self.scale.target_mean + self.scale.target_std * per_image
+
+    def prepare(self, picture: Picture) -> PictureViews:
+        """Decode one picture and take the policy's views; safe to call from many threads."""
+        return prepare(picture, self.policy, max_pixels=self.max_pixels)
+
+    def score_prepared(
+        self, pictures: Iterable[PictureViews | QMambaError]
+    ) -> Iterator[Score | QMambaError]:
+        """Score prepared pictures in order, as they are drawn.
+
+        Args:
+            pictures: from :meth:`prepare`; an error stands for a picture that could not be
+                prepared and is handed on in its place.
+
+        Returns:
+            One score or error per picture.
+        """
+        depth = 1 if self.device.type == "cpu" else self.batch_size
+        sent: list[_Sent | QMambaError] = []
+        for picture in pictures:
+            sent.append(picture if isinstance(picture, QMambaError) else self._send(picture))
+            if len(sent) == depth:
+                yield from map(self._receive, sent)
+                sent = []
+        yield from map(self._receive, sent)
+
+    def _score_all(self, pictures: Iterable[Any]) -> Iterator[Score]:
+        for result in self.score_prepared(self.prepare(picture) for picture in pictures):
+            if isinstance(result, QMambaError):
+                raise result
+            yield result
+
+    # Under inference_mode, index tables that layers cache on first use would be unfit for the
+    # gradients that score_tensor asks for later.
+    @torch.no_grad()
+    def _send(self, picture: PictureViews) -> _Sent | QMambaError:
+        """Start the network on the views of one picture, without waiting for the result."""
+        views, _, height, width = picture.views.shape
+        chunk = max(1, PIXELS_PER_CALL // (height * width))
+        parameter = next(self.model.parameters())
+        try:
+            outputs = torch.cat(
+                [
+                    self.model(normalize(part.to(parameter)))[:, 0]
+                    for part in picture.views.split(chunk)
+                ]
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            return ImageError(
+                f"the memory of {self.device} is too small for {min(chunk, views)} views of "
+                f"{width} x {height} pixels; choose a policy with smaller views"
+            )
+        return _Sent(outputs, picture.width, picture.height, picture.notes, picture.name)
+
+    def _receive(self, sent: _Sent | QMambaError) -> Score | QMambaError:
+        if isinstance(sent, QMambaError):
+            return sent
+        opinions = [
+            self.scale.target_mean + self.scale.target_std * value
+            for value in sent.outputs.tolist()
+        ]
+        if not all(map(math.isfinite, opinions)):
+            return ImageError("the network's output for this picture is not finite")
+        raw, spread = pool_views(opinions)
+        return Score(
+            score=min(max(raw, self.scale.low), self.scale.high),
+            raw=raw,
+            scale=(self.scale.low, self.scale.high),
+            higher_is_better=self.scale.higher_is_better,
+            crop_spread=spread,
+            policy=str(self.policy),
+            model=self.metadata.name,
+            sha256=self.metadata.sha256 or "",
+            width=sent.width,
+            height=sent.height,
+            notes=sent.notes,
+            image=sent.name,
+        )
+
+
+def _named(metadata: ModelMetadata | None) -> str:
+    return "The model" if metadata is None else f"The model {metadata.name!r}"
+
+
+def _positive(name: str, value: int) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name} must be a whole number of 1 or more, got {value!r}.")
+    return value
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        "can't allocate memory" in str(error)
+    )

@@ -1,0 +1,95 @@
+"""From a picture in any accepted form to the views of it that a policy asks for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import BinaryIO, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from qmamba.assess.policies import Policy, ViewPlan
+from qmamba.images import DEFAULT_MAX_PIXELS, pad_to, read_image, resize_to, to_tensor
+
+ImageFile: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO
+Picture: TypeAlias = ImageFile | Image.Image | np.ndarray | Tensor
+"""One picture: a path, a file's bytes or stream, a Pillow picture, an array (height, width[,
+channels]) of uint8, uint16 or float in [0, 1], or a tensor (channels, height, width) of uint8 or
+float in [0, 1]."""
+
+
+@dataclass(frozen=True, eq=False)
+class PictureViews:
+    """The views of one picture, ready for a network."""
+
+    views: Tensor
+    """float32 ``(views, 3, height, width)`` in [0, 1]."""
+    width: int
+    """Width of the upright picture in pixels."""
+    height: int
+    """Height of the upright picture in pixels."""
+    notes: tuple[str, ...]
+    """What was done to the picture, from decoding to padding."""
+    name: str | None
+    """The picture's path, None where it has none."""
+
+
+def prepare(
+    picture: Picture, policy: Policy, *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> PictureViews:
+    """Decode a picture and take its views. Safe to call from many threads at once.
+
+    Args:
+        picture: see :data:`Picture`.
+        policy: which views to take.
+        max_pixels: largest picture that is decoded, in pixels.
+
+    Raises:
+        ImageError: the picture cannot be decoded or is not in an accepted form.
+    """
+    if not isinstance(picture, (Image.Image, np.ndarray, Tensor)):
+        decoded = read_image(picture, max_pixels=max_pixels)
+        height, width = decoded.pixels.shape[:2]
+        plan = policy.plan(height, width)
+        # A large picture as floats is four times its size, so only the views are converted.
+        views = (
+            cut_views(to_tensor(decoded), plan)
+            if plan.scaled is not None
+            else torch.stack([_padded(to_tensor(cut), plan) for cut in _cuts(decoded.pixels, plan)])
+        )
+        return PictureViews(views, width, height, decoded.notes + plan.notes, decoded.path)
+    image = to_tensor(picture)
+    height, width = image.shape[-2:]
+    plan = policy.plan(height, width)
+    name = getattr(picture, "filename", None)
+    return PictureViews(
+        cut_views(image, plan), width, height, plan.notes, name if isinstance(name, str) else None
+    )
+
+
+def cut_views(image: Tensor, plan: ViewPlan) -> Tensor:
+    """The views of an image ``(3, height, width)`` of floats: ``(views, 3, *plan.view)``.
+
+    Differentiable. Values that the scaling filter pushes out of [0, 1] are clamped.
+    """
+    if plan.scaled is not None:
+        image = resize_to(image, plan.scaled).clamp(0, 1)
+    height, width = plan.view
+    return torch.stack(
+        [
+            _padded(image[:, top : top + height, left : left + width], plan)
+            for top, left in plan.corners
+        ]
+    )
+
+
+def _cuts(pixels: np.ndarray, plan: ViewPlan) -> list[np.ndarray]:
+    height, width = plan.view
+    return [pixels[top : top + height, left : left + width] for top, left in plan.corners]
+
+
+def _padded(cut: Tensor, plan: ViewPlan) -> Tensor:
+    return pad_to(cut, plan.view)[0]

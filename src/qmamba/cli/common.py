@@ -1,0 +1,165 @@
+"""What the commands share: messages, errors and exit codes, and the progress display."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import ParamSpec, TextIO, TypeVar
+
+import typer
+
+from qmamba.errors import QMambaError
+
+EXIT_SOME_FAILED = 1
+EXIT_USAGE = 2
+EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
+
+DEBUG_VARIABLE = "QMAMBA_DEBUG"
+
+_BAR_WIDTH = 24
+_SECONDS_BETWEEN_BARS = 0.1
+_SECONDS_BETWEEN_LINES = 10.0
+
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+
+def say(message: str) -> None:
+    """Write one message for the person at the screen to standard error."""
+    write(message + "\n", sys.stderr)
+
+
+def write(text: str, stream: TextIO) -> None:
+    """Write at once; characters that the stream's encoding lacks are escaped."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
+
+
+def shown(text: str) -> str:
+    """The text with control characters, line ends and undecodable bytes escaped, for a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def handled(command: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+    """Turn what a command raises into one line on standard error and an exit code.
+
+    A `QMambaError` is the user's to mend and exits with 2, an interrupt with 130, anything else is
+    a bug and exits with 70; with QMAMBA_DEBUG=1 in the environment its traceback is shown.
+    """
+
+    @functools.wraps(command)
+    def run(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+        with warnings.catch_warnings():
+            warnings.showwarning = _say_warning
+            try:
+                return command(*args, **kwargs)
+            except QMambaError as error:
+                say(f"error: {shown(str(error))}")
+                raise typer.Exit(EXIT_USAGE) from error
+            except KeyboardInterrupt:
+                say("interrupted")
+                raise typer.Exit(EXIT_INTERRUPTED) from None
+            except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
+                raise
+            except Exception as error:
+                if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
+                    raise
+                say(
+                    f"error: unexpected {type(error).__name__}: {shown(str(error))}; please report"
+                    f" it with the traceback that {DEBUG_VARIABLE}=1 shows"
+                )
+                raise typer.Exit(EXIT_BUG) from error
+
+    return run
+
+
+def _say_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    say(f"warning: {message}")
+
+
+def table_lines(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    """Lines of a table with aligned columns: the first to the left, numbers to the right."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    return [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [header, *rows]
+    ]
+
+
+class Progress:
+    """How far the work is: a bar that redraws itself on a terminal, a line now and then elsewhere.
+
+    Args:
+        total: number of pictures, None if not known.
+        stream: where it is drawn.
+        clock: seconds that only ever grow.
+    """
+
+    def __init__(
+        self,
+        total: int | None,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._total = total
+        self._stream = stream or sys.stderr
+        self._clock = clock
+        self._on_terminal = self._stream.isatty()
+        self._started = self._drawn = clock()
+        self._length = 0
+
+    def update(self, done: int, failed: int) -> None:
+        """Tell how many pictures are done and how many of them failed."""
+        now = self._clock()
+        pause = _SECONDS_BETWEEN_BARS if self._on_terminal else _SECONDS_BETWEEN_LINES
+        if now - self._drawn < pause:
+            return
+        self._drawn = now
+        line = self._line(done, failed, now - self._started)
+        if self._on_terminal:
+            write("\r" + line.ljust(self._length), self._stream)
+            self._length = len(line)
+        else:
+            write(line + "\n", self._stream)
+
+    def clear(self) -> None:
+        """Take the bar off the terminal, so that other text can be written there."""
+        if self._length:
+            write("\r" + " " * self._length + "\r", self._stream)
+            self._length = 0
+
+    def _line(self, done: int, failed: int, seconds: float) -> str:
+        rate = done / seconds if seconds > 0 else 0.0
+        parts = [f"{done} images" if self._total is None else f"{done}/{self._total} images"]
+        parts.append(f"{rate:.1f}/s")
+        if self._total is not None and rate > 0:
+            left = round((self._total - done) / rate)
+            parts.append(f"{left // 60}:{left % 60:02d} left")
+        if failed:
+            parts.append(f"{failed} failed")
+        text = ", ".join(parts)
+        if self._total and self._on_terminal:
+            filled = min(_BAR_WIDTH, _BAR_WIDTH * done // self._total)
+            text = f"[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {text}"
+        return text
