@@ -119,7 +119,8 @@ def cached_features(ratings: Ratings, cache: Path | None) -> Features:
     if cache is not None and cache.is_file():
         with np.load(cache) as stored:
             if (
-                tuple(stored["image"]) == ratings.images
+                {"image", "brisque_names", "brisque_plain", "statistic_names"} <= set(stored.files)
+                and tuple(stored["image"]) == ratings.images
                 and tuple(stored["brisque_names"]) == BRISQUE_NAMES
                 and tuple(stored["statistic_names"]) == STATISTIC_NAMES
             ):

@@ -62,7 +62,8 @@ def train(
     """Run the schedule, from the checkpoint if there is one; returns the averaged model.
 
     ``loss_of_step(step)`` must depend on the step and the model alone, so that a resumed run
-    repeats exactly what an uninterrupted one does. ``after(step, averaged)`` is called at each checkpoint.
+    repeats exactly what an uninterrupted one does. ``after(step, averaged)`` runs at each
+    checkpoint.
     """
     optimizer = torch.optim.AdamW(
         parameter_groups(model, schedule), lr=schedule.learning_rate, betas=(0.9, 0.99)
