@@ -158,26 +158,56 @@ static float* accumulator(const qmamba_scan& scan, int64_t plane, Slice slice) {
   return scan.workspace + (plane * scan.padded + slice.first) * scan.pixels;
 }
 
-// y = sum over routes + skip * x for the rows [begin, end) of the flattened (batch, pixels). Routes
-// are added in their order whether they were split or not, so the bits do not depend on the split.
 template <class T>
-static void merge_rows(const qmamba_scan& scan, Partition cut, int64_t begin, int64_t end) {
-  for (int64_t group = 0; group < cut.groups; group++) {
-    const Slice slice = slice_of(scan, cut.groups, group);
-    for (int64_t r = begin; r < end; r++) {
-      const int64_t image = r / scan.pixels, pixel = r % scan.pixels;
-      const T* x = (const T*)scan.x + r * scan.channels;
-      T* y = (T*)scan.y + r * scan.channels;
+static void normalise_row(const qmamba_scan& scan, const float* row, float total, T* y) {
+  const float mean = total / scan.channels;
+  vfloat squares = vfloat{};
+  for (int64_t channel = 0; channel < scan.channels; channel += W) {
+    const int count = (int)std::min<int64_t>(W, scan.channels - channel);
+    const vfloat centred = load(row + channel) - mean;
+    float lanes[W] = {};
+    store_part(lanes, centred, count);
+    squares += count == W ? centred * centred : load(lanes) * load(lanes);
+  }
+  const float scale =
+      1.0f / __builtin_sqrtf(sum_lanes(squares) / scan.channels + scan.norm_epsilon);
+  for (int64_t channel = 0; channel < scan.channels; channel += W) {
+    const int count = (int)std::min<int64_t>(W, scan.channels - channel);
+    const vfloat weight = load_part(scan.norm_weight + channel, count) * scale;
+    const vfloat bias = load_part(scan.norm_bias + channel, count);
+    store_part(y + channel, (load(row + channel) - mean) * weight + bias, count);
+  }
+}
+
+// y = sum over routes + skip * x, then the norm if there is one, for the rows [begin, end) of the
+// flattened (batch, pixels). Routes are added in their order whether they were split or not, so the
+// bits do not depend on the split. `sums` holds one row.
+template <class T>
+static void merge_rows(const qmamba_scan& scan, Partition cut, int64_t begin, int64_t end,
+                       float* sums) {
+  for (int64_t r = begin; r < end; r++) {
+    const int64_t image = r / scan.pixels, pixel = r % scan.pixels;
+    const T* x = (const T*)scan.x + r * scan.channels;
+    T* y = (T*)scan.y + r * scan.channels;
+    vfloat total = vfloat{};
+    for (int64_t group = 0; group < cut.groups; group++) {
+      const Slice slice = slice_of(scan, cut.groups, group);
       for (int v = 0; v < slice.vectors; v++) {
         const int64_t channel = slice.first + (int64_t)v * W;
         const int count = v + 1 == slice.vectors ? slice.last_count : W;
-        vfloat total = vfloat{};
+        vfloat sum = vfloat{};
         for (int64_t split = 0; split < cut.route_splits; split++)
-          total += load(accumulator(scan, image * cut.route_splits + split, slice) +
-                        pixel * slice.width() + (int64_t)v * W);
-        total += load_part(x + channel, count) * load(scan.skip + channel);
-        store_part(y + channel, total, count);
+          sum += load(accumulator(scan, image * cut.route_splits + split, slice) +
+                      pixel * slice.width() + (int64_t)v * W);
+        sum += load_part(x + channel, count) * load(scan.skip + channel);
+        if (scan.norm_weight) {
+          store(sums + channel, sum);  // dead lanes are zero: x, the accumulator and skip are
+          total += sum;
+        } else {
+          store_part(y + channel, sum, count);
+        }
       }
     }
+    if (scan.norm_weight) normalise_row(scan, sums, sum_lanes(total), y);
   }
 }

@@ -19,7 +19,9 @@ struct qmamba_scan {
   const float* dt_bias;      // (routes, padded)
   const float* decay;        // (routes, states, padded): A * log2(e)
   const float* skip;         // (routes, padded), or (padded) already summed over routes if merged
-  const void* grad_y;        // backward: like y
+  const float* norm_weight;  // (channels): layer norm of the merged rows, or null
+  const float* norm_bias;    // (channels)
+  const void* grad_y;        // backward: like y; without a norm
   // outputs
   void* y;                   // forward: (batch, pixels, channels), or with a routes axis unmerged
   float* states_saved;       // (batch, routes, segments, states, padded), or null where not training
@@ -34,6 +36,7 @@ struct qmamba_scan {
   // scratch of at least qmamba_workspace() bytes
   float* workspace;
   int64_t batch, pixels, steps, channels, padded, routes, rank, states;
+  float norm_epsilon;
   int32_t dtype;             // qmamba_dtype
   int32_t shared;            // 1: all routes read one map, 0: each route has its own
   int32_t merged;            // 1: y is the sum over routes, 0: y keeps them apart; needs shared

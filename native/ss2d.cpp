@@ -71,7 +71,10 @@ static void forward(const qmamba_scan& scan, Partition cut, qmamba_parallel_for 
   };
   run(parallel_for, scan.batch * cut.groups * cut.route_splits, 1, tasks);
   if (!scan.merged) return;
-  auto rows = [&](int64_t begin, int64_t end) { merge_rows<T>(scan, cut, begin, end); };
+  auto rows = [&](int64_t begin, int64_t end) {
+    Scratch sums(scan.padded);
+    merge_rows<T>(scan, cut, begin, end, sums.begin());
+  };
   run(parallel_for, scan.batch * scan.pixels, std::max<int64_t>(1, 16384 / scan.channels), rows);
 }
 

@@ -76,7 +76,7 @@ class RatingModel(nn.Module):
     def __init__(self, pretext: PretextModel) -> None:
         super().__init__()
         self.backbone = pretext.backbone
-        nn.init.zeros_(self.backbone.classifier["head"].weight)
+        nn.init.zeros_(self.backbone.classifier.head.weight)
         self.statistics_head = nn.Linear(self.backbone.config.dims[-1], STATISTICS)
         with torch.no_grad():
             self.statistics_head.weight.copy_(pretext.head.weight[:STATISTICS])
@@ -84,7 +84,7 @@ class RatingModel(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.backbone.forward_features(images)
-        return self.backbone.classifier["head"](features)[:, 0], self.statistics_head(features)
+        return self.backbone.classifier.head(features)[:, 0], self.statistics_head(features)
 
 
 def correlation_loss(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qmamba.models import QMamba, QMambaConfig
+from qmamba.models import QMamba, QMambaConfig, load, model_config
 
 MICRO = QMambaConfig(dims=(16, 32, 64, 128), depths=(1, 1, 2, 1))
 LOCAL_MICRO = MICRO.replace(windows=(8, 4, 2, 2), route_gate=True)
@@ -22,6 +22,20 @@ def build(config: QMambaConfig, seed: int = 0) -> QMamba:
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return model.eval()
+
+
+def load_qmamba(path: Path, **options: Any) -> QMamba:
+    """What :func:`qmamba.models.load` makes of a file that holds a QMamba."""
+    model = load(path, **options)
+    assert isinstance(model, QMamba)
+    return model
+
+
+def qmamba_config(name: str, **overrides: Any) -> QMambaConfig:
+    """The configuration of a named QMamba."""
+    config = model_config(name, **overrides)
+    assert isinstance(config, QMambaConfig)
+    return config
 
 
 def recording(shared: Path, name: str) -> tuple[QMambaConfig, dict[str, Any]]:

@@ -30,7 +30,7 @@ from qmamba.models import (
     save_model,
 )
 from qmamba.models.metadata import decode, encode
-from tests.models.micro import LOCAL_MICRO, MICRO, build, images
+from tests.models.micro import LOCAL_MICRO, MICRO, build, images, load_qmamba
 
 SCALE = ScoreScale("BIQ2021 MOS", 0, 100, True, target_mean=55.5, target_std=12.25)
 METADATA = ModelMetadata(
@@ -122,7 +122,7 @@ def test_overrides_start_another_model(
 ) -> None:
     _, path = saved
     with caplog.at_level(logging.WARNING, "qmamba"):
-        loaded = load(path, num_outputs=4)
+        loaded = load_qmamba(path, num_outputs=4)
     assert loaded.config.num_outputs == 4
     assert loaded.load_report is not None
     assert loaded.load_report.dropped == ("classifier.head.bias", "classifier.head.weight")
@@ -171,7 +171,11 @@ def test_long_lists_are_shortened_in_the_sentence_only(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda d: {**d, "format": 2}, "install a newer qmamba"),
-        (lambda d: {**d, "architecture": "mambair"}, "architecture 'mambair' is unknown"),
+        (
+            lambda d: {**d, "architecture": "mamba"},
+            "Unknown architecture 'mamba'; did you mean qmamba",
+        ),
+        (lambda d: {**d, "architecture": "mambair"}, "Unknown model option"),
         (lambda d: {**d, "architecture": 7}, "architecture must be text"),
         (lambda d: {**d, "surprise": 1}, "must have exactly the fields"),
         (lambda d: [d], "must have exactly the fields"),
@@ -215,7 +219,7 @@ def test_files_of_others_and_damaged_files(saved: tuple[QMamba, Path], tmp_path:
             load(path)
 
     refused(b"", "neither a safetensors file nor")
-    refused(os.urandom(7), "neither a safetensors file nor")
+    refused(b"seven b", "neither a safetensors file nor")
     refused(content[:-1], "not a readable safetensors")
     refused(content[:1000], "not a readable safetensors")
     refused(struct.pack("<Q", 2**60) + content[8:], "not a readable safetensors")

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmamba.errors import ConfigError
-from qmamba.models import MODELS, QMambaConfig, create_model, list_models, model_config
-from tests.models.micro import LOCAL_MICRO
+from qmamba.models import MODELS, Config, QMambaConfig, create_model, list_models, model_config
+from tests.models.micro import LOCAL_MICRO, qmamba_config
 
 
 @pytest.mark.parametrize("config", [*MODELS.values(), LOCAL_MICRO.replace(drop_path=0.1)])
-def test_round_trip_through_json(config: QMambaConfig) -> None:
-    assert QMambaConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+def test_round_trip_through_json(config: Config) -> None:
+    assert type(config).from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_configs_are_values() -> None:
@@ -106,9 +106,10 @@ def test_registry() -> None:
         "lqmamba-small",
         "lqmamba-base",
     ]
-    assert len(list_models()) == 8
+    assert len(list_models("*qmamba*")) == 8
+    assert len(list_models()) == 8 + 13
     assert list_models("resnet*") == []
-    assert model_config("lqmamba-base").windows == (8, 4, 2, 2)
+    assert qmamba_config("lqmamba-base").windows == (8, 4, 2, 2)
     assert model_config("lqmamba-nano").replace(windows=(1,) * 4, route_gate=False) == (
         model_config("qmamba-nano")
     )

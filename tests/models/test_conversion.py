@@ -11,10 +11,18 @@ import torch
 from torch import Tensor
 
 from qmamba.errors import CheckpointError, ConfigError
-from qmamba.models import MismatchError, QMamba, QMambaConfig, create_model, load, model_config
+from qmamba.models import MismatchError, Model, QMambaConfig, create_model, load, model_config
 from qmamba.models import conversion as rules
 from qmamba.models.conversion import convert_vmamba, file_depths, infer_config, surplus_blocks
-from tests.models.micro import LOCAL_MICRO, MICRO, build, images, recording
+from tests.models.micro import (
+    LOCAL_MICRO,
+    MICRO,
+    build,
+    images,
+    load_qmamba,
+    qmamba_config,
+    recording,
+)
 
 IMAGENET = MICRO.replace(num_outputs=1000)
 
@@ -30,7 +38,7 @@ def write(path: Path, state: Mapping[str, object], **others: object) -> Path:
     return path
 
 
-def same(model: QMamba, state: Mapping[str, Tensor]) -> bool:
+def same(model: Model, state: Mapping[str, Tensor]) -> bool:
     """Whether all tensors of the backbone are those of ``state``."""
     return all(
         torch.equal(tensor, state[key])
@@ -60,7 +68,7 @@ def test_a_public_checkpoint_becomes_a_backbone_with_a_fresh_head(
 
 
 def test_the_imagenet_head_can_be_kept(tmp_path: Path, source: dict[str, Tensor]) -> None:
-    model = load(write(tmp_path / "a.pth", source), num_outputs=1000)
+    model = load_qmamba(write(tmp_path / "a.pth", source), num_outputs=1000)
     assert torch.equal(model.classifier.head.weight, source["classifier.head.weight"])
     assert model.load_report is not None
     assert model.load_report.dropped == ()
@@ -82,13 +90,13 @@ def test_lqmamba_starts_from_vmamba_weights(tmp_path: Path, source: dict[str, Te
     gates = [key for key in model.load_report.fresh if ".multi_scan.attn." in key]
     assert len(gates) == 5 * 6
     assert len(model.load_report.fresh) == 5 * 6 + 2
-    neutral = load(path, route_gate=True)
+    neutral = load_qmamba(path, route_gate=True)
     with torch.no_grad():
         for name, parameter in neutral.named_parameters():
             if "channel_select" in name:
                 parameter.zero_()
         neutral.classifier.head.weight.fill_(0.1)
-        plain = load(path)
+        plain = load_qmamba(path)
         plain.classifier.head.weight.fill_(0.1)
         batch = images(1, 3, 64, 48)
         torch.testing.assert_close(neutral(batch), plain(batch), rtol=1e-4, atol=1e-4)
@@ -120,10 +128,10 @@ def test_the_public_tiny_fits_the_named_models() -> None:
     assert len(state) == 222
     assert file_depths(state) == (2, 2, 5, 2)
     assert infer_config(state) == model_config("qmamba-tiny")
-    surplus = surplus_blocks(state, model_config("lqmamba-tiny"))
+    surplus = surplus_blocks(state, qmamba_config("lqmamba-tiny"))
     assert len(surplus) == 18
     assert all(key.startswith("layers.2.blocks.4.") for key in surplus)
-    assert surplus_blocks(state, model_config("qmamba-tiny", depths=(2, 2, 3, 2))) == ()
+    assert surplus_blocks(state, qmamba_config("qmamba-tiny", depths=(2, 2, 3, 2))) == ()
 
 
 @pytest.mark.parametrize("name", ["qmamba-small", "qmamba-base"])

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from qmamba.errors import ShapeError
-from qmamba.models import QMamba, QMambaConfig, create_model, model_config
+from qmamba.models import QMamba, QMambaConfig, create_model
 from qmamba.nn import SS2D, DropPath
 from qmamba.ops import backends
-from tests.models.micro import LOCAL_MICRO, MICRO, build, images, recording
+from tests.models.micro import LOCAL_MICRO, MICRO, build, images, qmamba_config, recording
 
 CPU_BACKENDS = [row.name for row in backends() if row.device == "cpu" and row.available]
 
@@ -205,5 +205,5 @@ def test_compile_without_graph_breaks() -> None:
 
 
 def test_names_of_the_paper() -> None:
-    assert model_config("qmamba-tiny").depths == (2, 2, 4, 2)
-    assert model_config("lqmamba-base").dims == (128, 256, 512, 1024)
+    assert qmamba_config("qmamba-tiny").depths == (2, 2, 4, 2)
+    assert qmamba_config("lqmamba-base").dims == (128, 256, 512, 1024)

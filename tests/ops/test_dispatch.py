@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qmamba.errors import BackendError, ShapeError
-from qmamba.ops import backends, dispatch, native, selective_scan, ss2d
+from qmamba.ops import backends, dispatch, kernel, selective_scan, ss2d
 from tests.ops.cases import map_inputs, route_tables, scan_inputs
 
 CPU_BACKENDS = [
@@ -71,14 +71,14 @@ def test_unknown_and_unavailable_backends_are_errors(monkeypatch: pytest.MonkeyP
 
 
 def test_forcing_the_native_kernel_on_float64_is_an_error() -> None:
-    if native.unavailable_reason() is not None:
+    if kernel.unavailable_reason() is not None:
         pytest.skip("no native kernel")
     with pytest.raises(BackendError, match="float64"):
         selective_scan(*scan_inputs(1, 4, 5, 1, 1), backend="native")
 
 
 def test_a_missing_kernel_warns_once_and_still_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "unavailable_reason", lambda: "it was not built")
+    monkeypatch.setattr(kernel, "unavailable_reason", lambda: "it was not built")
     dispatch._warn_once.cache_clear()
     tensors = [t.float() for t in scan_inputs(1, 4, 5, 1, 1)]
     with pytest.warns(RuntimeWarning, match="it was not built.*qmamba backends"):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qmamba.ops import native
+from qmamba.ops import kernel
 from qmamba.ops.naive import selective_scan_naive, ss2d_naive
 from qmamba.ops.native import selective_scan_native, ss2d_native
 from tests.ops.cases import (
@@ -22,19 +22,19 @@ from tests.ops.cases import (
 )
 
 pytestmark = pytest.mark.skipif(
-    native.unavailable_reason() is not None, reason=str(native.unavailable_reason())
+    kernel.unavailable_reason() is not None, reason=str(kernel.unavailable_reason())
 )
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 
 
-@pytest.fixture(params=sorted(native.LANES))
+@pytest.fixture(params=sorted(kernel.LANES))
 def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run the test once with each variant of the kernel that this processor can run."""
-    kernel = native._kernel()
-    if native.LANES[request.param] > kernel.library.qmamba_lanes():
+    loaded = kernel.load_kernel()
+    if kernel.LANES[request.param] > loaded.library.qmamba_lanes():
         pytest.skip(f"this processor has no {request.param}")
-    monkeypatch.setattr(kernel, "lanes", native.LANES[request.param])
+    monkeypatch.setattr(loaded, "lanes", kernel.LANES[request.param])
     return str(request.param)
 
 
@@ -201,7 +201,7 @@ def test_own_threads_give_the_same_result(monkeypatch: pytest.MonkeyPatch) -> No
     try:
         torch.set_num_threads(2)
         shared_pool = values_and_gradients(call, tensors, torch.float32)
-        monkeypatch.setattr(native._kernel(), "torch_pool", None)
+        monkeypatch.setattr(kernel.load_kernel(), "torch_pool", None)
         own_threads = values_and_gradients(call, tensors, torch.float32)
     finally:
         torch.set_num_threads(threads)
@@ -209,7 +209,7 @@ def test_own_threads_give_the_same_result(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_inference_saves_no_states_and_training_one_in_thirty_two() -> None:
-    segment = native._kernel().segment
+    segment = kernel.load_kernel().segment
     x, projected, *rest = (t.float() for t in map_inputs(1, 16, 16, 16, 1, 1))
     call = (x, projected, route_tables(16, 16), *rest, None, True, True)
     assert torch.ops.qmamba.scan_forward(*call, False)[1].numel() == 0

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmamba.errors import ShapeError
-from qmamba.ops import PADDING, gather_routes, scan_routes, scatter_routes
+from qmamba.ops import PADDING, gather_routes, routes, scan_routes, scatter_routes
 
 sides = st.integers(1, 13)
 
@@ -83,3 +83,18 @@ def test_cross_scan_and_merge_match_the_recording(shared: Path) -> None:
         along = stored.flatten(3).transpose(2, 3)
         merged = scatter_routes(along, routes, case["H"] * case["W"]).sum(1)
         torch.testing.assert_close(merged.transpose(1, 2), case["merge_out"])
+
+
+def test_tables_made_in_inference_mode_serve_training() -> None:
+    with torch.inference_mode():
+        table = scan_routes(11, 3, 2)
+    assert table is scan_routes(11, 3, 2)
+    assert not table.is_inference()
+
+
+def test_the_cache_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "_CACHE", {})
+    monkeypatch.setattr(routes, "_CACHE_BYTES", 1000)
+    for side in range(1, 12):
+        scan_routes(side, side)
+        assert sum(table.nbytes for table in routes._CACHE.values()) <= max(1000, 16 * side**2)

@@ -8,31 +8,36 @@ import io
 import json
 import logging
 import pickle
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Size, Tensor
 
 from qmamba.errors import CheckpointError, ConfigError
 from qmamba.files import atomic_write
 from qmamba.models import metadata as descriptions
 from qmamba.models.config import QMambaConfig
-from qmamba.models.conversion import Conversion, convert_vmamba, infer_config, surplus_blocks
+from qmamba.models.conversion import convert_vmamba, infer_config, refit_qmamba
+from qmamba.models.mambair_config import MambaIRConfig
+from qmamba.models.mambair_conversion import (
+    convert_mambair,
+    infer_mambair_config,
+    is_mambair,
+    refit_mambair,
+)
 from qmamba.models.metadata import LoadReport, ModelMetadata, shortened
-from qmamba.models.qmamba import QMamba
-from qmamba.models.registry import MODELS, model_config
+from qmamba.models.names import unknown_name
+from qmamba.models.registry import CONFIGS, Config, Model, build_model, model_config, name_of
 from qmamba.models.sources import WeightsFile, read_weights
+from qmamba.models.states import Conversion, Refit, find_state_dict
 
 METADATA_KEY = "qmamba"
 """Key of the safetensors metadata that holds the description of the model."""
 
-_GATE = re.compile(r"^layers\.\d+\.blocks\.\d+\.op\.multi_scan\.attn\.")
-_HEAD = "classifier.head."
-_CLASSIFIER = "classifier."
+# What the smallest block of any of the networks has.
 _TENSORS_PER_BLOCK = 18
 
 logger = logging.getLogger(__name__)
@@ -66,14 +71,19 @@ def load(
     device: torch.device | str = "cpu",
     revision: str | None = None,
     **config_overrides: Any,
-) -> QMamba:
+) -> Model:
     """Load a trained model in evaluation mode, in float32.
 
     Our own safetensors rebuild their model alone and must fit it exactly. An official VMamba
-    checkpoint (``.pth``) becomes the QMamba of its widths and depths with a fresh one-output head.
-    With ``name`` or overrides, the weights start another model of the same shapes: an LQMamba from
-    VMamba weights, or a head with more outputs; the new tensors keep their initial values (from
+    checkpoint (``.pth``) becomes the QMamba of its widths and depths with a fresh one-output head,
+    an official MambaIR checkpoint the MambaIR that it was made from. With ``name`` or overrides,
+    the weights start another model of the same shapes: an LQMamba from VMamba weights, a head with
+    more outputs, or a MambaIR for another scale; the new tensors keep their initial values (from
     torch's global generator).
+
+    The weights of a MambaIR do not tell the range of its values, which is taken as 1, nor whether a
+    grey network without enlargement removes noise or JPEG artefacts, which is taken as the latter;
+    ``image_range=255`` and ``task="denoise"`` say otherwise.
 
     Args:
         source: an embedded name (:func:`list_weights`), a path, or a hub id ``owner/name`` or
@@ -81,8 +91,9 @@ def load(
         name: build this named model instead of the one that the file describes.
         device: where the model is put.
         revision: branch, tag or commit of a hub repository.
-        config_overrides: fields of :class:`~qmamba.models.QMambaConfig` that differ from the file,
-            for example ``windows=(8, 4, 2, 2), route_gate=True``.
+        config_overrides: fields of :class:`~qmamba.models.QMambaConfig` or
+            :class:`~qmamba.models.MambaIRConfig` that differ from the file, for example
+            ``windows=(8, 4, 2, 2), route_gate=True``.
 
     Returns:
         The model. ``model.metadata`` says what it is for (without a score scale where the function
@@ -97,28 +108,35 @@ def load(
     target = _usable(device)
     file = read_weights(source, revision)
     if file.content[8:9] == b"{":
-        layout = "qmamba"
-        state, config, described = _read_safetensors(file)
-        conversion = Conversion(state)
+        conversion, config, described = _read_safetensors(file)
     else:
-        layout = "vmamba"
-        conversion = convert_vmamba(_read_pickle(file))
-        config, described = infer_config(conversion.state), None
+        conversion, config, described = *_read_pickle(file), None
     wanted = (config if name is None else model_config(name)).replace(**config_overrides)
-    exact = layout == "qmamba" and name is None and not config_overrides
-    model, weights, dropped, fresh = _fit(file.source, conversion.state, wanted, exact)
+    if type(wanted) is not type(config):
+        raise CheckpointError(
+            f"The weights of {file.source} are those of a {config.architecture}, and {name} is a "
+            f"{wanted.architecture}."
+        )
+    exact = described is not None and name is None and not config_overrides
+    model, weights, dropped, fresh = _fit(file.source, conversion.state, config, wanted, exact)
     model.load_state_dict(weights, strict=not fresh, assign=not fresh)
 
     digest = hashlib.sha256(file.content).hexdigest()
     if described is None:
-        described = ModelMetadata(name=name or _name_of(wanted) or file.stem)
+        described = ModelMetadata(
+            name=name or name_of(wanted) or file.stem, architecture=wanted.architecture
+        )
     elif wanted.replace(drop_path=0) != config.replace(drop_path=0):
         described = dataclasses.replace(
             described, name=name or described.name, score=None, policy=None
         )
     model.metadata = dataclasses.replace(described, sha256=digest, source=file.source)
     model.load_report = LoadReport(
-        file.source, layout, conversion.dropped + dropped, fresh, conversion.converted
+        file.source,
+        conversion.layout,
+        conversion.dropped + dropped,
+        fresh,
+        conversion.converted,
     )
     if model.load_report.dropped or fresh:
         logger.warning("Loaded %s.", model.load_report)
@@ -126,7 +144,7 @@ def load(
 
 
 def save_model(
-    model: QMamba,
+    model: Model,
     path: str | Path,
     *,
     metadata: ModelMetadata,
@@ -140,7 +158,8 @@ def save_model(
     Args:
         model: the model; its config goes into the file.
         path: the file to write or replace.
-        metadata: what the model is for; its ``sha256`` and ``source`` are not stored.
+        metadata: what the model is for; its ``sha256`` and ``source`` are not stored, and its
+            ``architecture`` is the model's.
         dtype: float16, bfloat16 or float32.
 
     Returns:
@@ -153,6 +172,7 @@ def save_model(
     """
     if dtype not in (torch.float16, torch.bfloat16, torch.float32):
         raise ConfigError(f"Weights are saved as float16, bfloat16 or float32, not {dtype}.")
+    metadata = dataclasses.replace(metadata, architecture=model.config.architecture)
     text = descriptions.encode(model.config.to_dict(), metadata)
     tensors = {
         key: tensor.detach().to("cpu", dtype).contiguous()
@@ -166,7 +186,7 @@ def save_model(
     return dataclasses.replace(metadata, sha256=digest, source=str(path))
 
 
-def _read_safetensors(file: WeightsFile) -> tuple[dict[str, Tensor], QMambaConfig, ModelMetadata]:
+def _read_safetensors(file: WeightsFile) -> tuple[Conversion, Config, ModelMetadata]:
     try:
         state = dict(sorted(safetensors.torch.load(file.content).items()))
         length = int.from_bytes(file.content[:8], "little")
@@ -183,19 +203,32 @@ def _read_safetensors(file: WeightsFile) -> tuple[dict[str, Tensor], QMambaConfi
         )
     try:
         fields, described = descriptions.decode(text)
-        if described.architecture != "qmamba":
-            raise ConfigError(f"The architecture {described.architecture!r} is unknown.")
-        config = QMambaConfig.from_dict(fields)
+        if described.architecture not in CONFIGS:
+            raise ConfigError(unknown_name("architecture", described.architecture, CONFIGS))
+        config = CONFIGS[described.architecture].from_dict(fields)
         if sum(config.depths) * _TENSORS_PER_BLOCK > len(state):
             raise ConfigError(
                 f"The config promises more blocks than {len(state)} tensors can fill."
             )
     except ConfigError as error:
         raise CheckpointError(f"{file.source} describes no model of ours: {error}") from error
-    return state, config, described
+    return Conversion("qmamba", state), config, described
 
 
-def _read_pickle(file: WeightsFile) -> Any:
+def _read_pickle(file: WeightsFile) -> tuple[Conversion, Config]:
+    state = find_state_dict(_unpickled(file))
+    conversion: Conversion
+    config: Config
+    if is_mambair(state):
+        conversion = convert_mambair(state)
+        config = infer_mambair_config(conversion.state)
+    else:
+        conversion = convert_vmamba(state)
+        config = infer_config(conversion.state)
+    return conversion, config
+
+
+def _unpickled(file: WeightsFile) -> Any:
     if not file.content.startswith((b"PK\x03\x04", b"\x80")):
         raise CheckpointError(
             f"{file.source} is neither a safetensors file nor a PyTorch checkpoint."
@@ -215,27 +248,16 @@ def _read_pickle(file: WeightsFile) -> Any:
 
 
 def _fit(
-    source: str, state: Mapping[str, Tensor], config: QMambaConfig, exact: bool
-) -> tuple[QMamba, dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
+    source: str, state: Mapping[str, Tensor], given: Config, wanted: Config, exact: bool
+) -> tuple[Model, dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
     """Build the model and pick its tensors: (model, state, dropped keys, fresh keys).
 
     The model has no memory yet where the state fills all of it.
     """
     with torch.device("meta"):
-        model = QMamba(config)
+        model = build_model(wanted)
     shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
-    dropped: set[str] = set()
-    fresh: set[str] = set()
-    if not exact:
-        dropped.update(surplus_blocks(state, config))
-        head = {key for key in shapes if key.startswith(_HEAD)}
-        if any(key not in state or state[key].shape != shapes[key] for key in head):
-            fresh |= head
-            dropped |= head & state.keys()
-        if not any(key.startswith(_CLASSIFIER) for key in state):
-            fresh |= {key for key in shapes if key.startswith(_CLASSIFIER)}
-        if not any(_GATE.match(key) for key in state):
-            fresh |= {key for key in shapes if _GATE.match(key)}
+    dropped, fresh = Refit(set(), set()) if exact else _refit(state, shapes, given, wanted)
     used = {key: tensor for key, tensor in state.items() if key not in dropped}
     missing = tuple(key for key in shapes if key not in used and key not in fresh)
     unexpected = tuple(key for key in used if key not in shapes)
@@ -250,9 +272,18 @@ def _fit(
     _require_finite(weights, f"The weights of {source} are damaged")
     if fresh:
         with torch.device("cpu"):
-            model = QMamba(config)
+            model = build_model(wanted)
     in_order = tuple(key for key in shapes if key in fresh)
     return model, weights, tuple(key for key in state if key in dropped), in_order
+
+
+def _refit(
+    state: Mapping[str, Tensor], shapes: Mapping[str, Size], given: Config, wanted: Config
+) -> Refit:
+    if isinstance(given, MambaIRConfig) and isinstance(wanted, MambaIRConfig):
+        return refit_mambair(state, shapes, given, wanted)
+    assert isinstance(wanted, QMambaConfig)
+    return refit_qmamba(state, shapes, wanted)
 
 
 def _weight(source: str, key: str, tensor: Tensor) -> Tensor:
@@ -274,11 +305,6 @@ def _require_finite(tensors: Mapping[str, Tensor], problem: str) -> None:
     bad = tuple(key for key, tensor in tensors.items() if not bool(torch.isfinite(tensor).all()))
     if bad:
         raise CheckpointError(f"{problem}: not finite in {shortened(bad)}.")
-
-
-def _name_of(config: QMambaConfig) -> str | None:
-    plain = config.replace(num_outputs=1, drop_path=0.0)
-    return next((name for name, known in MODELS.items() if known == plain), None)
 
 
 def _usable(device: torch.device | str) -> torch.device:

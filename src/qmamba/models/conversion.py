@@ -1,16 +1,16 @@
-"""Official VMamba checkpoints, brought to the state dict of :class:`~qmamba.models.QMamba`."""
+"""State dicts of VMamba and QMamba: official checkpoints, their configuration, other heads."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor
+from torch import Size, Tensor
 
 from qmamba.errors import CheckpointError, ConfigError
 from qmamba.models.config import QMambaConfig
+from qmamba.models.fields import expansion_of
+from qmamba.models.states import Conversion, Refit, block_counts, size_of
 
 PUBLISHED_CUTS: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[int, ...]] = {
     ((96, 192, 384, 768), (2, 2, 5, 2)): (2, 2, 4, 2),
@@ -32,40 +32,20 @@ _RENAMES = (
 _LINEAR = re.compile(r"\.(in_proj|out_proj|fc1|fc2)\.weight$")
 _BACKBONE_NORM = re.compile(r"^outnorm\d*\.")
 _BLOCK = re.compile(r"^layers\.(\d{1,4})\.blocks\.(\d{1,4})\.")
+_GATE = re.compile(r"^layers\.\d+\.blocks\.\d+\.op\.multi_scan\.attn\.")
+_CLASSIFIER = "classifier."
+_HEAD = "classifier.head."
 
 
-@dataclass(frozen=True)
-class Conversion:
-    """A state dict with our keys, and what was changed on the way."""
-
-    state: dict[str, Tensor]
-    dropped: tuple[str, ...] = ()
-    converted: tuple[str, ...] = ()
-
-
-def convert_vmamba(content: Any) -> Conversion:
+def convert_vmamba(content: Mapping[str, Tensor]) -> Conversion:
     """Rename and reshape the tensors of a VMamba checkpoint.
 
     Handles the channel-first builds (linear weights as 1x1 convolutions), names of early versions,
     the prefixes of wrapped models and the output norms of detection backbones.
 
-    Args:
-        content: the unpickled file: a state dict, or a mapping with one under ``model``.
-
     Raises:
-        CheckpointError: there is no state dict, or two tensors claim the same place.
+        CheckpointError: two tensors claim the same place.
     """
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
-    if (
-        not isinstance(content, Mapping)
-        or not content
-        or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
-    ):
-        raise CheckpointError(
-            "The checkpoint holds no state dict; expected tensors by name, directly or under "
-            "the key 'model'."
-        )
     state: dict[str, Tensor] = {}
     dropped, converted = [], []
     for original, tensor in content.items():
@@ -81,7 +61,7 @@ def convert_vmamba(content: Any) -> Conversion:
         state[key] = tensor[:, :, 0, 0] if squeeze and tensor.shape[2:] == (1, 1) else tensor
         if key != original or state[key] is not tensor:
             converted.append(f"{original} -> {key}")
-    return Conversion(state, tuple(dropped), tuple(converted))
+    return Conversion("vmamba", state, tuple(dropped), tuple(converted))
 
 
 def infer_config(state: Mapping[str, Tensor]) -> QMambaConfig:
@@ -92,27 +72,53 @@ def infer_config(state: Mapping[str, Tensor]) -> QMambaConfig:
     Raises:
         CheckpointError: the tensors do not describe stages of VMamba blocks.
     """
-    depths = file_depths(state)
     try:
+        depths = file_depths(state)
         dims = tuple(
-            _size(state, f"layers.{i}.blocks.0.norm.weight", 0) for i in range(len(depths))
+            size_of(state, f"layers.{i}.blocks.0.norm.weight", 0) for i in range(len(depths))
         )
         first = "layers.0.blocks.0."
-        inner = _size(state, first + "op.out_proj.weight", 1)
+        inner = size_of(state, first + "op.out_proj.weight", 1)
         return QMambaConfig(
             dims=dims,
             depths=PUBLISHED_CUTS.get((dims, depths), depths),
             windows=(1,) * len(dims),
             route_gate=first + "op.multi_scan.attn.norm.weight" in state,
-            state_size=_size(state, first + "op.A_logs", 1),
-            expansion=inner / dims[0],
-            mlp_ratio=_size(state, first + "mlp.fc1.weight", 0) / dims[0],
+            state_size=size_of(state, first + "op.A_logs", 1),
+            expansion=expansion_of(inner, dims[0]),
+            mlp_ratio=size_of(state, first + "mlp.fc1.weight", 0) / dims[0],
         )
     except (ConfigError, KeyError, IndexError, ZeroDivisionError) as error:
         raise CheckpointError(
             f"The checkpoint is not a VMamba of the kind that QMamba is built from (norm, scan "
             f"without z gate, MLP in every block): {error}"
         ) from error
+
+
+def refit_qmamba(
+    state: Mapping[str, Tensor], shapes: Mapping[str, Size], config: QMambaConfig
+) -> Refit:
+    """What may be dropped and left fresh when a state starts another QMamba.
+
+    The head where it has another size, the whole classifier where there is none, the gates where
+    the state is that of a VMamba, and the blocks that QMamba cuts from a published checkpoint.
+
+    Args:
+        state: the tensors that there are.
+        shapes: the tensors that the network needs.
+        config: the configuration of that network.
+    """
+    dropped = set(surplus_blocks(state, config))
+    fresh: set[str] = set()
+    head = {key for key in shapes if key.startswith(_HEAD)}
+    if any(key not in state or state[key].shape != shapes[key] for key in head):
+        fresh |= head
+        dropped |= head & state.keys()
+    if not any(key.startswith(_CLASSIFIER) for key in state):
+        fresh |= {key for key in shapes if key.startswith(_CLASSIFIER)}
+    if not any(_GATE.match(key) for key in state):
+        fresh |= {key for key in shapes if _GATE.match(key)}
+    return Refit(dropped, fresh)
 
 
 def surplus_blocks(state: Mapping[str, Tensor], config: QMambaConfig) -> tuple[str, ...]:
@@ -130,13 +136,7 @@ def surplus_blocks(state: Mapping[str, Tensor], config: QMambaConfig) -> tuple[s
 
 def file_depths(state: Mapping[str, Tensor]) -> tuple[int, ...]:
     """Blocks of each stage that the keys speak of; empty where they speak of none."""
-    depths: dict[int, int] = {}
-    for key in state:
-        block = _BLOCK.match(key)
-        if block:
-            stage = int(block[1])
-            depths[stage] = max(depths.get(stage, 0), int(block[2]) + 1)
-    return tuple(depths.get(stage, 0) for stage in range(max(depths, default=-1) + 1))
+    return block_counts(state, _BLOCK)
 
 
 def _our_key(key: str) -> str:
@@ -145,9 +145,3 @@ def _our_key(key: str) -> str:
     for pattern, replacement in _RENAMES:
         key = pattern.sub(replacement, key)
     return key
-
-
-def _size(state: Mapping[str, Tensor], key: str, axis: int) -> int:
-    if key not in state or state[key].dim() <= axis:
-        raise ConfigError(f"{key} is absent or has no axis {axis}.")
-    return int(state[key].shape[axis])

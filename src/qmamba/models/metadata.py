@@ -143,9 +143,10 @@ class LoadReport:
     source: str
     """Where the file came from."""
     layout: str
-    """``"qmamba"`` for our safetensors, ``"vmamba"`` for an official VMamba checkpoint."""
+    """``"qmamba"`` for our safetensors, ``"vmamba"`` or ``"mambair"`` for official checkpoints."""
     dropped: tuple[str, ...] = ()
-    """Tensors of the file that the model has no place for (head of another size, surplus block)."""
+    """Tensors of the file that the model has no place for (head of another size, surplus block,
+    enlargement by another scale)."""
     fresh: tuple[str, ...] = ()
     """Tensors of the model that the file does not have and that kept their initial values."""
     converted: tuple[str, ...] = ()

@@ -19,7 +19,8 @@ ROUTES = 4
 class SS2D(nn.Module):
     """Linear, depthwise convolution, SiLU, scan along four routes, norm, linear.
 
-    Parameter names and shapes are those of the official VMamba checkpoints (``layers.*.op``).
+    Parameter names and shapes are those of the official checkpoints, VMamba's (``layers.*.op``) or,
+    with ``z_gate`` and ``conv_bias``, MambaIR's (``*.self_attention``).
 
     Args:
         dim: channels of the input and output.
@@ -29,8 +30,10 @@ class SS2D(nn.Module):
         window: side of the local windows that the routes walk through; 1 is the plain cross scan.
         route_gate: weigh each route by a channel gate before the sum (LQMamba).
         conv_size: side of the depthwise convolution, odd.
+        conv_bias: give the depthwise convolution a bias.
+        z_gate: multiply the normalised scan by the SiLU of a second linear map of the input.
 
-    Source: VMamba, forward type ``v05_noz``; QMamba paper, section on the scan mechanism.
+    Source: VMamba, forward type ``v05_noz``; QMamba paper, section on the scan mechanism; MambaIR.
     """
 
     def __init__(
@@ -43,15 +46,18 @@ class SS2D(nn.Module):
         window: int = 1,
         route_gate: bool = False,
         conv_size: int = 3,
+        conv_bias: bool = False,
+        z_gate: bool = False,
     ) -> None:
         super().__init__()
         inner = int(expansion * dim)
         rank = math.ceil(dim / 16) if dt_rank is None else dt_rank
         self.window = window
         self.state_size = state_size
-        self.in_proj = linear(dim, inner, bias=False)
+        self.z_gate = z_gate
+        self.in_proj = linear(dim, 2 * inner if z_gate else inner, bias=False)
         self.conv2d = ChannelLastConv2d(
-            inner, inner, conv_size, padding=conv_size // 2, groups=inner, bias=False
+            inner, inner, conv_size, padding=conv_size // 2, groups=inner, bias=conv_bias
         )
         self.x_proj_weight = uniform(ROUTES, rank + 2 * state_size, inner, bound=inner**-0.5)
         self.dt_projs_weight = uniform(ROUTES, inner, rank, bound=rank**-0.5)
@@ -72,8 +78,10 @@ class SS2D(nn.Module):
             ``(batch, height, width, dim)``.
         """
         height, width = x.shape[1:3]
-        scanned = self.scan(F.silu(self.conv2d(self.in_proj(x))))
-        return self.out_proj(self.out_norm(scanned.unflatten(1, (height, width))))
+        x, *gate = self.in_proj(x).chunk(2 if self.z_gate else 1, dim=-1)
+        scanned = self.scan(F.silu(self.conv2d(x)))
+        y = self.out_norm(scanned.unflatten(1, (height, width)))
+        return self.out_proj(y * F.silu(gate[0]) if gate else y)
 
     def scan(self, x: Tensor) -> Tensor:
         """The scan alone: ``(batch, height, width, inner)`` to ``(batch, pixels, inner)``."""

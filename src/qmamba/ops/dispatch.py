@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from qmamba.errors import BackendError, ShapeError
-from qmamba.ops import native
+from qmamba.ops import kernel, native
 from qmamba.ops.chunked import selective_scan_chunked, ss2d_chunked
 from qmamba.ops.naive import selective_scan_naive, ss2d_naive
 
@@ -69,8 +69,8 @@ def _preference(device: str) -> tuple[str, ...]:
 def _describe(name: str) -> str:
     if name == "native":
         threads = torch.get_num_threads()
-        pool = "torch's own" if native.shares_torch_threads() else "its own"
-        return f"C++ kernel, {native.instruction_set()}, {threads} threads ({pool})"
+        pool = "torch's own" if kernel.shares_torch_threads() else "its own"
+        return f"C++ kernel, {kernel.instruction_set()}, {threads} threads ({pool})"
     return {
         "naive": "one step at a time: the definition, for tests",
         "chunked": "pure PyTorch, any device",
@@ -85,7 +85,7 @@ def _unavailable_reason(name: str, device: str) -> str | None:
     if name == "native":
         if device != "cpu":
             return "the C++ kernel runs on the CPU only"
-        return native.unavailable_reason()
+        return kernel.unavailable_reason()
     if name == "triton":
         return "this release has no Triton kernels yet"
     return None

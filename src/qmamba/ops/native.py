@@ -1,4 +1,4 @@
-"""The C++ kernel's door: one fused scan on the CPU, registered as a PyTorch operator.
+"""The scan of the C++ kernel, registered as a differentiable PyTorch operator.
 
 What it trades: the kernel exists only where a compiler built it, runs on the CPU in float32 (inputs
 may be bfloat16 or float16) and is not differentiable twice. In return no permuted copy of the map,
@@ -6,163 +6,18 @@ no dt tensor and no state tape is ever written: the map is read along index tabl
 the dt projection to the merge happens in registers, and the backward pass recomputes the states
 from one saved every few steps.
 
-The library has a plain C interface and is loaded with ctypes, so one build serves every torch and
-Python version. It shares torch's own thread pool where libtorch exports it (torch >= 2.10), and
-starts its own threads elsewhere; both follow ``torch.get_num_threads()``. Results have the same
-bits whenever the number of threads is the same; the forward pass, whatever that number.
+Results have the same bits whenever the number of threads is the same; the forward pass, whatever
+that number.
 """
 
 from __future__ import annotations
 
-import ctypes
-import math
-import os
-import sys
-import threading
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from qmamba.errors import BackendError
-
-LANES = {"baseline": 4, "avx2": 8, "avx512": 16}
-_CHANNEL_MULTIPLE = 16
-_KEPT_WORKSPACE_BYTES = 256 * 2**20
-_POINTERS = (
-    *("x", "projected", "delta", "order", "dt_weight", "dt_bias", "decay", "skip", "grad_y"),
-    *("y", "states_saved", "grad_x", "grad_delta", "grad_projected", "grad_dt_weight"),
-    *("grad_dt_bias", "grad_decay", "grad_skip", "workspace"),
-)
-_SIZES = ("batch", "pixels", "steps", "channels", "padded", "routes", "rank", "states")
-_FLAGS = ("dtype", "shared", "merged", "softplus")
-
-
-class _Call(ctypes.Structure):
-    """Mirror of ``qmamba_scan`` in ``native/scan.h``."""
-
-    _fields_ = (
-        [(name, ctypes.c_void_p) for name in _POINTERS]
-        + [(name, ctypes.c_int64) for name in _SIZES]
-        + [(name, ctypes.c_int32) for name in _FLAGS]
-    )
-
-
-class _Kernel:
-    """The loaded library, the thread pool it shares, and the instruction set in use."""
-
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self.library = library
-        for name in ("qmamba_forward", "qmamba_backward"):
-            function = getattr(library, name)
-            function.argtypes = [
-                ctypes.POINTER(_Call),
-                ctypes.c_void_p,
-                ctypes.c_int32,
-                ctypes.c_int32,
-            ]
-            function.restype = None
-        library.qmamba_workspace.argtypes = [
-            ctypes.POINTER(_Call),
-            ctypes.c_int32,
-            ctypes.c_int32,
-        ]
-        library.qmamba_workspace.restype = ctypes.c_int64
-        library.qmamba_segment.restype = ctypes.c_int64
-        self.segment = int(library.qmamba_segment())
-        self.torch_pool = _torch_parallel_for()
-        self.lanes = _choose_lanes(int(library.qmamba_lanes()))
-        self._kept = threading.local()
-
-    @property
-    def instruction_set(self) -> str:
-        return next(name for name, lanes in LANES.items() if lanes == self.lanes)
-
-    def run(self, name: str, call: _Call) -> None:
-        """Fill in the workspace and run one pass."""
-        threads = torch.get_num_threads()
-        backward = name == "qmamba_backward"
-        size = int(self.library.qmamba_workspace(ctypes.byref(call), threads, backward))
-        workspace = self._workspace(size)
-        call.workspace = workspace.data_ptr()
-        getattr(self.library, name)(ctypes.byref(call), self.torch_pool, threads, self.lanes)
-
-    def _workspace(self, size: int) -> Tensor:
-        # Fresh large blocks cost a page fault per page on each call.
-        kept: Tensor | None = getattr(self._kept, "workspace", None)
-        if kept is not None and kept.numel() >= size:
-            return kept
-        workspace = torch.empty(size, dtype=torch.uint8)
-        if size <= _KEPT_WORKSPACE_BYTES:
-            self._kept.workspace = workspace
-        return workspace
-
-
-def _torch_parallel_for() -> ctypes.c_void_p | None:
-    folder = Path(torch.__file__).parent / "lib"
-    for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
-        if (folder / name).exists():
-            try:
-                function = ctypes.CDLL(str(folder / name)).torch_parallel_for
-            except (OSError, AttributeError):
-                return None
-            return ctypes.cast(function, ctypes.c_void_p)
-    return None
-
-
-def _choose_lanes(widest: int) -> int:
-    asked = os.environ.get("QMAMBA_INSTRUCTION_SET")
-    if not asked:
-        return widest
-    if asked not in LANES or LANES[asked] > widest:
-        here = ", ".join(name for name, lanes in LANES.items() if lanes <= widest)
-        raise BackendError(
-            f"QMAMBA_INSTRUCTION_SET={asked} cannot run on this processor; choose one of {here}."
-        )
-    return LANES[asked]
-
-
-@cache
-def _load() -> _Kernel | str:
-    """The kernel, or one sentence that says why there is none."""
-    # An editable install keeps the compiled file apart from the sources.
-    for folder in sys.modules["qmamba.ops"].__path__:
-        for name in ("libqmamba_scan.so", "libqmamba_scan.dylib"):
-            path = Path(folder) / name
-            if path.exists():
-                try:
-                    return _Kernel(ctypes.CDLL(str(path)))
-                except OSError as error:
-                    return f"the compiled kernel does not load on this machine ({error})"
-    return (
-        "the C++ kernel was not built at installation; install a C++ compiler (GCC or Clang) and "
-        "reinstall"
-    )
-
-
-def unavailable_reason() -> str | None:
-    """Why the native kernel cannot run here, or None if it can."""
-    kernel = _load()
-    return kernel if isinstance(kernel, str) else None
-
-
-def _kernel() -> _Kernel:
-    kernel = _load()
-    if isinstance(kernel, str):
-        raise BackendError(f"The native scan is not available: {kernel}.")
-    return kernel
-
-
-def instruction_set() -> str:
-    """``baseline``, ``avx2`` or ``avx512``: the variant in use."""
-    return _kernel().instruction_set
-
-
-def shares_torch_threads() -> bool:
-    """Whether the kernel runs on torch's thread pool rather than on threads of its own."""
-    return _kernel().torch_pool is not None
+from qmamba.ops.kernel import PackedParameters, ScanCall, load_kernel, round_up
 
 
 def supports(*tensors: Tensor | None) -> bool:
@@ -170,64 +25,23 @@ def supports(*tensors: Tensor | None) -> bool:
     return all(t is None or (t.device.type == "cpu" and t.dtype != torch.float64) for t in tensors)
 
 
-def _round_up(channels: int) -> int:
-    return (channels + _CHANNEL_MULTIPLE - 1) // _CHANNEL_MULTIPLE * _CHANNEL_MULTIPLE
-
-
-def _padded(parameter: Tensor) -> Tensor:
-    """float32, contiguous, last axis zero-padded to the multiple that the kernel reads."""
-    missing = -parameter.shape[-1] % _CHANNEL_MULTIPLE
-    return torch.nn.functional.pad(parameter.float(), (0, missing)).contiguous()
-
-
-class _Scan:
-    """One call's description together with the packed tensors that it points into."""
-
-    def __init__(
-        self,
-        x: Tensor,
-        projected: Tensor,
-        order: Tensor,
-        dt_weight: Tensor,
-        dt_bias: Tensor,
-        A: Tensor,
-        D: Tensor,
-        delta: Tensor | None,
-        merge: bool,
-        softplus: bool,
-    ) -> None:
-        self._held: list[Tensor] = []
-        self.call = _Call(
-            batch=x.shape[0],
-            pixels=x.shape[-2],
-            steps=order.shape[1],
-            channels=x.shape[-1],
-            padded=_round_up(x.shape[-1]),
-            routes=order.shape[0],
-            rank=dt_weight.shape[2],
-            states=A.shape[2],
-            dtype=int(x.dtype == torch.bfloat16),
-            shared=int(x.dim() == 3),
-            merged=int(merge),
-            softplus=int(softplus),
-        )
-        self.point(
-            x=x,
-            projected=projected,
-            order=order,
-            dt_weight=_padded(dt_weight.transpose(1, 2)),
-            dt_bias=_padded(dt_bias),
-            decay=_padded(A.transpose(1, 2) / math.log(2)),
-            skip=_padded(D.sum(0) if merge else D),
-        )
-        if delta is not None:
-            self.point(delta=delta)
-
-    def point(self, **tensors: Tensor) -> None:
-        for name, tensor in tensors.items():
-            assert tensor.is_contiguous(), name
-            self._held.append(tensor)
-            setattr(self.call, name, tensor.data_ptr())
+def _describe(
+    x: Tensor,
+    projected: Tensor,
+    order: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    delta: Tensor | None,
+    merge: bool,
+    softplus: bool,
+) -> ScanCall:
+    parameters = PackedParameters.pack(dt_weight, dt_bias, A, D, merge)
+    scan = ScanCall(x, projected, order, parameters, merge=merge, softplus=softplus)
+    if delta is not None:
+        scan.point(delta=delta)
+    return scan
 
 
 @torch.library.custom_op("qmamba::scan_forward", mutates_args=())
@@ -244,13 +58,13 @@ def _forward(
     softplus: bool,
     save_states: bool,
 ) -> tuple[Tensor, Tensor]:
-    kernel = _kernel()
-    scan = _Scan(x, projected, order, dt_weight, dt_bias, A, D, delta, merge, softplus)
-    y, states = _empty_results(x, order, A, merge, save_states, kernel.segment)
+    library = load_kernel()
+    scan = _describe(x, projected, order, dt_weight, dt_bias, A, D, delta, merge, softplus)
+    y, states = _empty_results(x, order, A, merge, save_states, library.segment)
     scan.point(y=y)
     if save_states:
         scan.point(states_saved=states)
-    kernel.run("qmamba_forward", scan.call)
+    library.run("qmamba_forward", scan.call)
     return y, states
 
 
@@ -261,7 +75,7 @@ def _empty_results(
     routes, steps = order.shape
     y = x.new_empty((batch, pixels, channels) if merge else (batch, routes, pixels, channels))
     segments = (steps + segment - 1) // segment
-    shape = (batch, routes, segments, A.shape[2], _round_up(channels)) if save_states else (0,)
+    shape = (batch, routes, segments, A.shape[2], round_up(channels)) if save_states else (0,)
     return y, x.new_empty(shape, dtype=torch.float32)
 
 
@@ -279,7 +93,7 @@ def _(
     softplus: bool,
     save_states: bool,
 ) -> tuple[Tensor, Tensor]:
-    return _empty_results(x, order, A, merge, save_states, _kernel().segment)
+    return _empty_results(x, order, A, merge, save_states, load_kernel().segment)
 
 
 @torch.library.custom_op("qmamba::scan_backward", mutates_args=())
@@ -298,8 +112,8 @@ def _backward(
     softplus: bool,
 ) -> list[Tensor]:
     """Gradients of x, projected and delta, and of the four parameters per image and padded."""
-    kernel = _kernel()
-    scan = _Scan(x, projected, order, dt_weight, dt_bias, A, D, delta, merge, softplus)
+    library = load_kernel()
+    scan = _describe(x, projected, order, dt_weight, dt_bias, A, D, delta, merge, softplus)
     results = _empty_gradients(x, projected, dt_weight, A, delta)
     grad_x, grad_projected, grad_delta, *parameters = results
     grad_weight, grad_bias, grad_decay, grad_skip = (t.zero_() for t in parameters)
@@ -315,7 +129,7 @@ def _backward(
     )
     if delta is not None:
         scan.point(grad_delta=grad_delta)
-    kernel.run("qmamba_backward", scan.call)
+    library.run("qmamba_backward", scan.call)
     return results
 
 
@@ -323,7 +137,7 @@ def _empty_gradients(
     x: Tensor, projected: Tensor, dt_weight: Tensor, A: Tensor, delta: Tensor | None
 ) -> list[Tensor]:
     batch, (routes, channels, states), rank = x.shape[0], A.shape, dt_weight.shape[2]
-    padded = _round_up(channels)
+    padded = round_up(channels)
     return [
         torch.empty_like(x),
         torch.empty_like(projected),

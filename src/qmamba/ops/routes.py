@@ -51,17 +51,20 @@ def scan_routes(
         return _build_routes(*key)
     table = _CACHE.get(key)
     if table is None:
-        table = _build_routes(*key)
+        # A table that was born in inference mode could not be saved for a later backward pass.
+        with torch.inference_mode(False):
+            table = _build_routes(*key)
         # A tracing mode hands out stand-ins without data, which must not outlive it.
         if type(table) is Tensor:
-            if len(_CACHE) >= _CACHE_SIZE:
+            held = sum(t.nbytes for t in _CACHE.values())
+            if held + table.nbytes > _CACHE_BYTES:
                 _CACHE.clear()
             _CACHE[key] = table
     return table
 
 
 _CACHE: dict[tuple[int, int, int, str], Tensor] = {}
-_CACHE_SIZE = 256
+_CACHE_BYTES = 64 * 2**20
 
 
 def _build_routes(height: int, width: int, window: int, device: str) -> Tensor:
