@@ -15,14 +15,13 @@ from loop import Schedule, train
 from numpy.typing import NDArray
 from PIL import Image
 from pretext import STATISTICS
-from pretrain import PretextModel
+from pretrain import PretextModel, fresh_backbone
 from torch import Tensor, nn
 
 from qmamba.evaluation.correlation import bootstrap_interval, plcc, srcc
 from qmamba.evaluation.statistics import brisque_features, image_statistics
 from qmamba.files import atomic_write
 from qmamba.images import crop_grid, normalize, resize_to
-from qmamba.models import create_model
 
 CROP = 224
 
@@ -101,7 +100,7 @@ def predict(
     outputs = []
     with torch.inference_mode():
         for picture in pictures:
-            positions = crop_grid(*picture.shape[:2], CROP, crops)
+            positions = crop_grid(picture.shape[0], picture.shape[1], CROP, crops)
             views = np.stack([picture[t : t + CROP, x : x + CROP] for t, x in positions])
             batch = torch.from_numpy(views).permute(0, 3, 1, 2).float() / 255
             with torch.autocast("cpu", torch.bfloat16):
@@ -146,7 +145,7 @@ def main() -> None:
     centre, spread = data.statistics.mean(0), data.statistics.std(0)
     statistics = ((data.statistics - centre) / (spread + 1e-6)).clamp(-4, 4)
 
-    pretext = PretextModel(create_model(arguments.name, drop_path=arguments.drop_path))
+    pretext = PretextModel(fresh_backbone(arguments.name, drop_path=arguments.drop_path))
     if arguments.pretrained is not None:
         pretext.load_state_dict(torch.load(arguments.pretrained, weights_only=True))
     model = RatingModel(pretext)
@@ -175,7 +174,7 @@ def main() -> None:
             * F.smooth_l1_loss(measured.float(), statistics[torch.from_numpy(chosen)])
         )
 
-    def report(step: int, averaged: nn.Module) -> None:
+    def report(step: int, averaged: RatingModel) -> None:
         if held is not None:
             outputs = predict(averaged, held.pictures, crops=5)
             found = srcc(outputs, held.scores), plcc(outputs, held.scores)

@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from qmamba.files import atomic_write
+
+TrainedModel = TypeVar("TrainedModel", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,12 @@ def parameter_groups(model: nn.Module, schedule: Schedule) -> list[dict[str, obj
 
 
 def train(
-    model: nn.Module,
+    model: TrainedModel,
     loss_of_step: Callable[[int], Tensor],
     schedule: Schedule,
     checkpoint: Path,
-    after: Callable[[int, nn.Module], None] | None = None,
-) -> nn.Module:
+    after: Callable[[int, TrainedModel], None] | None = None,
+) -> TrainedModel:
     """Run the schedule, from the checkpoint if there is one; returns the averaged model.
 
     ``loss_of_step(step)`` must depend on the step and the model alone, so that a resumed run
@@ -109,5 +112,5 @@ def train(
             with atomic_write(checkpoint, "wb") as file:
                 torch.save(state, file)
             if after is not None:
-                after(done, averaged.module)
-    return averaged.module
+                after(done, cast(TrainedModel, averaged.module))
+    return cast(TrainedModel, averaged.module)

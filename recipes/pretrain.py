@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,13 @@ def spread_out(backbone: QMamba) -> None:
             nn.init.trunc_normal_(layer.weight, std=layer.in_features**-0.5)
 
 
+def fresh_backbone(name: str, **overrides: Any) -> QMamba:
+    backbone = create_model(name, **overrides)
+    if not isinstance(backbone, QMamba):
+        raise SystemExit(f"{name} is no quality model; see `qmamba models`.")
+    return backbone
+
+
 def standardise(targets: Tensor) -> Tensor:
     """Every statistic and similarity to mean 0 and deviation 1, outliers cut at 4 deviations."""
     measured = STATISTICS + FIDELITIES
@@ -84,7 +92,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     chunk = read_chunks(arguments.chunks)
     targets = standardise(torch.from_numpy(chunk.targets))
-    model = PretextModel(create_model(arguments.name))
+    model = PretextModel(fresh_backbone(arguments.name))
     spread_out(model.backbone)
 
     def loss_of_step(step: int) -> Tensor:

@@ -7,17 +7,19 @@ residual fused, the scan is one call from the projection to the norm, and nothin
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import copy
+from collections.abc import Callable
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmamba.errors import ConfigError
-from qmamba.models.qmamba import QMamba
+from qmamba.models.qmamba import QMamba, Stage
 from qmamba.nn import SS2D, VSSBlock
 from qmamba.nn.packed import PackedConv2d, PackedLinear
-from qmamba.ops import scan_routes
+from qmamba.ops import backends, scan_routes
 from qmamba.ops.packed import PackedScan
 
 Precision = Literal["fp32", "bf16"]
@@ -35,12 +37,10 @@ class InferenceModel:
 
     Raises:
         BackendError: the C++ kernel is not available.
-        ConfigError: the precision is unknown, or the model is not on the CPU.
+        ConfigError: the model is not on the CPU.
     """
 
     def __init__(self, model: QMamba, precision: Precision = "fp32") -> None:
-        if precision not in get_args(Precision):
-            raise ConfigError(f"precision={precision!r} is unknown; choose fp32 or bf16.")
         if next(model.parameters()).device.type != "cpu":
             raise ConfigError("Only a model on the CPU can be prepared; move it there first.")
         self._dtype = _DTYPES[precision]
@@ -48,13 +48,14 @@ class InferenceModel:
         self._stages = []
         rows = _USUAL_ROWS
         for stage in model.layers:
-            blocks = [_Block(block, self._dtype, rows) for block in stage.blocks]
+            assert isinstance(stage, Stage)
+            blocks = [_Block(cast(VSSBlock, block), self._dtype, rows) for block in stage.blocks]
             between = stage.downsample
-            layers = [] if isinstance(between, nn.Identity) else list(between)
+            layers = list(between) if isinstance(between, nn.Sequential) else []
             self._stages.append((blocks, [self._layer(layer) for layer in layers]))
             rows = max(1, rows // 4)
         self._norm = _LayerNorm(model.classifier.norm, torch.float32)
-        self._head = model.classifier.head
+        self._head = copy.deepcopy(model.classifier.head).float()
 
     def _layer(self, layer: nn.Module) -> PackedConv2d | _LayerNorm | nn.GELU:
         if isinstance(layer, nn.Conv2d):
@@ -80,13 +81,37 @@ class InferenceModel:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Normalised images ``(batch, 3, height, width)`` to float32 ``(batch, outputs)``."""
-        features = self.forward_features(images)
-        return F.linear(features, self._head.weight.float(), self._head.bias.float())
+        return self._head(self.forward_features(images))
+
+
+def inference_network(model: QMamba, precision: Precision = "fp32") -> Callable[[Tensor], Tensor]:
+    """The fastest way to run a model where it is: normalised images to float32 outputs.
+
+    On the CPU with the C++ kernel live that is an :class:`InferenceModel`, elsewhere the module
+    itself, under autocast for ``"bf16"``. Weights are those of this moment; no gradients.
+
+    Raises:
+        ConfigError: the precision is unknown.
+    """
+    if precision not in get_args(Precision):
+        raise ConfigError(f"precision={precision!r} is unknown; choose fp32 or bf16.")
+    device = next(model.parameters()).device.type
+    live = {row.device: row.name for row in backends() if row.live}
+    if device == "cpu" and live["cpu"] == "native":
+        return InferenceModel(model, precision)
+
+    @torch.no_grad()
+    def run(images: Tensor) -> Tensor:
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            return model(images).float()
+
+    return run
 
 
 class _LayerNorm:
     def __init__(self, layer: nn.LayerNorm, dtype: torch.dtype) -> None:
-        self._weight, self._bias = layer.weight.detach().to(dtype), layer.bias.detach().to(dtype)
+        self._weight = layer.weight.detach().to(dtype, copy=True)
+        self._bias = layer.bias.detach().to(dtype, copy=True)
         self._epsilon = layer.eps
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -117,7 +142,7 @@ class _Scan:
         self._out = PackedLinear(layer.out_proj.weight.to(dtype), None, rows)
         self._project = PackedLinear(layer.x_proj_weight.flatten(0, 1).to(dtype), None, rows)
         self._conv = PackedConv2d(layer.conv2d, dtype)
-        self._gate = layer.multi_scan
+        self._gate = copy.deepcopy(layer.multi_scan)
         self._window = layer.window
         self._norm = _LayerNorm(layer.out_norm, dtype)
         routes = layer.x_proj_weight.shape[0]

@@ -27,34 +27,36 @@ class PackedLinear:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, rows: int) -> None:
-        self._weight = weight.detach().contiguous()
-        self._bias = None if bias is None else bias.detach().to(weight.dtype).contiguous()
-        self._packed: Tensor | None = None
-        if packed_linear_works(weight.dtype):
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(self._weight, rows)
+        self._is_packed = packed_linear_works(weight.dtype)
+        self._bias = None if bias is None else bias.detach().to(weight.dtype, copy=True)
+        if self._is_packed:
+            contiguous = weight.detach().contiguous()
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(contiguous, rows)
+        else:
+            self._weight = weight.detach().clone()
 
     def __call__(
         self, x: Tensor, *, gelu: bool = False, residual: Tensor | None = None
     ) -> Tensor:
         """``(..., inputs)`` to ``(..., outputs)``; a residual has the shape of the result."""
-        if self._packed is None:
+        if not self._is_packed:
             y = F.linear(x, self._weight, self._bias)
             y = F.gelu(y) if gelu else y
             return y if residual is None else y + residual
         operator = torch.ops.mkldnn._linear_pointwise
         if residual is not None:
-            return operator.binary(x, residual, self._packed, self._bias, "add")
+            return operator.binary(x, residual, self._weight, self._bias, "add")
         activation = "gelu" if gelu else "none"
-        return operator(x, self._packed, self._bias, activation, [], "none" if gelu else "")
+        return operator(x, self._weight, self._bias, activation, [], "none" if gelu else "")
 
 
 class PackedConv2d:
     """A convolution on channel-last maps with fixed weights, then an optional SiLU."""
 
     def __init__(self, layer: nn.Conv2d, dtype: torch.dtype) -> None:
-        self._weight = layer.weight.detach().to(dtype)
-        self._weight = self._weight.contiguous(memory_format=torch.channels_last)
-        self._bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+        weight = layer.weight.detach().to(dtype, copy=True)
+        self._weight = weight.contiguous(memory_format=torch.channels_last)
+        self._bias = None if layer.bias is None else layer.bias.detach().to(dtype, copy=True)
         self._stride, self._padding = list(layer.stride), [int(p) for p in layer.padding]
         self._groups = layer.groups
         self._fused = fused_convolution_works(dtype)

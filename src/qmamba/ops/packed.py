@@ -37,13 +37,14 @@ class PackedScan:
         self._kernel = load_kernel()
         self._merge = merge
         with torch.no_grad():
-            self._parameters = PackedParameters.pack(dt_weight, dt_bias, A, D, merge)
+            packed = PackedParameters.pack(dt_weight, dt_bias, A, D, merge)
+            self._parameters = PackedParameters(*(tensor.clone() for tensor in packed))
         self._norm: dict[str, Tensor] = {}
         self._epsilon = 0.0
         if norm is not None:
             self._norm = {
-                "norm_weight": norm.weight.detach().float().contiguous(),
-                "norm_bias": norm.bias.detach().float().contiguous(),
+                "norm_weight": norm.weight.detach().to(torch.float32, copy=True),
+                "norm_bias": norm.bias.detach().to(torch.float32, copy=True),
             }
             self._epsilon = norm.eps
 

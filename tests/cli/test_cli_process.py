@@ -1,0 +1,81 @@
+"""The command as a process of its own: start-up, exit codes, pipes and signals."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import qmamba
+from tests.assess.samples import write_picture
+
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(Path(qmamba.__file__).parent.parent),
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "qmamba", *map(str, arguments)]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['qmamba', '--help']\n"
+        "from qmamba.cli import main\n"
+        "try: main()\n"
+        "finally: print(*sorted(m.partition('.')[0] for m in sys.modules), file=sys.stderr)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True
+    )
+    assert "score" in result.stdout and "backends" in result.stdout
+    assert not {"torch", "numpy", "PIL", "safetensors"} & set(result.stderr.split())
+
+
+def test_score_in_a_process(weights: Path, tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png")
+    (tmp_path / "b.png").touch()
+    result = subprocess.run(
+        command("score", tmp_path, "--model", weights, "-o", tmp_path / "out.csv"),
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    assert result.returncode == 1, result.stderr
+    assert result.stdout == "" and "1 images scored, 1 failed" in result.stderr
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_ctrl_c_keeps_the_rows(weights: Path, tmp_path: Path) -> None:
+    path = write_picture(tmp_path / "a.png")
+    partial = tmp_path / "out.csv.partial"
+    arguments = command(
+        "score", "-", "--model", weights, "-o", tmp_path / "out.csv", "--workers", "1"
+    )
+    with subprocess.Popen(
+        arguments, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+    ) as process:
+        assert process.stdin is not None and process.stderr is not None
+        process.stdin.write(b"%s\n" % os.fsencode(path) * 6)
+        process.stdin.flush()
+        until = time.monotonic() + 120
+        while not partial.exists() or partial.read_bytes().count(b"\n") < 4:
+            assert time.monotonic() < until and process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        message = process.stderr.read().decode()
+        assert process.wait(120) == 130
+    assert "their rows are in" in message and "Traceback" not in message
+    with open(partial, encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) >= 3 and all(float(row["score"]) >= 0 for row in rows)
+    assert not (tmp_path / "out.csv").exists()
