@@ -116,7 +116,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--name", default="qmamba-nano")
     parser.add_argument("--steps", type=int, default=2600)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--side", type=int, default=192, help="side of a training crop")
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--statistics-weight", type=float, default=0.2)
     parser.add_argument("--correlation-weight", type=float, default=0.5)
@@ -157,12 +158,12 @@ def main() -> None:
         scale = random.uniform(arguments.least_scale, 1.0)
         for i in chosen:
             picture = data.pictures[i]
-            side = min(*picture.shape[:2], round(CROP / scale))
+            side = min(*picture.shape[:2], round(arguments.side / scale))
             top, left = (random.integers(length - side + 1) for length in picture.shape[:2])
             view = picture[top : top + side, left : left + side]
             view = view[:, ::-1] if random.random() < 0.5 else view
             image = torch.from_numpy(view.copy()).permute(2, 0, 1).float() / 255
-            views.append(resize_to(image, (CROP, CROP)) if side != CROP else image)
+            views.append(resize_to(image, (arguments.side, arguments.side)))
         batch = torch.stack(views)
         with torch.autocast("cpu", torch.bfloat16):
             rating, measured = model(normalize(batch))
