@@ -1,0 +1,183 @@
+"""What every data set becomes: pictures with the scores that people gave them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmamba.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class RatedImage:
+    """One picture and its score.
+
+    Attributes:
+        name: identity of the picture within its data set, such as ``"jp2k/img2.bmp"``: the same
+            on every machine, and what split files list.
+        path: the picture file.
+        mos: mean opinion score on the native scale of the data set, in its native direction.
+        content: what the picture shows. Pictures of one reference image, scene or prompt share
+            it; where nothing is shared it equals ``name``.
+        distortion: kind of damage as the data set names or numbers it, where known.
+        level: strength of the damage, 1 the weakest, where known.
+        generator: the model that made the picture, where known.
+        split: official part of the data set it belongs to, such as ``"train"``, where known.
+    """
+
+    name: str
+    path: Path
+    mos: float
+    content: str
+    distortion: str | None = None
+    level: int | None = None
+    generator: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class RatedDataset:
+    """Pictures with scores on one scale. Behaves as an immutable sequence of `RatedImage`.
+
+    Attributes:
+        name: short name, such as ``"koniq10k"``.
+        images: the pictures, in the order of the label file.
+        scale: (low, high) of the native score scale; every score lies within.
+        higher_is_better: False for DMOS, where a high score means strong damage.
+        score_name: what the numbers are, such as ``"KonIQ-10k MOS"``.
+        labels: the file that the scores came from.
+        notes: what a reader of results should know, such as an unusual label file.
+
+    Raises:
+        DataError: no pictures, a name that occurs twice, or a score that is not finite or lies
+            outside the scale.
+    """
+
+    name: str
+    images: tuple[RatedImage, ...] = field(repr=False)
+    scale: tuple[float, float]
+    higher_is_better: bool = True
+    score_name: str = "MOS"
+    labels: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise DataError(f"the data set {self.name!r} has no images; give it at least one")
+        low, high = self.scale
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise DataError(
+                f"the score scale {low:g} to {high:g} of the data set {self.name!r} is empty; give"
+                " two different finite numbers, the lower first"
+            )
+        for image in self.images:
+            if not low <= image.mos <= high:
+                raise DataError(
+                    f"image {image.name!r} of the data set {self.name!r} has the score"
+                    f" {image.mos:g} outside the scale {low:g} to {high:g}; correct the score or"
+                    " the scale"
+                )
+        if len(self._positions) != len(self.images):
+            name, times = Counter(image.name for image in self.images).most_common(1)[0]
+            raise DataError(
+                f"image {name!r} occurs {times} times in the data set {self.name!r}; keep one"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[RatedImage]:
+        return iter(self.images)
+
+    def __getitem__(self, index: int) -> RatedImage:
+        return self.images[index]
+
+    @cached_property
+    def scores(self) -> NDArray[np.float64]:
+        """Native scores, float64 of shape (images,), read-only."""
+        scores = np.array([image.mos for image in self.images], dtype=np.float64)
+        scores.flags.writeable = False
+        return scores
+
+    @cached_property
+    def qualities(self) -> NDArray[np.float64]:
+        """Scores turned so that higher is better: ``low + high - score`` where lower is better."""
+        if self.higher_is_better:
+            return self.scores
+        qualities = self.scale[0] + self.scale[1] - self.scores
+        qualities.flags.writeable = False
+        return qualities
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Name of every picture, in order."""
+        return tuple(image.name for image in self.images)
+
+    @cached_property
+    def contents(self) -> tuple[str, ...]:
+        """The different contents, in order of appearance."""
+        return tuple(dict.fromkeys(image.content for image in self.images))
+
+    @cached_property
+    def splits(self) -> tuple[str, ...]:
+        """The different official parts, in order of appearance; empty where there are none."""
+        parts = dict.fromkeys(image.split for image in self.images)
+        return tuple(part for part in parts if part is not None)
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {image.name: index for index, image in enumerate(self.images)}
+
+    def index(self, name: str) -> int:
+        """Position of the picture with this name.
+
+        Raises:
+            DataError: no picture has it.
+        """
+        if name not in self._positions:
+            raise DataError(f"the data set {self.name!r} has no image {name!r}; see its `names`")
+        return self._positions[name]
+
+    def take(self, indices: Sequence[int]) -> RatedDataset:
+        """The data set reduced to these positions, in this order.
+
+        Raises:
+            DataError: no positions, or one of them twice.
+        """
+        return replace(self, images=tuple(self.images[index] for index in indices))
+
+    def where(
+        self,
+        *,
+        split: str | None = None,
+        contents: Collection[str] | None = None,
+        distortion: str | None = None,
+        generator: str | None = None,
+    ) -> RatedDataset:
+        """The pictures that meet every condition given, in the same order.
+
+        Raises:
+            DataError: no picture does.
+        """
+        wanted = None if contents is None else frozenset(contents)
+        images = tuple(
+            image
+            for image in self.images
+            if (split is None or image.split == split)
+            and (wanted is None or image.content in wanted)
+            and (distortion is None or image.distortion == distortion)
+            and (generator is None or image.generator == generator)
+        )
+        if not images:
+            raise DataError(
+                f"no image of the data set {self.name!r} meets the conditions; its parts are"
+                f" {', '.join(self.splits) or 'not marked'}"
+            )
+        return replace(self, images=images)
