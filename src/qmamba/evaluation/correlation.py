@@ -91,7 +91,7 @@ def fit_logistic(prediction: ArrayLike, target: ArrayLike, coefficients: int = 4
     try:
         from scipy.optimize import least_squares
     except ImportError as error:
-        raise QMambaError("fit_logistic needs scipy; install it with: pip install scipy") from error
+        raise QMambaError('fit_logistic needs SciPy; run pip install "qmamba[train]".') from error
 
     # On a standardised prediction one set of starts and limits serves every scale of scores.
     shift, scale = float(first.mean()), float(first.std())

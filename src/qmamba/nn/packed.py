@@ -1,9 +1,9 @@
 """The one door to torch's private inference operators: linear and convolution layers, packed once.
 
-oneDNN can keep a layer's weights in the layout of its own matrix kernels and apply the activation or
-the residual addition to results that are still in registers. torch uses this in compiled graphs and
-has no public function for it, so the operators are called by their private names here and nowhere
-else. Each is tried once on a small input; where it is missing or gives another result than the
+oneDNN can keep a layer's weights in the layout of its own matrix kernels and apply the activation
+or the residual addition to results that are still in registers. torch uses this in compiled graphs
+and has no public function for it, so the operators are called by their private names here and
+nowhere else. Each is tried once on a small input; where it is missing or gives another result than the
 public function, the public function is used.
 """
 
@@ -106,7 +106,7 @@ def packed_linear_works(dtype: torch.dtype) -> bool:
 
 @cache
 def fused_convolution_works(dtype: torch.dtype) -> bool:
-    """Whether torch's convolution with a fused SiLU is here and agrees with the public functions."""
+    """Whether torch's convolution with a fused SiLU is here and agrees with the public one."""
     x = _sample(1, 16, 5, 6, dtype=dtype).contiguous(memory_format=torch.channels_last)
     weight, ones = _sample(16, 1, 3, 3, dtype=dtype), [1, 1]
     weight = weight.contiguous(memory_format=torch.channels_last)
