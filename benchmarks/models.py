@@ -22,7 +22,8 @@ def known_backbones() -> dict[str, torch.nn.Module]:
     try:
         # timm imports torchvision, whose wheels need the operators of a CUDA build of torch.
         library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float threshold) -> Tensor")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float threshold) -> Tensor")
         import timm
     except (ImportError, RuntimeError) as error:
         print(f"without timm's models ({error})")

@@ -1,0 +1,64 @@
+"""Correlation of `qmamba score` with the ratings of a list, per precision and policy.
+
+The list is a `scores.csv` with image, mos and split beside a folder `images`. Nothing is trained or
+chosen here; the figures of the model card come from the first row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from measure import write
+
+from qmamba.assess import DEFAULT_WEIGHTS, Scorer
+from qmamba.evaluation.correlation import bootstrap_interval, plcc, rmse, srcc
+
+SETTINGS = (
+    ("fp32", None),
+    ("bf16", None),
+    ("fp32", "crops:count=5"),
+    ("fp32", "crops:count=1"),
+    ("fp32", "native"),
+    ("fp32", "resize:size=224"),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="folder with scores.csv and images/")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--model", default=DEFAULT_WEIGHTS)
+    parser.add_argument("-o", "--out", type=Path, required=True, help="JSON file to write")
+    arguments = parser.parse_args()
+    with open(arguments.folder / "scores.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == arguments.split]
+    ratings = np.array([float(row["mos"]) for row in rows])
+    paths = [arguments.folder / "images" / row["image"] for row in rows]
+    results, reference = [], np.empty(0)
+    for precision, policy in SETTINGS:
+        scorer = Scorer.from_pretrained(arguments.model, precision=precision, policy=policy)
+        predicted = np.array([score.raw for score in scorer(iter(paths))])
+        reference = reference if reference.size else predicted
+        interval = partial(bootstrap_interval, predicted, ratings)
+        results.append(
+            {
+                "precision": precision,
+                "policy": str(scorer.policy),
+                "images": len(rows),
+                "srcc": [srcc(predicted, ratings), *interval(srcc)],
+                "plcc": [plcc(predicted, ratings), *interval(plcc)],
+                "rmse": rmse(predicted, ratings),
+                "srcc_to_first": srcc(predicted, reference),
+                "largest_change": float(np.abs(predicted - reference).max()),
+            }
+        )
+        print(results[-1], flush=True)
+    write(arguments.out, {"model": arguments.model, "rows": results})
+
+
+if __name__ == "__main__":
+    main()
