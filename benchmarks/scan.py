@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -56,7 +57,7 @@ def competitors(
         y = ss2d(x, projected, routes, *parameters, backend=backend)
         return y.sum().backward()
 
-    return {name: lambda name=name: run(name) for name in names}
+    return {name: partial(run, name) for name in names}
 
 
 def main() -> None:

@@ -16,8 +16,9 @@ from measure import write
 
 from qmamba.assess import DEFAULT_WEIGHTS, Scorer
 from qmamba.evaluation.correlation import bootstrap_interval, plcc, rmse, srcc
+from qmamba.models.inference import Precision
 
-SETTINGS = (
+SETTINGS: tuple[tuple[Precision, str | None], ...] = (
     ("fp32", None),
     ("bf16", None),
     ("fp32", "crops:count=5"),

@@ -15,6 +15,7 @@ from torch import Tensor
 from qmamba.errors import ShapeError
 from qmamba.ops import state_space
 from qmamba.ops.chunked import selective_scan_chunked, ss2d_chunked
+from qmamba.ops.chunked_map import map_scan
 from qmamba.ops.naive import selective_scan_naive, ss2d_naive
 from tests.ops.cases import (
     largest_relative_error,
@@ -347,3 +348,32 @@ def test_blocks_fit_the_scratch_budget(
     assert elements <= max(budget, least)
     if steps > 64:
         assert block.steps >= 32
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_the_map_operator_is_registered_completely(merge: bool) -> None:
+    x, projected, *parameters = [t.requires_grad_() for t in map_inputs(1, 3, 3, 4, 2, 1)]
+    arguments = (x, projected, route_tables(3, 3, 2), *parameters, merge, True)
+    torch.library.opcheck(map_scan, arguments)
+
+
+def test_the_sequence_operator_is_registered_completely() -> None:
+    u, delta, A, B, C, *_ = scan_inputs(1, 2, 5, 2, 1)
+    arguments = (
+        u.mT[None],
+        delta.abs().mT[None],
+        A.T[:, None],
+        B[0, 0][:, None, None],
+        C[0, 0][:, None, None],
+    )
+    leaves = tuple(t.contiguous().requires_grad_() for t in arguments)
+    torch.library.opcheck(torch.ops.qmamba.chunked_scan.default, (*leaves, True))
+
+
+def test_the_scan_compiles_and_trains_as_one_operator() -> None:
+    tensors = [t.requires_grad_() for t in map_inputs(1, 4, 5, 6, 2, 1)]
+    scan = over_map(ss2d_chunked, route_tables(4, 5, 2), True)
+    compiled = torch.compile(scan, backend="aot_eager", fullgraph=True)
+    gradients = torch.autograd.grad(compiled(*tensors).sum(), tensors)
+    expected = torch.autograd.grad(scan(*tensors).sum(), tensors)
+    assert all(map(torch.equal, gradients, expected))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qmamba.errors import BackendError, ShapeError
-from qmamba.ops import backends, dispatch, kernel, selective_scan, ss2d
+from qmamba.ops import backends, dispatch, kernel, selective_scan, ss2d, triton
 from tests.ops.cases import map_inputs, route_tables, scan_inputs
 
 CPU_BACKENDS = [
@@ -21,6 +21,7 @@ CPU_BACKENDS = [
 @pytest.fixture(autouse=True)
 def no_forced_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(dispatch.BACKEND_VARIABLE, raising=False)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
@@ -61,7 +62,7 @@ def test_unknown_and_unavailable_backends_are_errors(monkeypatch: pytest.MonkeyP
     tensors = [t.float() for t in scan_inputs(1, 4, 5, 1, 1)]
     with pytest.raises(BackendError, match="'fastest' is unknown; choose one of naive"):
         selective_scan(*tensors, backend="fastest")
-    with pytest.raises(BackendError, match="triton scan cannot run"):
+    with pytest.raises(BackendError, match=r"triton scan cannot run.*run on a GPU"):
         selective_scan(*tensors, backend="triton")
     monkeypatch.setenv(dispatch.BACKEND_VARIABLE, "gpu")
     with pytest.raises(BackendError, match="QMAMBA_BACKEND='gpu' is unknown"):
@@ -89,6 +90,34 @@ def test_a_missing_kernel_warns_once_and_still_computes(monkeypatch: pytest.Monk
     torch.testing.assert_close(y, selective_scan(*tensors, backend="naive"))
     live = [row.name for row in backends() if row.live and row.device == "cpu"]
     assert live == ["chunked"]
+
+
+def test_triton_is_live_on_a_gpu_alone_or_forced_in_its_interpreter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def rows() -> dict[str, tuple[bool, bool, str]]:
+        return {r.device: (r.available, r.live, r.detail) for r in backends() if r.name == "triton"}
+
+    monkeypatch.setattr(triton, "_installed_version", lambda: (3, 6))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    no_device = "no CUDA or ROCm device is visible to torch"
+    assert rows() == {
+        "cpu": (False, False, "Triton kernels run on a GPU"),
+        "cuda": (False, False, no_device),
+    }
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    interpreted = "Triton kernels in the interpreter"
+    assert rows()["cpu"] == (True, False, interpreted)
+    monkeypatch.setenv(dispatch.BACKEND_VARIABLE, "triton")
+    assert rows()["cpu"] == (True, True, interpreted)
+    monkeypatch.delenv(dispatch.BACKEND_VARIABLE)
+    monkeypatch.delenv("TRITON_INTERPRET")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(triton, "_capability", lambda: (9, 0))
+    assert rows()["cuda"] == (True, True, "Triton kernels")
+    monkeypatch.setattr(triton, "_installed_version", lambda: None)
+    assert rows()["cuda"] == (False, False, "Triton is not installed")
+    assert [r.name for r in backends() if r.device == "cuda" and r.live] == ["chunked"]
 
 
 def test_backends_explains_every_row() -> None:

@@ -14,7 +14,7 @@ from qmamba.ops import kernel
 from tests.conftest import REPOSITORY
 
 CALL = {"forward": 0.80e6, "backward": 2.3e6}
-"""Most instructions of one AVX2 call on 14 x 14 pixels, 64 channels, 4 routes, rank 2, one state."""
+"""Most instructions of an AVX2 call: 14 x 14 pixels, 64 channels, 4 routes, rank 2, one state."""
 
 
 @pytest.fixture(scope="module")

@@ -112,6 +112,14 @@ def test_wide_sequences_are_walked_in_one_pass() -> None:
     assert chunk_length(5, 1) == 5
 
 
+@pytest.mark.parametrize("steps", [8, 49, 784, 3136, 65537])
+@pytest.mark.parametrize("lanes", [1, 768, 4095])
+def test_one_step_of_all_chunks_stays_in_one_thread(steps: int, lanes: int) -> None:
+    length = chunk_length(steps, lanes)
+    assert 2 <= length <= steps
+    assert steps // length * lanes < 32768
+
+
 @pytest.mark.parametrize(
     ("decay", "value", "dim"), [((3, 2), (3, 1), 0), ((), (), 0), ((2, 0, 3), (2, 0, 3), 1)]
 )

@@ -3,8 +3,8 @@
 oneDNN can keep a layer's weights in the layout of its own matrix kernels and apply the activation
 or the residual addition to results that are still in registers. torch uses this in compiled graphs
 and has no public function for it, so the operators are called by their private names here and
-nowhere else. Each is tried once on a small input; where it is missing or gives another result than the
-public function, the public function is used.
+nowhere else. Each is tried once on a small input; where it is missing or gives another result than
+the public function, the public function is used.
 """
 
 from __future__ import annotations

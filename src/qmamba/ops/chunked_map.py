@@ -1,4 +1,4 @@
-"""The 2-D scan of :mod:`qmamba.ops.chunked`: routes are read, scanned and put back block by block."""
+"""The 2-D scan of :mod:`qmamba.ops.chunked`: routes are read, scanned and put back in blocks."""
 
 from __future__ import annotations
 
@@ -153,12 +153,15 @@ class _MapScan:
         pixel = routes[:, None].long()
         self.row_of_map = image * self.pixels + pixel
         self.row_of_projection = self.row_of_map * self.count + route
-        self.row_of_route = (image * self.count + route) * self.pixels + pixel
+        self.row_of_y = self.row_of_map
+        if not merge:
+            self.row_of_y = (image * self.count + route) * self.pixels + pixel
+        self.y_rows = self.map_rows if merge else self.route_rows
         if self.padded:
             outside = pixel == PADDING
+            self.row_of_y = self.row_of_y.masked_fill(outside, self.y_rows)
             self.row_of_map.masked_fill_(outside, self.map_rows)
             self.row_of_projection.masked_fill_(outside, self.route_rows)
-            self.row_of_route.masked_fill_(outside, self.route_rows)
 
         self.maps = self._source(x)
         self.projections = self._source(projected)
@@ -171,7 +174,7 @@ class _MapScan:
     def forward(self, states: Tensor | None) -> Tensor:
         """The output in the dtype of ``x``; fills ``states`` where given."""
         last = state_store(1, self.batch, self.A)[0].zero_()
-        y = self._target(self.map_rows if self.merge else self.route_rows, self.channels)
+        y = self._target(self.y_rows, self.channels)
         for part, images in sequences(self.sizes, self.count, self.batch):
             state = last[:, part, images]
             for index, time in enumerate(self.times):
@@ -184,22 +187,20 @@ class _MapScan:
                     u, dt, self.A[:, part], B, C, state, self.sizes.states, self.scratch
                 )
                 if self.merge:
-                    _add_routes(y, self.row_of_map[at], out)
+                    _add_routes(y, self.row_of_y[at], out)
                 else:
-                    y.index_copy_(0, self.row_of_route[at].flatten(), out.flatten(0, 2))
-        x = self.maps[: self.map_rows]
+                    y.index_copy_(0, self.row_of_y[at].flatten(), out.flatten(0, 2))
+        x = self.maps[: self.map_rows].view(self.batch, self.pixels, self.channels)
         if self.merge:
-            y = y[: self.map_rows].addcmul_(x, self.D.sum(0))
-            y = y.view(self.batch, self.pixels, self.channels)
+            y = y[: self.y_rows].view(x.shape).addcmul_(x, self.D.sum(0))
         else:
-            y = y[: self.route_rows].view(self.batch, self.count, self.pixels, self.channels)
-            y.addcmul_(x.view(self.batch, 1, self.pixels, self.channels), self.D[:, None])
+            y = y[: self.y_rows].view(self.batch, self.count, self.pixels, self.channels)
+            y.addcmul_(x[:, None], self.D[:, None])
         return y.to(self.arguments[0].dtype)
 
     def backward(self, grad: Tensor, states: Tensor) -> list[Tensor]:
         """Gradients of x, projected, dt_weight, dt_bias, A and D, each in its own dtype."""
         grads = self._source(grad)
-        row_of_grad = self.row_of_map if self.merge else self.row_of_route
         grad_x = self._target(self.map_rows, self.channels)
         grad_projected = self._target(self.route_rows, self.projections.shape[1])
         grad_weight, grad_bias = torch.zeros_like(self.weight), torch.zeros_like(self.bias)
@@ -211,7 +212,7 @@ class _MapScan:
                 u, low, B, C = self._read(at)
                 z = self._project(low, part)
                 dt = softplus_(self.scratch.take("dt", *z.shape).copy_(z))
-                grad_y = self._take_rows("grad y", grads, row_of_grad[at])
+                grad_y = self._take_rows("grad y", grads, self.row_of_y[at])
                 block = scan_block_backward(
                     grad_y,
                     u,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from qmamba.errors import BackendError, ShapeError
-from qmamba.ops import kernel, native
+from qmamba.ops import kernel, native, triton
 from qmamba.ops.chunked import selective_scan_chunked, ss2d_chunked
 from qmamba.ops.naive import selective_scan_naive, ss2d_naive
 
@@ -74,7 +74,7 @@ def _describe(name: str) -> str:
     return {
         "naive": "one step at a time: the definition, for tests",
         "chunked": "pure PyTorch, any device",
-        "triton": "Triton kernels",
+        "triton": "Triton kernels" + (" in the interpreter" if triton.interpreted() else ""),
     }[name]
 
 
@@ -87,7 +87,7 @@ def _unavailable_reason(name: str, device: str) -> str | None:
             return "the C++ kernel runs on the CPU only"
         return kernel.unavailable_reason()
     if name == "triton":
-        return "this release has no Triton kernels yet"
+        return triton.unavailable_reason(device)
     return None
 
 
@@ -110,7 +110,7 @@ def _choose(backend: str | None, tensors: tuple[Tensor | None, ...]) -> str:
     forced = _forced_backend(backend)
     if forced is not None:
         reason = _unavailable_reason(forced, device)
-        if reason is None and forced == "native" and not native.supports(*tensors):
+        if reason is None and not _supports(forced, tensors):
             reason = "it computes in float32 and the input is float64"
         if reason is not None:
             raise BackendError(
@@ -127,18 +127,26 @@ def _choose(backend: str | None, tensors: tuple[Tensor | None, ...]) -> str:
                 "one. `qmamba backends` lists what this machine has."
             )
         return "chunked"
-    return "native" if fast == "native" and native.supports(*tensors) else "chunked"
+    return fast if _supports(fast, tensors) else "chunked"
+
+
+def _supports(name: str, tensors: tuple[Tensor | None, ...]) -> bool:
+    if name == "native":
+        return native.supports(*tensors)
+    return name != "triton" or triton.supports(*tensors)
 
 
 _SCANS: dict[str, Callable[..., Tensor]] = {
     "naive": selective_scan_naive,
     "chunked": selective_scan_chunked,
     "native": native.selective_scan_native,
+    "triton": triton.selective_scan_triton,
 }
 _SCANS_2D: dict[str, Callable[..., Tensor]] = {
     "naive": ss2d_naive,
     "chunked": ss2d_chunked,
     "native": native.ss2d_native,
+    "triton": triton.ss2d_triton,
 }
 
 

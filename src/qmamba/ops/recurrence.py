@@ -23,6 +23,8 @@ from qmamba.errors import ShapeError
 _WIDE_LANES_CPU = 4096
 _WIDE_LANES_ACCELERATOR = 1 << 20
 _SHORT_STEPS = 8
+# Torch hands larger operations on a CPU to several threads, which would have to meet at each step.
+_SERIAL_ELEMENTS = 32767
 
 
 def linear_recurrence(a: Tensor, b: Tensor, dim: int = 0) -> Tensor:
@@ -132,11 +134,14 @@ def linear_recurrence_(
 
 def chunk_length(steps: int, lanes: int, device_type: str = "cpu") -> int:
     """Steps per chunk: ``steps`` itself where chunks would not pay."""
-    wide = _WIDE_LANES_CPU if device_type == "cpu" else _WIDE_LANES_ACCELERATOR
+    on_cpu = device_type == "cpu"
+    wide = _WIDE_LANES_CPU if on_cpu else _WIDE_LANES_ACCELERATOR
     if steps < _SHORT_STEPS or lanes >= wide:
         return steps
     # Two passes over ``length`` steps and one over the chunks: least 2 * length + steps / length.
-    return max(2, round(math.sqrt(steps / 2)))
+    fewest = round(math.sqrt(steps / 2))
+    serial = math.ceil(steps * lanes / _SERIAL_ELEMENTS) if on_cpu else 1
+    return max(2, fewest, serial)
 
 
 def _walk(

@@ -20,9 +20,9 @@ from qmamba.ops.recurrence import linear_recurrence_
 
 LOG2_E = math.log2(math.e)
 
-# Elements of one scratch tensor. On a CPU about six of them should stay in the cache; an
-# accelerator wants few, large launches.
-_BLOCK_ELEMENTS_CPU = 1 << 19
+# Elements of one scratch tensor. On a CPU about six of them should stay in the cache, yet each
+# operation should be worth handing to several threads; an accelerator wants few, large launches.
+_BLOCK_ELEMENTS_CPU = 1 << 20
 _BLOCK_ELEMENTS_ACCELERATOR = 1 << 24
 # Training keeps the state before each block, so short blocks would cost memory.
 _LEAST_STEPS = 64

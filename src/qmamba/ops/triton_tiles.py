@@ -1,8 +1,11 @@
-"""The parts that the Triton kernels of the scan share: what is done to one tile.
+"""What the Triton kernels of the scan do to one tile of ``(steps, channels)``.
 
-A tile is ``(steps, channels)`` in float32. These functions follow Triton's rules: their source is
-compiled, and arguments in capitals are compile-time constants.
+These functions follow Triton's rules: their source is compiled, and arguments in capitals are
+compile-time constants. All arithmetic is float32 whatever the pointers point to.
 """
+
+# mypy: ignore-errors
+# Triton compiles the functions; their arguments have no Python types.
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def join_back(decay_b, gradient_b, factor_b, decay_a, gradient_a, factor_a):
 
 @triton.jit
 def softplus(raw):
-    """Softplus, and its derivative.
+    """Softplus and its derivative.
 
     With ``e = exp(-|raw|)``, softplus is ``max(raw, 0) + log(1 + e)``. The polynomial is
     ``log(1 + e) / e`` on [0, 1] within 2e-7, so tiny time steps keep their relative precision, and
@@ -62,7 +65,7 @@ def time_step(raw, live, SOFTPLUS: tl.constexpr):
 
 
 @triton.jit
-def place(segments, routes, blocks):
+def place(blocks, routes, segments):
     """Channel block, route, segment and image (or group of images) of a program, fastest first.
 
     Programs that read the same part of ``x`` are neighbours, so that all but one find it cached.
@@ -79,19 +82,25 @@ def place(segments, routes, blocks):
 def channels_of(block, channels, BLOCK_D: tl.constexpr, VECTOR: tl.constexpr, WHOLE: tl.constexpr):
     """Channels of a block, and which of them exist.
 
-    ``VECTOR`` bounds how many neighbours one thread holds, and with it how a tile is spread over a
-    warp: where ``BLOCK_D`` is ``32 * VECTOR`` per warp, all threads lie along the channels and each
-    runs through its steps alone; with a larger ``VECTOR`` they share the steps and exchange values.
+    ``VECTOR`` is how many neighbours a thread may load at once, and that decides how the compiler
+    spreads a tile over a warp. With ``BLOCK_D = 32 * VECTOR * warps`` all threads lie along the
+    channels and each runs through its steps alone; otherwise they share the steps of a channel, and
+    every scan becomes an exchange of values between threads, at about twice the instructions.
     """
-    channel = block * BLOCK_D + tl.arange(0, BLOCK_D)
-    channel = tl.multiple_of(channel, VECTOR)
+    channel = tl.multiple_of(block * BLOCK_D + tl.arange(0, BLOCK_D), VECTOR)
     own = tl.full([BLOCK_D], True, tl.int1) if WHOLE else channel < channels
     return channel, own
 
 
 @triton.jit
 def steps_of(
-    route_ptr, start, end, TILE: tl.constexpr, EVEN: tl.constexpr, PADDED: tl.constexpr, WIDE: tl.constexpr
+    route_ptr,
+    start,
+    end,
+    TILE: tl.constexpr,
+    EVEN: tl.constexpr,
+    PADDED: tl.constexpr,
+    WIDE: tl.constexpr,
 ):
     """Pixel of each step of a tile, which steps have one, and which lie before the end.
 
@@ -121,34 +130,25 @@ def store_map(map_ptr, value, pixel, inside, channel, own, channels):
 
 
 @triton.jit
-def load_parameter(parameter_ptr, at, own):
-    return tl.load(parameter_ptr + at, mask=own, other=0.0).to(tl.float32)
+def load_float(pointer, at, mask):
+    return tl.load(pointer + at, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def load_weight(weight_ptr, parameter, own, RANK: tl.constexpr, BLOCK_R: tl.constexpr):
     """The weight of the time step, ``(BLOCK_D, BLOCK_R)``, zero beyond the rank."""
-    rank = tl.arange(0, BLOCK_R)
-    at = (parameter * RANK)[:, None] + rank[None, :]
-    mask = own[:, None] & (rank < RANK)[None, :]
-    return tl.load(weight_ptr + at, mask=mask, other=0.0).to(tl.float32)
+    rank = tl.arange(0, BLOCK_R)[None, :]
+    return load_float(weight_ptr, (parameter * RANK)[:, None] + rank, own[:, None] & (rank < RANK))
 
 
 @triton.jit
 def load_low(rows_ptr, row, inside, RANK: tl.constexpr, BLOCK_R: tl.constexpr):
     """The low-rank time steps of a tile, ``(TILE, BLOCK_R)``, zero beyond the rank."""
-    rank = tl.arange(0, BLOCK_R)
-    mask = inside[:, None] & (rank < RANK)[None, :]
-    return tl.load(rows_ptr + row[:, None] + rank[None, :], mask=mask, other=0.0).to(tl.float32)
+    rank = tl.arange(0, BLOCK_R)[None, :]
+    return load_float(rows_ptr, row[:, None] + rank, inside[:, None] & (rank < RANK))
 
 
 @triton.jit
-def load_column(rows_ptr, row, inside):
-    """One entry of the projection at each step of a tile."""
-    return tl.load(rows_ptr + row, mask=inside, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def row_of(tile, index, TILE: tl.constexpr):
-    """One step of a tile, as ``(BLOCK_D,)``."""
-    return tl.sum(tl.where((tl.arange(0, TILE) == index)[:, None], tile, 0.0), axis=0)
+def row_of(tile, index, ROWS: tl.constexpr):
+    """One row of a tile."""
+    return tl.sum(tl.where((tl.arange(0, ROWS) == index)[:, None], tile, 0.0), axis=0)
