@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from triton.runtime import interpreter  # type: ignore[import-untyped]
+from triton.runtime import interpreter
 
 
 def _running_totals(operator: Any, tiles: tuple[Any, ...]) -> list[tuple[Any, ...]]:

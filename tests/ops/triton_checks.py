@@ -88,6 +88,25 @@ def test_map_scan_equals_the_definition(
     check_map(sizes, window, merge, routes)
 
 
+def test_every_configuration_equals_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    from qmamba.ops import triton_kernels as kernels
+
+    x, projected, *rest = (t.float().to(DEVICE) for t in map_inputs(1, 5, 7, 40, 2, 2, 2))
+    routes = route_tables(5, 7, routes=2).to(DEVICE)
+    expected = ss2d_naive(x, projected, routes, *rest)
+    for configuration in kernels.SCAN_CONFIGURATIONS:
+        monkeypatch.setattr(kernels.scan, "configs", [configuration])
+        actual = ss2d_triton(x, projected, routes, *rest)
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    if INTERPRETED:
+        return  # The others differ only in what the interpreter does not know of.
+    monkeypatch.setattr(kernels.scan, "configs", kernels.SCAN_CONFIGURATIONS[:1])
+    for configuration in kernels.BACKWARD_CONFIGURATIONS:
+        if 32 * configuration.kwargs["VECTOR"] * configuration.num_warps == 64:
+            monkeypatch.setattr(kernels.scan_backward, "configs", [configuration])
+            check_map((2, 4, 5, 100, 1, 3), 1, True)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_map_scan_in_reduced_precision(dtype: torch.dtype) -> None:
     check_map((2, 3, 6, 35, 1, 3), 1, True, 2, dtype)

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from triton.backends.compiler import GPUTarget  # type: ignore[import-untyped]
-from triton.runtime.driver import driver  # type: ignore[import-untyped]
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
 
 from qmamba.ops import triton_kernels, triton_launch
 from qmamba.ops.triton import selective_scan_triton, ss2d_triton

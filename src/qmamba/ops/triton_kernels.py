@@ -346,30 +346,34 @@ def _tuned(kernel, configurations, fits):
 
 # Sixteen or thirty-two values of a tile per thread, all threads of a warp side by side along the
 # channels (see channels_of): more values spill, fewer leave the multiprocessor waiting for memory.
-scan = _tuned(
-    scan_kernel,
-    [
-        triton.Config({"BLOCK_D": block, "VECTOR": vector, "TILE": tile}, warps, stages)
-        for block, vector, tile, warps, stages in [
-            (32, 1, 16, 1, 1),
-            (64, 1, 16, 2, 1),
-            (64, 2, 16, 1, 1),
-            (64, 2, 16, 1, 3),
-            (128, 2, 16, 2, 1),
-            (32, 1, 32, 1, 1),
-            (32, 1, 32, 1, 3),
-            (64, 1, 32, 2, 1),
-        ]
-    ],
-    lambda values: values["SAVE"] == 0 or values["SAVE"] % values["TILE"] == 0,
-)
-scan_backward = _tuned(
-    scan_backward_kernel,
-    [
-        triton.Config({"VECTOR": vector}, warps, stages)
-        for vector in (1, 2)
-        for warps in (1, 2, 4)
-        for stages in (1, 3)
-    ],
-    lambda values: values["BLOCK_D"] == 32 * values["VECTOR"] * values["num_warps"],
-)
+SCAN_CONFIGURATIONS = [
+    triton.Config({"BLOCK_D": block, "VECTOR": vector, "TILE": tile}, warps, stages)
+    for block, vector, tile, warps, stages in [
+        (32, 1, 16, 1, 1),
+        (64, 1, 16, 2, 1),
+        (64, 2, 16, 1, 1),
+        (64, 2, 16, 1, 3),
+        (128, 2, 16, 2, 1),
+        (32, 1, 32, 1, 1),
+        (32, 1, 32, 1, 3),
+        (64, 1, 32, 2, 1),
+    ]
+]
+BACKWARD_CONFIGURATIONS = [
+    triton.Config({"VECTOR": vector}, warps, stages)
+    for vector, stages in ((1, 1), (1, 3), (2, 1))
+    for warps in (1, 2, 4)
+]
+
+
+def _fits_scan(values):
+    return values["SAVE"] == 0 or values["SAVE"] % values["TILE"] == 0
+
+
+def _fits_backward(values):
+    across = 32 * values["VECTOR"] * values["num_warps"]
+    return values["BLOCK_D"] == across and values["VECTOR"] * values["TILE"] <= 32
+
+
+scan = _tuned(scan_kernel, SCAN_CONFIGURATIONS, _fits_scan)
+scan_backward = _tuned(scan_backward_kernel, BACKWARD_CONFIGURATIONS, _fits_backward)

@@ -45,8 +45,8 @@ def _multiprocessors(device: torch.device) -> int:
 def save_steps(states: int) -> int:
     """Steps between two saved states, and length of a tile on the way back.
 
-    Sixteen steps keep that tile in registers. From three states on, the saved states would then
-    outweigh the inputs.
+    Sixteen steps keep what that tile needs in registers, thirty-two spill. But from three states
+    on, a state in every sixteen steps would outweigh the inputs.
     """
     return 16 if states <= 2 else 32
 
