@@ -97,7 +97,7 @@ def test_every_configuration_equals_the_definition(monkeypatch: pytest.MonkeyPat
     for configuration in kernels.SCAN_CONFIGURATIONS:
         monkeypatch.setattr(kernels.scan, "configs", [configuration])
         actual = ss2d_triton(x, projected, routes, *rest)
-        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
     if INTERPRETED:
         return  # The others differ only in what the interpreter does not know of.
     monkeypatch.setattr(kernels.scan, "configs", kernels.SCAN_CONFIGURATIONS[:1])
