@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qmamba.ops.groups import groups_as_routes, routes_as_groups
 from qmamba.ops.kernel import PackedParameters, ScanCall, load_kernel, round_up
 
 
@@ -269,31 +270,14 @@ def selective_scan_native(
     Raises:
         BackendError: the kernel was not built or does not load.
     """
-    batch, channels, length = u.shape
-    B, C = (m if m.dim() == 4 else m[:, None] for m in (B, C))
-    groups = B.shape[1]
-
-    def channel_last(tensor: Tensor) -> Tensor:
-        return tensor.reshape(batch, groups, -1, length).transpose(2, 3)
-
-    def grouped(parameter: Tensor | None) -> Tensor:
-        if parameter is None:
-            return A.new_zeros(groups, channels // groups)
-        return parameter.reshape(groups, -1)
-
-    order = torch.arange(length, dtype=torch.int32).expand(groups, length).contiguous()
-    per_group = channels // groups
+    scan = groups_as_routes(u, delta, A, B, C, D, delta_bias)
     y, _ = _forward(
-        _kernel_dtype(channel_last(u)),
-        torch.cat([B, C], dim=2).float().permute(0, 3, 1, 2).contiguous(),
-        order,
-        A.new_zeros(groups, per_group, 0),
-        grouped(delta_bias),
-        A.reshape(groups, per_group, -1),
-        grouped(D),
-        channel_last(delta).float().contiguous(),
+        _kernel_dtype(scan.x),
+        scan.projected.float(),
+        *scan[2:-1],
+        scan.delta.float(),
         False,
         delta_softplus,
         _needs_gradient(u, delta, A, B, C, D, delta_bias),
     )
-    return y.transpose(2, 3).reshape(batch, channels, length).to(u.dtype)
+    return routes_as_groups(y).to(u.dtype)

@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qmamba.ops.groups import groups_as_routes, routes_as_groups
 from qmamba.ops.triton_launch import Scan, empty_states, on_device, save_steps
 
 # The first release whose autotuner keeps its choices on disk.
@@ -241,31 +242,7 @@ def selective_scan_triton(
     Raises:
         BackendError: Triton is missing or too old.
     """
-    batch, channels, length = u.shape
-    B, C = (m if m.dim() == 4 else m[:, None] for m in (B, C))
-    groups = B.shape[1]
-    per_group = channels // groups
-
-    def channel_last(tensor: Tensor) -> Tensor:
-        return tensor.reshape(batch, groups, per_group, length).transpose(2, 3).contiguous()
-
-    def grouped(parameter: Tensor | None) -> Tensor:
-        if parameter is None:
-            return A.new_zeros(groups, per_group)
-        return parameter.reshape(groups, per_group)
-
-    order = torch.arange(length, dtype=torch.int32, device=u.device)
-    y, _ = _forward(
-        channel_last(u),
-        torch.cat([B, C], dim=2).permute(0, 3, 1, 2).contiguous(),
-        order.expand(groups, length).contiguous(),
-        A.new_zeros(groups, per_group, 0),
-        grouped(delta_bias),
-        A.reshape(groups, per_group, -1),
-        grouped(D),
-        channel_last(delta),
-        False,
-        delta_softplus,
-        _needs_gradient(u, delta, A, B, C, D, delta_bias),
-    )
-    return y.transpose(2, 3).reshape(batch, channels, length)
+    scan = groups_as_routes(u, delta, A, B, C, D, delta_bias)
+    saves = _needs_gradient(u, delta, A, B, C, D, delta_bias)
+    y, _ = _forward(*scan, False, delta_softplus, saves)
+    return routes_as_groups(y)
