@@ -29,3 +29,7 @@ class ImageError(QMambaError, ValueError):
 
 class DataError(QMambaError, ValueError):
     """A data set, score list or table is missing, malformed or too small."""
+
+
+class TrainingError(QMambaError, RuntimeError):
+    """A training cannot go on."""
