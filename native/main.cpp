@@ -1,10 +1,13 @@
 // The exported functions: choice of the instruction set, of the cut into tasks, and the threads.
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <thread>
 #include <vector>
 
+#include "integer_scratch.h"
 #include "scan.h"
+#include "table.h"
 
 #define QMAMBA_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -16,6 +19,30 @@ QMAMBA_DECLARE(base)
 #if defined(QMAMBA_X86)
 QMAMBA_DECLARE(v3)
 QMAMBA_DECLARE(v4)
+#endif
+
+#define QMAMBA_DECLARE_INTEGER(variant) \
+  void qmamba_integer_linear_##variant(const qmamba_integer_call*, int64_t, qmamba_parallel_for);
+QMAMBA_DECLARE_INTEGER(base)
+#if defined(QMAMBA_X86)
+QMAMBA_DECLARE_INTEGER(v3)
+QMAMBA_DECLARE_INTEGER(v4)
+QMAMBA_DECLARE_INTEGER(vnni)
+#if defined(QMAMBA_AVXVNNI)
+QMAMBA_DECLARE_INTEGER(avxvnni)
+#endif
+#endif
+
+#define QMAMBA_DECLARE_TABLE(variant)                                                      \
+  void qmamba_operand_##variant(const qmamba_operand*, qmamba_parallel_for);               \
+  void qmamba_steps_##variant(const qmamba_steps*, qmamba_parallel_for);                   \
+  void qmamba_scan_grids_##variant(const qmamba_scan_grids*, qmamba_parallel_for);         \
+  void qmamba_depthwise_##variant(const qmamba_depthwise*, qmamba_parallel_for);           \
+  void qmamba_table_scan_##variant(const qmamba_table_scan*, Partition, qmamba_parallel_for);
+QMAMBA_DECLARE_TABLE(base)
+#if defined(QMAMBA_X86)
+QMAMBA_DECLARE_TABLE(v3)
+QMAMBA_DECLARE_TABLE(v4)
 #endif
 }
 
@@ -118,4 +145,84 @@ QMAMBA_EXPORT void qmamba_backward(const qmamba_scan* scan, qmamba_parallel_for 
   const Partition cut = choose_partition(*scan, threads, false);
   (void)lanes;
   QMAMBA_DISPATCH(backward)
+}
+
+namespace {
+
+// One task for each thread, each with scratch memory of its own. A row's result does not depend on
+// the cut.
+int64_t integer_tasks(const qmamba_integer_call& call, int32_t threads) {
+  return std::max<int64_t>(1, std::min<int64_t>(threads, call.rows));
+}
+
+}  // namespace
+
+// Bytes of `workspace` that a call with these sizes needs.
+QMAMBA_EXPORT int64_t qmamba_integer_workspace(const qmamba_integer_call* call, int32_t threads) {
+  return integer_tasks(*call, threads) * IntegerScratch(*call, nullptr).bytes + 64;
+}
+
+// `torch_pool` and `lanes` as for qmamba_forward; negative `lanes` leave instructions for dot products
+// of integers out.
+QMAMBA_EXPORT void qmamba_integer_linear(const qmamba_integer_call* call,
+                                         qmamba_parallel_for torch_pool, int32_t threads,
+                                         int32_t lanes) {
+  own_thread_count = threads;
+  const qmamba_parallel_for run = torch_pool ? torch_pool : own_parallel_for;
+  const int64_t tasks = integer_tasks(*call, threads);
+#if defined(QMAMBA_X86)
+  if (lanes >= 16 && __builtin_cpu_supports("avx512vnni"))
+    return qmamba_integer_linear_vnni(call, tasks, run);
+#if defined(QMAMBA_AVXVNNI)
+  if (lanes == 8 && __builtin_cpu_supports("avxvnni"))
+    return qmamba_integer_linear_avxvnni(call, tasks, run);
+#endif
+  const int32_t width = std::abs(lanes);
+  if (width >= 16) return qmamba_integer_linear_v4(call, tasks, run);
+  if (width >= 8) return qmamba_integer_linear_v3(call, tasks, run);
+#endif
+  (void)lanes;
+  qmamba_integer_linear_base(call, tasks, run);
+}
+
+// Numbers of `tables` that a call with these sizes needs.
+QMAMBA_EXPORT int64_t qmamba_table_floats(const qmamba_table_scan* call) {
+  const qmamba_scan& scan = call->scan;
+  const int64_t codes = int64_t{1} << call->operands[QMAMBA_STEPS].bits;
+  return scan.batch * scan.routes * scan.padded * ((codes + 1) * call->lanes + codes) +
+         ((2 + scan.rank) * scan.routes + 1) * scan.padded;
+}
+
+#if defined(QMAMBA_X86)
+#define QMAMBA_CHOOSE(pass, ...)                          \
+  if (lanes >= 16) qmamba_##pass##_v4(__VA_ARGS__);       \
+  else if (lanes >= 8) qmamba_##pass##_v3(__VA_ARGS__);   \
+  else qmamba_##pass##_base(__VA_ARGS__);
+#else
+#define QMAMBA_CHOOSE(pass, ...) qmamba_##pass##_base(__VA_ARGS__);
+#endif
+
+// `torch_pool` and `lanes` as for qmamba_forward.
+#define QMAMBA_RUN(pass)                                                                   \
+  QMAMBA_EXPORT void qmamba_run_##pass(const qmamba_##pass* call,                          \
+                                       qmamba_parallel_for torch_pool, int32_t threads,    \
+                                       int32_t lanes) {                                    \
+    own_thread_count = threads;                                                            \
+    const qmamba_parallel_for run = torch_pool ? torch_pool : own_parallel_for;            \
+    (void)lanes;                                                                           \
+    QMAMBA_CHOOSE(pass, call, run)                                                         \
+  }
+QMAMBA_RUN(operand)
+QMAMBA_RUN(steps)
+QMAMBA_RUN(scan_grids)
+QMAMBA_RUN(depthwise)
+
+QMAMBA_EXPORT void qmamba_run_table_scan(const qmamba_table_scan* call,
+                                         qmamba_parallel_for torch_pool, int32_t threads,
+                                         int32_t lanes) {
+  own_thread_count = threads;
+  const qmamba_parallel_for run = torch_pool ? torch_pool : own_parallel_for;
+  const Partition cut = choose_partition(call->scan, threads, true);
+  (void)lanes;
+  QMAMBA_CHOOSE(table_scan, call, cut, run)
 }

@@ -5,18 +5,7 @@
 #include <memory>
 
 #include "scan.h"
-
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#define W 16
-#elif defined(__AVX2__)
-#define W 8
-#else
-#define W 4
-#endif
-
-#define QMAMBA_JOIN_(a, b) a##b
-#define QMAMBA_JOIN(a, b) QMAMBA_JOIN_(a, b)
+#include "variant.h"
 
 namespace QMAMBA_JOIN(qmamba_, QMAMBA_VARIANT) {
 

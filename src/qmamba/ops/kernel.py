@@ -14,13 +14,14 @@ import sys
 import threading
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from qmamba.errors import BackendError
 
+INSTRUCTION_SET_VARIABLE = "QMAMBA_INSTRUCTION_SET"
 LANES = {"baseline": 4, "avx2": 8, "avx512": 16}
 CHANNEL_MULTIPLE = 16
 _KEPT_WORKSPACE_BYTES = 256 * 2**20
@@ -65,10 +66,25 @@ class Kernel:
             ctypes.c_int32,
         ]
         library.qmamba_workspace.restype = ctypes.c_int64
+        library.qmamba_integer_linear.argtypes = [
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_int32,
+            ctypes.c_int32,
+        ]
+        library.qmamba_integer_linear.restype = None
+        library.qmamba_integer_workspace.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+        library.qmamba_integer_workspace.restype = ctypes.c_int64
+        library.qmamba_table_floats.argtypes = [ctypes.c_void_p]
+        library.qmamba_table_floats.restype = ctypes.c_int64
+        # A library that was built from older sources may lack these.
+        self.rounds = hasattr(library, "qmamba_threshold_round")
         library.qmamba_segment.restype = ctypes.c_int64
         self.segment = int(library.qmamba_segment())
         self.torch_pool = _torch_parallel_for()
         self.lanes = _choose_lanes(int(library.qmamba_lanes()))
+        # A set that is asked for by name is that set alone.
+        self.dot_products = not os.environ.get(INSTRUCTION_SET_VARIABLE)
         self._kept = threading.local()
 
     @property
@@ -83,6 +99,33 @@ class Kernel:
         workspace = self._workspace(size)
         call.workspace = workspace.data_ptr()
         getattr(self.library, name)(ctypes.byref(call), self.torch_pool, threads, self.lanes)
+
+    def run_rounding(self, name: str, call: ctypes.Structure) -> None:
+        """Run one of the functions of ``native/rounding_main.cpp``; some need no threads."""
+        getattr(self.library, f"qmamba_{name}")(ctypes.byref(call), self.torch_pool, self.lanes)
+
+    def run_integer(self, call: ctypes.Structure) -> None:
+        """Fill in the workspace of a call on integers and run it."""
+        threads = torch.get_num_threads()
+        size = int(self.library.qmamba_integer_workspace(ctypes.byref(call), threads))
+        call.workspace = (self._workspace(size).data_ptr() + 63) // 64 * 64
+        lanes = self.lanes if self.dot_products else -self.lanes
+        self.library.qmamba_integer_linear(ctypes.byref(call), self.torch_pool, threads, lanes)
+
+    def run_quantized(self, name: str, call: ctypes.Structure) -> None:
+        """Run one of the passes of ``native/table.h``: ``operand``, ``steps``, ..."""
+        function = getattr(self.library, f"qmamba_run_{name}")
+        function(ctypes.byref(call), self.torch_pool, torch.get_num_threads(), self.lanes)
+
+    def run_table_scan(self, call: Any) -> None:
+        """Fill in the workspace and the tables of a scan with looked-up decays and run it."""
+        threads = torch.get_num_threads()
+        sums = int(self.library.qmamba_workspace(ctypes.byref(call.scan), threads, 0))
+        tables = 4 * int(self.library.qmamba_table_floats(ctypes.byref(call)))
+        workspace = self._workspace(sums + tables + 128)
+        begin = (workspace.data_ptr() + 63) // 64 * 64
+        call.tables, call.scan.workspace = begin, begin + (tables + 63) // 64 * 64
+        self.run_quantized("table_scan", call)
 
     def _workspace(self, size: int) -> Tensor:
         # Fresh large blocks cost a page fault per page on each call.
@@ -108,13 +151,14 @@ def _torch_parallel_for() -> ctypes.c_void_p | None:
 
 
 def _choose_lanes(widest: int) -> int:
-    asked = os.environ.get("QMAMBA_INSTRUCTION_SET")
+    asked = os.environ.get(INSTRUCTION_SET_VARIABLE)
     if not asked:
         return widest
     if asked not in LANES or LANES[asked] > widest:
         here = ", ".join(name for name, lanes in LANES.items() if lanes <= widest)
         raise BackendError(
-            f"QMAMBA_INSTRUCTION_SET={asked} cannot run on this processor; choose one of {here}."
+            f"{INSTRUCTION_SET_VARIABLE}={asked} cannot run on this processor; choose one of "
+            f"{here}."
         )
     return LANES[asked]
 

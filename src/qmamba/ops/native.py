@@ -252,6 +252,37 @@ def ss2d_native(
     return y.to(x.dtype)
 
 
+def ss2d_given_steps_native(
+    x: Tensor,
+    steps: Tensor,
+    projected: Tensor,
+    routes: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    merge: bool = True,
+) -> Tensor:
+    """The 2-D scan with given time steps; see :mod:`qmamba.ops.given_steps` for the arguments.
+
+    Raises:
+        BackendError: the kernel was not built or does not load.
+    """
+    y, _ = _forward(
+        _kernel_dtype(x),
+        projected.float().contiguous(),
+        routes.contiguous(),
+        A.new_zeros(*dt_bias.shape, 0),
+        dt_bias,
+        A,
+        D,
+        steps.float().contiguous(),
+        merge,
+        True,
+        _needs_gradient(x, steps, projected, dt_bias, A, D),
+    )
+    return y.to(x.dtype)
+
+
 def selective_scan_native(
     u: Tensor,
     delta: Tensor,

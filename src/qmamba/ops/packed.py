@@ -2,14 +2,69 @@
 
 What it trades: no gradients, no tracing, and the parameters are those of the moment of packing. In
 return a call costs nothing but the kernel, and the merged map is normalised while it is in cache.
+Where another scan than the kernel is live on the CPU, the same call goes to that one.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qmamba.ops.dispatch import backends, ss2d
 from qmamba.ops.kernel import PackedParameters, ScanCall, load_kernel
+
+
+def inference_scan(
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    *,
+    norm: nn.LayerNorm | None = None,
+    merge: bool = True,
+) -> PackedScan | UnpackedScan:
+    """The prepared form of the scan that is live on the CPU now; see :class:`PackedScan`.
+
+    Raises:
+        BackendError: ``QMAMBA_BACKEND`` names an unknown implementation.
+    """
+    is_native = any(
+        (row.name, row.device, row.live) == ("native", "cpu", True) for row in backends()
+    )
+    kind = PackedScan if is_native else UnpackedScan
+    return kind(dt_weight, dt_bias, A, D, norm=norm, merge=merge)
+
+
+class UnpackedScan:
+    """What :class:`PackedScan` does, by :func:`qmamba.ops.ss2d` on whichever backend is live."""
+
+    def __init__(
+        self,
+        dt_weight: Tensor,
+        dt_bias: Tensor,
+        A: Tensor,
+        D: Tensor,
+        *,
+        norm: nn.LayerNorm | None = None,
+        merge: bool = True,
+    ) -> None:
+        self._parameters = [t.detach().float().clone() for t in (dt_weight, dt_bias, A, D)]
+        self._merge = merge
+        self._norm: tuple[Tensor, Tensor, float] | None = None
+        if norm is not None:
+            weight, bias = (t.detach().float().clone() for t in (norm.weight, norm.bias))
+            self._norm = weight, bias, norm.eps
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, projected: Tensor, routes: Tensor) -> Tensor:
+        """Scan a map; arguments and result as for :class:`PackedScan`."""
+        y = ss2d(x, projected, routes, *self._parameters, merge=self._merge)
+        if self._norm is None:
+            return y
+        weight, bias, epsilon = self._norm
+        weight, bias = weight.to(y.dtype), bias.to(y.dtype)
+        return F.layer_norm(y, weight.shape, weight, bias, epsilon)
 
 
 class PackedScan:

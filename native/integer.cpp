@@ -1,0 +1,76 @@
+// Linear layers on 8-bit integers for one instruction set.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "integer_scratch.h"
+#include "variant.h"
+
+namespace QMAMBA_JOIN(qmamba_integer_, QMAMBA_VARIANT) {
+
+#include "simd.h"
+#include "integer_product.h"
+#include "integer_rows.h"
+
+template <class T>
+static void run_block(const qmamba_integer_call& call, const IntegerScratch& scratch, int64_t begin,
+                      int64_t rows) {
+  const qmamba_integer_layer &first = call.first, &second = call.second;
+  quantise_input(call, begin, rows, scratch.rows, scratch.codes, scratch.grids);
+  const bool two = second.codes;
+  const int64_t outputs = two ? second.outputs : first.outputs;
+  T* y = (T*)call.y + begin * outputs;
+  const int64_t element = call.residual_dtype == QMAMBA_BFLOAT16 ? 2 : 4;
+  const char* residual = (const char*)call.residual;
+  if (residual) residual += begin * outputs * element;
+  const int64_t stride = code_stride(first.inputs);
+  if (!two) {
+    apply_layer<T>(first, scratch.codes, stride, scratch.grids, rows, call.gelu, residual,
+                   call.residual_dtype, y, outputs);
+    return;
+  }
+  const int64_t width = scratch.hidden_stride, hidden_codes = code_stride(first.outputs);
+  apply_layer<float>(first, scratch.codes, stride, scratch.grids, rows, call.gelu, nullptr, 0,
+                     scratch.hidden, width);
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t i = first.outputs; i < width; i++) scratch.hidden[r * width + i] = 0;
+  for (int64_t r = 0; r < rows; r += kRowGroup)
+    quantise(scratch.hidden + r * width, width, (int)std::min(kRowGroup, rows - r), first.outputs,
+             scratch.hidden_codes + r * hidden_codes, hidden_codes, scratch.grids + r);
+  if (second.offset)
+    for (int64_t r = 0; r < rows; r++)
+      scratch.grids[r].sum = sum_codes(scratch.hidden_codes + r * hidden_codes, first.outputs);
+  apply_layer<T>(second, scratch.hidden_codes, hidden_codes, scratch.grids, rows, false, residual,
+                 call.residual_dtype, y, outputs);
+}
+
+template <class T>
+static void run(const qmamba_integer_call& call, int64_t tasks, qmamba_parallel_for parallel_for) {
+  auto body = [&](int64_t first_task, int64_t last_task) {
+    for (int64_t task = first_task; task < last_task; task++) {
+      const int64_t bytes = IntegerScratch(call, nullptr).bytes;
+      const IntegerScratch scratch(call, call.workspace + task * bytes);
+      const int64_t first = call.rows * task / tasks, last = call.rows * (task + 1) / tasks;
+      const int64_t blocks = (last - first + kRowBlock - 1) / kRowBlock;
+      for (int64_t block = 0; block < blocks; block++) {
+        const int64_t begin = first + (last - first) * block / blocks;
+        const int64_t end = first + (last - first) * (block + 1) / blocks;
+        run_block<T>(call, scratch, begin, end - begin);
+      }
+    }
+  };
+  using Body = decltype(body);
+  parallel_for(
+      0, tasks, 1,
+      [](int64_t begin, int64_t end, void* context) { (*(Body*)context)(begin, end); }, &body);
+}
+
+}  // namespace
+
+extern "C" void QMAMBA_JOIN(qmamba_integer_linear_, QMAMBA_VARIANT)(
+    const qmamba_integer_call* call, int64_t tasks, qmamba_parallel_for parallel_for) {
+  using namespace QMAMBA_JOIN(qmamba_integer_, QMAMBA_VARIANT);
+  if (call->y_dtype == QMAMBA_BFLOAT16) run<bfloat16>(*call, tasks, parallel_for);
+  else run<float>(*call, tasks, parallel_for);
+}

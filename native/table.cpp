@@ -1,0 +1,175 @@
+// Networks on quantised operands, for one instruction set.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <utility>
+
+#include "table.h"
+#include "variant.h"
+
+namespace QMAMBA_JOIN(qmamba_table_, QMAMBA_VARIANT) {
+
+#include "simd.h"
+#include "forward.h"
+#include "operands.h"
+#include "table_steps.h"
+#include "table_scan.h"
+#include "depthwise.h"
+
+template <class Body>
+static void run(qmamba_parallel_for parallel_for, int64_t count, int64_t grain, const Body& body) {
+  auto range = [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) body(i);
+  };
+  using Range = decltype(range);
+  parallel_for(
+      0, count, grain,
+      [](int64_t begin, int64_t end, void* context) { (*(Range*)context)(begin, end); }, &range);
+}
+
+static void operand(const qmamba_operand& call, qmamba_parallel_for parallel_for) {
+  const int64_t tasks = call.images * kParts;
+  if (call.rule.weights) {
+    run(parallel_for, tasks, 1, [&](int64_t i) { operand_moments(call, i / kParts, i % kParts); });
+    for (int64_t image = 0; image < call.images; image++)
+      call.rule.grids[image] =
+          dynamic_grid(call.partial + image * kParts * 4, (double)call.rows * (double)call.count,
+                       call.x[image * call.image_stride], call.rule);
+  }
+  if (call.values || call.codes)
+    run(parallel_for, tasks, 1, [&](int64_t i) { operand_codes(call, i / kParts, i % kParts); });
+}
+
+static void steps(const qmamba_steps& call, qmamba_parallel_for parallel_for) {
+  const int64_t tasks = call.batch * kParts;
+  read_constant(call.dt_weight, call.routes * call.rank * call.padded, call.weights);
+  if (call.rule.weights) {
+    run(parallel_for, tasks, 1, [&](int64_t i) { step_moments(call, i / kParts, i % kParts); });
+    const double count = (double)call.pixels * (double)call.routes * (double)call.channels;
+    for (int64_t image = 0; image < call.batch; image++)
+      call.rule.grids[image] = dynamic_grid(call.partial + image * kParts * 4, count,
+                                            first_step(call, image), call.rule);
+  }
+  run(parallel_for, tasks, 1, [&](int64_t i) { step_levels(call, i / kParts, i % kParts); });
+}
+
+static void scan_grids(const qmamba_scan_grids& call, qmamba_parallel_for parallel_for) {
+  const int64_t columns = call.rank + 2 * call.states, pixels = call.pixels;
+  read_constant(call.dt_weight, call.routes * call.rank * call.padded, call.weights);
+  std::unique_ptr<float[]> pivots(new float[4 * call.batch]), low(new float[call.rank + W]);
+  for (int64_t image = 0; image < call.batch; image++) {
+    const float* numbers = call.projected + image * pixels * call.routes * columns;
+    const Levels levels(call.low, image);
+    for (int64_t r = 0; r < call.rank; r++) low[r] = levels.value(broadcast(numbers[r]))[0];
+    float* pivot = pivots.get() + 4 * image;
+    pivot[QMAMBA_X] = call.x[image * pixels * call.channels];
+    pivot[QMAMBA_STEPS] = first_step(low.get(), call.weights, call.rank, call.padded);
+    pivot[QMAMBA_B] = numbers[call.rank];
+    pivot[QMAMBA_C] = numbers[call.rank + call.states];
+  }
+  run(parallel_for, call.batch * kParts, 1, [&](int64_t i) {
+    scan_moments(call, i / kParts, i % kParts, pivots.get() + i / kParts * 4);
+  });
+  const double maps = (double)pixels * (double)call.routes;
+  const double counts[] = {(double)pixels * call.channels, maps * call.channels, maps * call.states,
+                           maps * call.states};
+  for (int which = 0; which < 4; which++)
+    for (int64_t image = 0; image < call.batch && call.operands[which].weights; image++)
+      call.operands[which].grids[image] =
+          dynamic_grid(call.partial + (which * call.batch + image) * kParts * 4, counts[which],
+                       pivots[4 * image + which], call.operands[which]);
+}
+
+// What a scan reads of its constants, behind the tables: the weights and the bias of the steps, and
+// the skip terms summed over the routes.
+static void read_constants(qmamba_table_scan& call) {
+  qmamba_scan& scan = call.scan;
+  const int64_t padded = scan.padded, size = scan.routes * padded;
+  float* bias = Tables(call, scan.batch, 0).decays;
+  float *skips = bias + size, *sum = skips + size, *weights = sum + padded;
+  read_constant(call.dt_weight, size * scan.rank, weights);
+  read_constant(call.bias, size, bias);
+  read_constant(call.skip, size, skips);
+  for (int64_t channel = 0; channel < padded; channel++) {
+    sum[channel] = 0;
+    for (int64_t route = 0; route < scan.routes && channel < scan.channels; route++)
+      sum[channel] += skips[route * padded + channel];
+  }
+  scan.dt_weight = weights;
+  scan.dt_bias = bias;
+  scan.skip = sum;
+}
+
+// Adds up the routes of all images, and takes the grids of the result where they are asked for.
+static void finish(const qmamba_table_scan& call, Partition cut, qmamba_parallel_for parallel_for) {
+  const qmamba_scan& scan = call.scan;
+  std::unique_ptr<float[]> pivots(new float[scan.batch]);
+  if (call.output.weights) {
+    std::unique_ptr<float[]> sums(new float[kRows * scan.padded]);
+    for (int64_t image = 0; image < scan.batch; image++)
+      pivots[image] = first_result(call, cut, image, sums.get());
+  }
+  run(parallel_for, scan.batch * kParts, 1, [&](int64_t i) {
+    const int64_t image = i / kParts, part = i % kParts, first = image * scan.pixels;
+    const int64_t end = first + scan.pixels * (part + 1) / kParts;
+    std::unique_ptr<float[]> sums(new float[kRows * scan.padded]);
+    Moments moments(call.output.weights ? pivots[image] : 0);
+    for (int64_t row = first + scan.pixels * part / kParts; row < end; row += kRows)
+      finish_rows(call, cut, row, std::min(kRows, end - row), sums.get(), moments);
+    if (call.output.weights) moments.finish(call.partial + i * 4);
+  });
+  for (int64_t image = 0; image < scan.batch && call.output.weights; image++)
+    call.output.grids[image] =
+        dynamic_grid(call.partial + image * kParts * 4, (double)scan.pixels * scan.channels,
+                     pivots[image], call.output);
+}
+
+static void table_scan(const qmamba_table_scan& given, Partition cut,
+                       qmamba_parallel_for parallel_for) {
+  qmamba_table_scan call = given;
+  read_constants(call);
+  const qmamba_scan& scan = call.scan;
+  const int64_t tiles = scan.padded / 16, tables = scan.batch * scan.routes * tiles;
+  run(parallel_for, tables, 1, [&](int64_t i) {
+    fill_tables(call, i / tiles / scan.routes, i / tiles % scan.routes, i % tiles * 16);
+  });
+  run(parallel_for, scan.batch * cut.groups * cut.route_splits, 1, [&](int64_t task) {
+    const int64_t split = task % cut.route_splits;
+    const Slice slice = slice_of(scan, cut.groups, task / cut.route_splits % cut.groups);
+    const int64_t image = task / cut.route_splits / cut.groups;
+    table_task(call, image, scan.routes * split / cut.route_splits,
+               scan.routes * (split + 1) / cut.route_splits, slice,
+               accumulator(scan, image * cut.route_splits + split, slice));
+  });
+  finish(call, cut, parallel_for);
+}
+
+static void depthwise(const qmamba_depthwise& call, qmamba_parallel_for parallel_for) {
+  const int64_t reach = call.side / 2 * call.dilation;
+  const int64_t size = (2 * reach + 1) * (call.width + 2 * reach) * W;
+  read_constant(call.weight, call.side * call.side * call.padded, call.weights);
+  run(parallel_for, call.batch * kParts, 1, [&](int64_t i) {
+    std::unique_ptr<float[]> ring(new float[size]);
+    if (call.side == 3) depthwise_part<3>(call, i / kParts, i % kParts, ring.get());
+    else depthwise_part<0>(call, i / kParts, i % kParts, ring.get());
+  });
+}
+
+}  // namespace
+
+#define QMAMBA_TABLE_PASS(pass)                                              \
+  extern "C" void QMAMBA_JOIN(qmamba_##pass##_, QMAMBA_VARIANT)(             \
+      const qmamba_##pass* call, qmamba_parallel_for parallel_for) {         \
+    QMAMBA_JOIN(qmamba_table_, QMAMBA_VARIANT)::pass(*call, parallel_for);   \
+  }
+QMAMBA_TABLE_PASS(operand)
+QMAMBA_TABLE_PASS(steps)
+QMAMBA_TABLE_PASS(scan_grids)
+QMAMBA_TABLE_PASS(depthwise)
+
+extern "C" void QMAMBA_JOIN(qmamba_table_scan_, QMAMBA_VARIANT)(const qmamba_table_scan* call,
+                                                                Partition cut,
+                                                                qmamba_parallel_for parallel_for) {
+  QMAMBA_JOIN(qmamba_table_, QMAMBA_VARIANT)::table_scan(*call, cut, parallel_for);
+}

@@ -1,0 +1,390 @@
+// The scan with looked-up exponentials. The lanes of a vector are the states of one channel, so that
+// the row of decays that belongs to a code lies as the recurrence needs it. A tile of W channels
+// walks along the route with its states in registers, and one transposing sum at each step gives the
+// outputs of the tile. Included inside a namespace of its own by each variant.
+
+template <int Half, int... Lane>
+struct Lanes {};
+
+#if defined(__clang__)
+#define QMAMBA_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define QMAMBA_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, vint{__VA_ARGS__})
+#endif
+
+// Both vectors with their upper and lower halves of 2 * Half lanes added: where bit Half of the lane
+// is clear it holds sums of a, elsewhere sums of b.
+template <int Half, int... Lane>
+QMAMBA_INLINE vfloat add_halves(vfloat a, vfloat b, std::integer_sequence<int, Lane...>) {
+#if W == 16
+  constexpr __mmask16 upper = (__mmask16)((... | (Lane & Half ? 1 << Lane : 0)));
+  const vfloat kept = (vfloat)_mm512_mask_mov_ps((__m512)a, upper, (__m512)b);
+#else
+  const vfloat kept = QMAMBA_SHUFFLE(a, b, (Lane & Half ? W + Lane : Lane)...);
+#endif
+  return kept + QMAMBA_SHUFFLE(a, b, (Lane & Half ? W + Lane - Half : Lane + Half)...);
+}
+
+// Lane i of the result is the sum of the lanes of vectors[i].
+template <int Half = W / 2>
+QMAMBA_INLINE vfloat lane_sums(vfloat* vectors) {
+#pragma GCC unroll 16
+  for (int i = 0; i < Half; i++)
+    vectors[i] = add_halves<Half>(vectors[i], vectors[i + Half],
+                                  std::make_integer_sequence<int, W>());
+  if constexpr (Half > 1) return lane_sums<Half / 2>(vectors);
+  return vectors[0];
+}
+
+// Where the tables of one route of one image begin.
+struct Tables {
+  float* decays;  // (padded, codes + 1, lanes): the last row is that of padding
+  float* steps;   // (padded / 16, codes, 16)
+  int64_t codes, rows;
+  Tables(const qmamba_table_scan& call, int64_t image, int64_t route)
+      : codes(int64_t{1} << call.operands[QMAMBA_STEPS].bits), rows(codes + 1) {
+    const qmamba_scan& scan = call.scan;
+    const int64_t size = scan.padded * (rows * call.lanes + codes);
+    decays = call.tables + (image * scan.routes + route) * size;
+    steps = decays + scan.padded * rows * call.lanes;
+  }
+};
+
+// The tables of one tile of 16 channels.
+static void fill_tables(const qmamba_table_scan& call, int64_t image, int64_t route, int64_t first) {
+  const qmamba_scan& scan = call.scan;
+  const Tables tables(call, image, route);
+  const Levels levels(call.operands[QMAMBA_STEPS], image);
+  float rates[16 * 32];
+  qmamba_constant decay = call.decay;
+  decay.codes += (route * scan.padded + first) * call.lanes;
+  read_constant(decay, 16 * call.lanes, rates);
+  for (int64_t i = 0; i < 16 * call.lanes; i++) rates[i] *= 1.4426950408889634f;
+  for (int64_t code = 0; code <= tables.codes; code++) {
+    float raw = 0;
+    if (code < tables.codes) {
+      raw = ((float)code + levels.first) * levels.scale - levels.offset;
+      raw = std::min(std::max(raw, levels.lowest), levels.highest);
+    }
+    float dt[16];
+    for (int64_t i = 0; i < 16; i += W) {
+      const int64_t channel = first + i;
+      store(dt + i, softplus(load(scan.dt_bias + route * scan.padded + channel) + raw).value);
+      if (code < tables.codes) store(tables.steps + first * tables.codes + code * 16 + i, load(dt + i));
+    }
+    for (int64_t i = 0; i < 16; i++) {
+      float* row = tables.decays + ((first + i) * tables.rows + code) * call.lanes;
+      const float* rate = rates + i * call.lanes;
+      for (int64_t n = 0; n < call.lanes; n += W) store(row + n, exp2(load(rate + n) * dt[i]));
+    }
+  }
+}
+
+// The step of each lane's code, from (codes, 16) steps.
+template <int Bits>
+QMAMBA_INLINE vfloat look_up(const float* steps, vint codes) {
+  vfloat found[1 << Bits];
+#pragma GCC unroll 16
+  for (int i = 0; i < 1 << Bits; i++) found[i] = load(steps + i * 16);
+#pragma GCC unroll 4
+  for (int bit = 0; bit < Bits; bit++) {
+#if W == 16
+    const __mmask16 set = _mm512_test_epi32_mask((__m512i)codes, _mm512_set1_epi32(1 << bit));
+#else
+    const vint set = (codes & (1 << bit)) != 0;
+#endif
+#pragma GCC unroll 8
+    for (int i = 0; i < 1 << (Bits - 1 - bit); i++)
+#if W == 16
+      found[i] = (vfloat)_mm512_mask_mov_ps((__m512)found[2 * i], set, (__m512)found[2 * i + 1]);
+#else
+      found[i] = set ? found[2 * i + 1] : found[2 * i];
+#endif
+  }
+  return found[0];
+}
+
+// Steps that all tiles of a task take before the next ones: their maps stay in the cache meanwhile.
+constexpr int kChunk = 64;
+
+// What is the same for all tiles at some steps of a route.
+template <int V>
+struct alignas(64) Chunk {
+  float B[kChunk][V * W];
+  float C[kChunk][V * W];
+  const float* low[kChunk];  // low-rank time steps
+  int64_t pixel[kChunk];
+  int64_t ahead[kChunk];     // the pixel of as many steps later, or any
+  int count;
+
+  void read(const qmamba_table_scan& call, int64_t image, int64_t route, int64_t begin) {
+    const qmamba_scan& scan = call.scan;
+    const int64_t columns = scan.rank + 2 * scan.states, stride = scan.routes * columns;
+    const float* projected =
+        scan.projected + (image * scan.pixels * scan.routes + route) * columns;
+    const int32_t* order = scan.order + route * scan.steps + begin;
+    const Levels levels_B(call.operands[QMAMBA_B], image), levels_C(call.operands[QMAMBA_C], image);
+    count = (int)std::min<int64_t>(kChunk, scan.steps - begin);
+    for (int t = 0; t < count; t++) {
+      pixel[t] = order[t];
+      const bool later = begin + kChunk + t < scan.steps;
+      ahead[t] = std::max<int64_t>(0, order[later ? kChunk + t : t]);
+      const char* next = (const char*)(projected + ahead[t] * stride);
+      for (int64_t i = 0; i < columns * 4; i += 64) __builtin_prefetch(next + i, 0, 2);
+      low[t] = projected + std::max<int64_t>(0, pixel[t]) * stride;
+      const float* numbers = low[t] + scan.rank;
+      for (int v = 0; v < V; v++) {
+        const int live = (int)std::min<int64_t>(W, scan.states - v * W);
+        vfloat b = levels_B.value(load_first(numbers + v * W, live));
+        vfloat c = levels_C.value(load_first(numbers + scan.states + v * W, live));
+        // Lanes after the states would carry levels of zero along.
+        const vint kept = first_lanes(pixel[t] < 0 ? 0 : live);
+        store(B[t] + v * W, (vfloat)((vint)b & kept));
+        store(C[t] + v * W, (vfloat)((vint)c & kept));
+      }
+    }
+  }
+};
+
+// A tile of channels along one route.
+struct Tile {
+  const qmamba_table_scan& call;
+  const Levels x_levels, step_levels;
+  const float* decays;   // of its first channel
+  const float* steps;
+  const float* weights;  // (rank, padded): from the low-rank steps
+  const float* x;
+  float* sum;            // (pixels, width)
+  int64_t width;
+  int live_channels;
+  bool add;              // to the sum, rather than replace it
+
+  Tile(const qmamba_table_scan& call, int64_t image, int64_t route, int64_t channel,
+       int live_channels, float* sum, int64_t width, bool add)
+      : call(call), x_levels(call.operands[QMAMBA_X], image),
+        step_levels(call.operands[QMAMBA_STEPS], image), sum(sum), width(width),
+        live_channels(live_channels), add(add) {
+    const qmamba_scan& scan = call.scan;
+    const Tables tables(call, image, route);
+    decays = tables.decays + channel * tables.rows * call.lanes;
+    steps = tables.steps + channel / 16 * 16 * tables.codes + channel % 16;
+    weights = scan.dt_weight + route * scan.rank * scan.padded + channel;
+    x = (const float*)scan.x + image * scan.pixels * scan.channels + channel;
+  }
+};
+
+// dt * x of each channel of a tile at the steps of a chunk, and where its decays are. All of them are
+// written before the first is read, because a processor does not forward parts of a vector that is
+// still on its way to the cache.
+struct alignas(64) TileInputs {
+  float input[kChunk][W];
+  int32_t row[kChunk][W];
+};
+
+// Routes with strides defeat the hardware's own prefetch.
+QMAMBA_INLINE void prefetch(const Tile& tile, int64_t pixel) {
+  const char* x = (const char*)(tile.x + pixel * tile.call.scan.channels);
+  __builtin_prefetch(x, 0, 2);
+  __builtin_prefetch(x + W * sizeof(float) - 1, 0, 2);
+  __builtin_prefetch(tile.sum + pixel * tile.width, 1, 2);
+}
+
+template <int Bits, int V>
+QMAMBA_INLINE void read_inputs(const Tile& tile, const Chunk<V>& chunk, TileInputs& inputs) {
+  constexpr int32_t codes = 1 << Bits;
+  const qmamba_scan& scan = tile.call.scan;
+  vint lane;
+  __builtin_memcpy(&lane, kLane, sizeof lane);
+  const int32_t lanes = (int32_t)tile.call.lanes;
+  const vint first_row = lane * ((codes + 1) * lanes);
+  for (int begin = 0; begin < chunk.count; begin += kBlock) {
+    const int live = std::min(kBlock, chunk.count - begin);
+    const float* low[kBlock];
+    for (int t = 0; t < kBlock; t++) low[t] = chunk.low[begin + (t < live ? t : 0)];
+    vfloat raw[kBlock];
+    low_rank_steps(tile.weights, scan.rank, scan.padded, low, raw);
+    for (int t = 0; t < live; t++) {
+      const int64_t p = chunk.pixel[begin + t];
+      vint row = first_row + codes * lanes;
+      vfloat input = vfloat{};
+      if (p >= 0) {
+        const vint code = whole_numbers(tile.step_levels.code(raw[t]) - tile.step_levels.first);
+        row = first_row + code * lanes;
+        input = look_up<Bits>(tile.steps, code) *
+                tile.x_levels.value(load_first(tile.x + p * scan.channels, tile.live_channels));
+      }
+      __builtin_memcpy(inputs.row[begin + t], &row, sizeof row);
+      store(inputs.input[begin + t], input);
+    }
+  }
+}
+
+// A chunk of steps of one tile. States fill V vectors; only the first Used channels of the tile are
+// alive. `saved` holds the states between two chunks.
+template <int V, int Used, int Bits>
+static void scan_tile(const Tile& tile, const Chunk<V>& chunk, float* saved) {
+  vfloat state[Used * V];
+#pragma GCC unroll 64
+  for (int i = 0; i < Used * V; i++) state[i] = load(saved + i * W);
+  TileInputs inputs;
+  read_inputs<Bits>(tile, chunk, inputs);
+  float nowhere[W] = {};
+  for (int t = 0; t < chunk.count; t++) {
+    prefetch(tile, chunk.ahead[t]);
+    vfloat B[V], C[V], outputs[W];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; v++) {
+      B[v] = load(chunk.B[t] + v * W);
+      C[v] = load(chunk.C[t] + v * W);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < Used; i++) {
+      const float* row = tile.decays + inputs.row[t][i];
+      vfloat total = vfloat{};
+#pragma GCC unroll 8
+      for (int v = 0; v < V; v++) {
+        vfloat& h = state[i * V + v];
+        h = load(row + v * W) * h + B[v] * inputs.input[t][i];
+        total = v ? total + h * C[v] : h * C[v];
+      }
+      outputs[i] = total;
+    }
+#pragma GCC unroll 16
+    for (int i = Used; i < W; i++) outputs[i] = vfloat{};
+    const vfloat y = lane_sums(outputs);
+    float* to = chunk.pixel[t] < 0 ? nowhere : tile.sum + chunk.pixel[t] * tile.width;
+    store(to, tile.add ? load(to) + y : y);
+  }
+#pragma GCC unroll 64
+  for (int i = 0; i < Used * V; i++) store(saved + i * W, state[i]);
+}
+
+template <int V, int Used>
+static void scan_tile(const Tile& tile, const Chunk<V>& chunk, float* saved) {
+  const int64_t bits = tile.call.operands[QMAMBA_STEPS].bits;
+  if (bits == 2) scan_tile<V, Used, 2>(tile, chunk, saved);
+  else if (bits == 3) scan_tile<V, Used, 3>(tile, chunk, saved);
+  else scan_tile<V, Used, 4>(tile, chunk, saved);
+}
+
+template <int V>
+static void table_task(const qmamba_table_scan& call, int64_t image, int64_t first_route,
+                       int64_t last_route, Slice slice, float* sum, float* states) {
+  const int64_t size = V * W * W;
+  Chunk<V> chunk;
+  for (int64_t route = first_route; route < last_route; route++) {
+    std::memset(states, 0, sizeof(float) * size * slice.vectors);
+    for (int64_t begin = 0; begin < call.scan.steps; begin += kChunk) {
+      chunk.read(call, image, route, begin);
+      for (int v = 0; v < slice.vectors; v++) {
+        const int live_channels = v + 1 == slice.vectors ? slice.last_count : W;
+        const Tile tile(call, image, route, slice.first + (int64_t)v * W, live_channels,
+                        sum + (int64_t)v * W, slice.width(), route != first_route);
+        if (live_channels <= W / 2) scan_tile<V, W / 2>(tile, chunk, states + v * size);
+        else scan_tile<V, W>(tile, chunk, states + v * size);
+      }
+    }
+  }
+}
+
+// States fill at most two vectors of 16 lanes.
+static void table_task(const qmamba_table_scan& call, int64_t image, int64_t first_route,
+                       int64_t last_route, Slice slice, float* sum) {
+  const int64_t vectors = (call.scan.states + W - 1) / W;
+  std::unique_ptr<float[]> states(new float[std::max(slice.vectors, 1) * 32 * W]);
+#define QMAMBA_TABLE_TASK(n) \
+  table_task<n>(call, image, first_route, last_route, slice, sum, states.get())
+  if (vectors == 1) QMAMBA_TABLE_TASK(1);
+  else if (vectors == 2) QMAMBA_TABLE_TASK(2);
+#if W < 16
+  else if (vectors <= 4) QMAMBA_TABLE_TASK(4);
+#endif
+#if W < 8
+  else QMAMBA_TABLE_TASK(8);
+#endif
+#undef QMAMBA_TABLE_TASK
+}
+
+QMAMBA_INLINE vfloat sigmoid(vfloat v) { return 1.0f / (1.0f + exp2(v * -1.4426950408889634f)); }
+
+// Rows that are finished together: each phase goes through all of them, because one row alone is a
+// chain of operations that wait for each other.
+constexpr int64_t kRows = 8;
+
+// The sums over routes and skip terms of some rows into `sums` (rows, padded), and their means.
+static void merge(const qmamba_table_scan& call, Partition cut, int64_t begin, int64_t number,
+                  float* sums, float* means) {
+  const qmamba_scan& scan = call.scan;
+  vfloat totals[kRows] = {};
+  for (int64_t group = 0; group < cut.groups; group++) {
+    const Slice slice = slice_of(scan, cut.groups, group);
+    for (int64_t r = 0; r < number; r++) {
+      const int64_t image = (begin + r) / scan.pixels, pixel = (begin + r) % scan.pixels;
+      const float* x = (const float*)scan.x + (begin + r) * scan.channels;
+      const Levels levels(call.operands[QMAMBA_X], image);
+      for (int v = 0; v < slice.vectors; v++) {
+        const int64_t channel = slice.first + (int64_t)v * W;
+        const int count = v + 1 == slice.vectors ? slice.last_count : W;
+        // Routes are added in their order whether they were split or not. Dead lanes stay zero:
+        // those of the accumulators and of the skip terms are.
+        vfloat sum = vfloat{};
+        for (int64_t split = 0; split < cut.route_splits; split++)
+          sum += load(accumulator(scan, image * cut.route_splits + split, slice) +
+                      pixel * slice.width() + (int64_t)v * W);
+        sum += levels.value(load_first(x + channel, count)) * load(scan.skip + channel);
+        store(sums + r * scan.padded + channel, sum);
+        totals[r] += sum;
+      }
+    }
+  }
+  for (int64_t r = 0; r < number; r++) means[r] = sum_lanes(totals[r]) / scan.channels;
+}
+
+// 1 / deviation of each row.
+static void inverse_deviations(const qmamba_scan& scan, int64_t number, const float* sums,
+                               const float* means, float* inverse) {
+  for (int64_t r = 0; r < number; r++) {
+    vfloat squares = vfloat{};
+    for (int64_t channel = 0; channel < scan.channels; channel += W) {
+      const vfloat centred = load(sums + r * scan.padded + channel) - means[r];
+      const int64_t live = scan.channels - channel;
+      squares += live >= W ? centred * centred
+                           : first_lanes((int)live) ? centred * centred : vfloat{};
+    }
+    inverse[r] = 1.0f / __builtin_sqrtf(sum_lanes(squares) / scan.channels + scan.norm_epsilon);
+  }
+}
+
+// At most kRows merged rows, normalised and gated.
+static void finish_rows(const qmamba_table_scan& call, Partition cut, int64_t begin, int64_t number,
+                        float* sums, Moments& moments) {
+  const qmamba_scan& scan = call.scan;
+  float means[kRows], inverse[kRows];
+  merge(call, cut, begin, number, sums, means);
+  if (scan.norm_weight) inverse_deviations(scan, number, sums, means, inverse);
+  for (int64_t r = 0; r < number; r++) {
+    float* y = (float*)scan.y + (begin + r) * scan.channels;
+    const float* gate = call.gate + (begin + r) * call.gate_stride;
+    for (int64_t channel = 0; channel < scan.channels; channel += W) {
+      const int count = (int)std::min<int64_t>(W, scan.channels - channel);
+      vfloat value = load(sums + r * scan.padded + channel);
+      if (scan.norm_weight)
+        value = (value - means[r]) * (load_first(scan.norm_weight + channel, count) * inverse[r]) +
+                load_first(scan.norm_bias + channel, count);
+      if (call.gate) {
+        const vfloat z = load_first(gate + channel, count);
+        value *= z * sigmoid(z);
+      }
+      store_first(y + channel, value, count);
+      if (call.output.weights) moments.add_first(value, count);
+    }
+  }
+  moments.flush();
+}
+
+// The first number of the result of an image, for its moments.
+static float first_result(const qmamba_table_scan& call, Partition cut, int64_t image, float* sums) {
+  Moments unused(0);
+  finish_rows(call, cut, image * call.scan.pixels, 1, sums, unused);
+  return ((const float*)call.scan.y)[image * call.scan.pixels * call.scan.channels];
+}

@@ -1,0 +1,301 @@
+"""Operands of a quantised network on the CPU: grids from statistics, codes, and levels.
+
+What it trades: no gradients and no tracing. In return an operand is read once for its statistics
+and once for its codes or levels, wherever it lies in a larger array, and the time steps of a scan,
+which are many times as large as what they are computed from, need not be stored.
+
+The statistics are those of :class:`~qmamba.quantization.DLS` up to the order of their sums.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from qmamba.ops.kernel import load_kernel, round_up
+
+PARTS = 16
+"""Into how many parts the kernel cuts an image for its sums; ``kParts`` in ``native/table.h``."""
+LARGEST = 3e38
+"""A bound that cuts nothing off."""
+
+
+class GridStruct(ctypes.Structure):
+    """Mirror of ``qmamba_grid`` in ``native/table.h``."""
+
+    _fields_ = [(name, ctypes.c_float) for name in ("scale", "offset", "lowest", "highest")]
+
+
+class ConstantStruct(ctypes.Structure):
+    """Mirror of ``qmamba_constant``."""
+
+    _fields_ = [("codes", ctypes.c_void_p), ("grid", GridStruct)]
+
+
+class RuleStruct(ctypes.Structure):
+    """Mirror of ``qmamba_grid_rule``."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("grids", "weights")),
+        *((name, ctypes.c_int64) for name in ("bits", "first", "last", "copies")),
+    ]
+
+
+class _OperandStruct(ctypes.Structure):
+    _fields_ = [
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("x", "values", "codes", "code_scale", "code_offset", "partial")
+        ),
+        ("rule", RuleStruct),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("images", "rows", "count", "row_stride", "image_stride")
+        ),
+    ]
+
+
+class _StepsStruct(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("low", "codes", "values", "partial", "weights")),
+        ("dt_weight", ConstantStruct),
+        ("rule", RuleStruct),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("batch", "pixels", "routes", "channels", "padded", "rank", "row")
+        ),
+    ]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A constant as codes: value = ``codes * scale - offset``, cut off at two bounds."""
+
+    codes: Tensor
+    """int8, contiguous."""
+    scale: float
+    offset: float
+    lowest: float = -LARGEST
+    highest: float = LARGEST
+
+    def struct(self) -> ConstantStruct:
+        """For the kernel; the codes have to live as long as it is used."""
+        grid = GridStruct(self.scale, self.offset, self.lowest, self.highest)
+        return ConstantStruct(self.codes.data_ptr(), grid)
+
+    def values(self) -> Tensor:
+        """The values, float32."""
+        values = self.codes.float() * self.scale - self.offset
+        return values.clamp_(self.lowest, self.highest)
+
+    def arranged(self, codes: Tensor) -> Constant:
+        """The same values in another order, or a part of them."""
+        return Constant(codes.contiguous(), self.scale, self.offset, self.lowest, self.highest)
+
+
+class GridRule:
+    """Where the grid of an operand comes from.
+
+    Args:
+        bits: width of a code.
+        grid: scale, offset, and two bounds or none, where the grid is fixed.
+        weights: float32 ``(8,)``, the weights of DLS for the step and for the offset, where it
+            follows each image.
+        first, last: the smallest and the largest code; by default all signed ones.
+        copies: how often each value counts in the deviation.
+    """
+
+    def __init__(
+        self,
+        bits: int,
+        *,
+        grid: tuple[float, ...] | None = None,
+        weights: Tensor | None = None,
+        first: int | None = None,
+        last: int | None = None,
+        copies: int = 1,
+    ) -> None:
+        assert (grid is None) != (weights is None)
+        self.bits, self.copies, self._weights = bits, copies, weights
+        self.first = -(2 ** (bits - 1)) if first is None else first
+        self.last = 2 ** (bits - 1) - 1 if last is None else last
+        self.grid: Tensor | None = None
+        """float32 ``(1, 4)``: scale, offset and bounds of a fixed grid."""
+        if grid is not None:
+            self.grid = torch.tensor([grid if len(grid) == 4 else (*grid, -LARGEST, LARGEST)])
+            assert self.grid.shape == (1, 4)
+
+    def grids(self, images: int) -> Tensor:
+        """float32 ``(images, 4)``: scale, offset, lowest and highest value; to be filled if they
+        follow the images."""
+        if self.grid is None:
+            return torch.empty(images, 4)
+        return self.grid if images == 1 else self.grid.expand(images, 4).contiguous()
+
+    def struct(self, grids: Tensor) -> RuleStruct:
+        """For the kernel."""
+        weights = None if self._weights is None else self._weights.data_ptr()
+        return RuleStruct(
+            grids.data_ptr(), weights, self.bits, self.first, self.last, self.copies
+        )
+
+
+class OperandCodes(NamedTuple):
+    """An operand as codes: value = ``codes * scale - offset``, if no bound cuts a level off."""
+
+    codes: Tensor
+    """uint8 ``(images, rows, count)``, counted from the smallest code."""
+    scale: Tensor
+    """float32 ``(images,)``."""
+    offset: Tensor
+    """float32 ``(images,)``."""
+    is_cut: bool
+    """Whether a bound cuts a level off in any image, which codes cannot tell."""
+
+
+def place_operand(x: Tensor, rule: GridRule) -> Tensor:
+    """Replace numbers by their levels, in place.
+
+    Args:
+        x: float32 ``(images, rows, count)``, which may be part of a larger array as long as the
+            last axis is dense.
+        rule: where the grids come from.
+
+    Returns:
+        The grids, float32 ``(images, 4)``: scale, offset, lowest and highest value.
+    """
+    call, grids, scratch = _operand_call(x, rule)
+    call.values = x.data_ptr()
+    load_kernel().run_quantized("operand", call)
+    del scratch
+    return grids
+
+
+def operand_codes(x: Tensor, rule: GridRule, out: Tensor | None = None) -> OperandCodes:
+    """The codes of numbers.
+
+    Args:
+        x, rule: as for :func:`place_operand`.
+        out: where the codes go; contiguous.
+    """
+    call, grids, scratch = _operand_call(x, rule)
+    images = x.shape[0]
+    codes = torch.empty(x.shape, dtype=torch.uint8) if out is None else out
+    assert codes.shape == x.shape and codes.dtype == torch.uint8 and codes.is_contiguous()
+    scale, offset = torch.empty(images), torch.empty(images)
+    call.codes = codes.data_ptr()
+    call.code_scale, call.code_offset = scale.data_ptr(), offset.data_ptr()
+    load_kernel().run_quantized("operand", call)
+    del scratch
+    is_cut = any(
+        step * rule.first - shift < lowest or step * rule.last - shift > highest
+        for step, shift, lowest, highest in grids.tolist()
+    )
+    return OperandCodes(codes, scale, offset, is_cut)
+
+
+def _operand_call(x: Tensor, rule: GridRule) -> tuple[_OperandStruct, Tensor, Tensor | None]:
+    """The call and what it points to beside its operand."""
+    images, rows, count = x.shape
+    assert x.dtype == torch.float32 and (count == 1 or x.stride(2) == 1), (x.dtype, x.stride())
+    grids = rule.grids(images)
+    call = _OperandStruct(
+        x=x.data_ptr(),
+        rule=rule.struct(grids),
+        images=images,
+        rows=rows,
+        count=count,
+        row_stride=x.stride(1),
+        image_stride=x.stride(0),
+    )
+    if rule.grid is not None:
+        return call, grids, None
+    partial = torch.empty(images * PARTS * 4, dtype=torch.float64)
+    call.partial = partial.data_ptr()
+    return call, grids, partial
+
+
+class StepCodes(NamedTuple):
+    """Time steps as codes."""
+
+    codes: Tensor
+    """uint8 ``(batch, routes, tiles, pixels, 16)``: tiles of 16 channels, counted from the smallest
+    code."""
+    grids: Tensor
+    """float32 ``(batch, 4)``: scale, offset, lowest and highest value."""
+
+
+def step_codes(
+    projected: Tensor,
+    dt_weight: Constant,
+    channels: int,
+    rule: GridRule,
+    out: Tensor | None = None,
+) -> StepCodes:
+    """The codes of the time steps of a map before bias and softplus.
+
+    Args:
+        projected: float32 ``(batch, pixels, routes, row)``, contiguous; its first numbers are the
+            low-rank form.
+        dt_weight: int8 ``(routes, rank, padded)``, channels padded to a multiple of 16.
+        channels: how many there are.
+        rule: where the grids come from.
+        out: where the codes go; contiguous.
+    """
+    batch, pixels, routes, _ = projected.shape
+    shape = (batch, routes, dt_weight.codes.shape[2] // 16, pixels, 16)
+    codes = torch.empty(shape, dtype=torch.uint8) if out is None else out
+    assert codes.shape == shape and codes.dtype == torch.uint8 and codes.is_contiguous()
+    grids = _run_steps(projected, dt_weight, channels, rule, codes=codes)
+    return StepCodes(codes, grids)
+
+
+def step_levels(
+    projected: Tensor,
+    dt_weight: Constant,
+    channels: int,
+    rule: GridRule,
+    out: Tensor | None = None,
+) -> Tensor:
+    """The levels of the time steps, float32 ``(batch, routes, pixels, channels)``.
+
+    Arguments as for :func:`step_codes`.
+    """
+    batch, pixels, routes, _ = projected.shape
+    values = torch.empty(batch, routes, pixels, channels) if out is None else out
+    assert values.shape == (batch, routes, pixels, channels) and values.is_contiguous()
+    _run_steps(projected, dt_weight, channels, rule, values=values)
+    return values
+
+
+def _run_steps(
+    projected: Tensor, dt_weight: Constant, channels: int, rule: GridRule, **results: Tensor
+) -> Tensor:
+    batch, pixels, routes, row = projected.shape
+    _, rank, padded = dt_weight.codes.shape
+    assert projected.is_contiguous() and projected.dtype == torch.float32
+    assert padded == round_up(channels)
+    grids = rule.grids(batch)
+    weights = torch.empty(routes * rank * padded)
+    partial = torch.empty(batch * PARTS * 4, dtype=torch.float64)
+    call = _StepsStruct(
+        low=projected.data_ptr(),
+        partial=partial.data_ptr(),
+        weights=weights.data_ptr(),
+        dt_weight=dt_weight.struct(),
+        rule=rule.struct(grids),
+        batch=batch,
+        pixels=pixels,
+        routes=routes,
+        channels=channels,
+        padded=padded,
+        rank=rank,
+        row=row,
+        **{name: tensor.data_ptr() for name, tensor in results.items()},
+    )
+    load_kernel().run_quantized("steps", call)
+    return grids

@@ -1,0 +1,288 @@
+"""The scan with looked-up exponentials, and the operands that it reads, in every variant built."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from qmamba.ops import kernel, scan_routes, ss2d_given_steps
+from qmamba.ops.operands import (
+    Constant,
+    GridRule,
+    StepCodes,
+    operand_codes,
+    place_operand,
+    step_codes,
+    step_levels,
+)
+from qmamba.ops.table import TableScan, table_scan_naive
+
+needs_kernel = pytest.mark.skipif(
+    kernel.unavailable_reason() is not None, reason=str(kernel.unavailable_reason())
+)
+
+
+@pytest.fixture(params=sorted(kernel.LANES))
+def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    loaded = kernel.load_kernel()
+    if kernel.LANES[request.param] > loaded.library.qmamba_lanes():
+        pytest.skip(f"this processor has no {request.param}")
+    monkeypatch.setattr(loaded, "lanes", kernel.LANES[request.param])
+    return str(request.param)
+
+
+class Case:
+    """One scan with everything on its grid."""
+
+    def __init__(
+        self, batch: int, side: tuple[int, int], channels: int, states: int, bits: int, window: int
+    ) -> None:
+        random = torch.Generator().manual_seed(channels + 100 * states + bits)
+        self.pixels, self.rank, self.bits = side[0] * side[1], 3, bits
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=random)
+
+        def codes(*shape: int) -> Tensor:
+            low, high = -(2 ** (bits - 1)), 2 ** (bits - 1)
+            return torch.randint(low, high, shape, generator=random, dtype=torch.int8)
+
+        self.x = normal(batch, self.pixels, channels)
+        self.projected = normal(batch, self.pixels, 4, self.rank + 2 * states)
+        self.routes = scan_routes(*side, window)
+        middle = 2.0 ** (bits - 1) + 0.5
+        self.A = Constant(codes(4, channels, states), 0.1, middle * 0.1, highest=-0.07)
+        self.D = Constant(codes(4, channels), 0.2, -0.3, lowest=-0.1)
+        self.dt_bias = Constant(codes(4, channels), 0.3, 1.0)
+        self.dt_weight = Constant(codes(4, channels, self.rank), 0.1, 0.03)
+        rule_weights = torch.tensor([0.01, 0.9 / 2 ** (bits - 2), 0.01, 0.0, -0.9, -0.1, 0.02, 0.0])
+        self.rule = GridRule(bits, weights=rule_weights)
+        transposed = Constant(
+            F.pad(self.dt_weight.codes.transpose(1, 2), (0, -channels % 16)).contiguous(),
+            self.dt_weight.scale,
+            self.dt_weight.offset,
+        )
+        self.steps = step_codes(self.projected, transposed, channels, self.rule)
+        self.values = step_levels(self.projected, transposed, channels, self.rule)
+
+    def raw_steps(self) -> Tensor:
+        low = self.projected[..., : self.rank].double().transpose(1, 2)
+        return low @ self.dt_weight.values().double().transpose(1, 2)
+
+    def codes(self) -> Tensor:
+        """``(batch, routes, pixels, channels)``."""
+        channels = self.x.shape[2]
+        return self.steps.codes.permute(0, 1, 3, 2, 4).flatten(3)[..., :channels]
+
+    def levels(self) -> Tensor:
+        codes = torch.arange(2**self.bits) - 2 ** (self.bits - 1)
+        scale, offset, low, high = self.steps.grids.T[..., None]
+        return torch.clamp(codes * scale - offset, low, high)
+
+    def run(self, norm: nn.LayerNorm | None = None, gate: Tensor | None = None) -> Tensor:
+        scan = TableScan(self.rule, self.dt_bias, self.A, self.D, norm=norm)
+        return scan(self.x, self.steps, self.projected, self.routes, gate=gate)
+
+    def naive(self) -> Tensor:
+        return table_scan_naive(
+            self.x.double(),
+            self.codes(),
+            self.levels().double(),
+            self.projected[..., self.rank :].double(),
+            self.routes,
+            self.dt_bias.values().double(),
+            self.A.values().double(),
+            self.D.values().double(),
+        )
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    error = (actual.double() - expected.double()).abs().max() / expected.abs().max()
+    assert error < tolerance, float(error)
+
+
+@needs_kernel
+@pytest.mark.parametrize(
+    ("batch", "side", "channels", "states", "bits", "window"),
+    [
+        (1, (7, 9), 72, 10, 4, 1),
+        (2, (5, 4), 40, 16, 4, 1),
+        (1, (6, 7), 17, 1, 3, 4),
+        (2, (4, 4), 5, 20, 2, 1),
+        (1, (3, 11), 24, 7, 2, 2),
+        (1, (1, 1), 16, 32, 3, 1),
+    ],
+)
+def test_the_kernel_equals_the_definition(
+    instruction_set: str,
+    batch: int,
+    side: tuple[int, int],
+    channels: int,
+    states: int,
+    bits: int,
+    window: int,
+) -> None:
+    case = Case(batch, side, channels, states, bits, window)
+    close(case.run(), case.naive())
+
+
+@needs_kernel
+@settings(max_examples=15, deadline=None)
+@given(
+    height=st.integers(1, 6),
+    width=st.integers(1, 6),
+    channels=st.integers(1, 50),
+    states=st.integers(1, 18),
+    bits=st.sampled_from([2, 3, 4]),
+)
+def test_any_size_equals_the_definition(
+    height: int, width: int, channels: int, states: int, bits: int
+) -> None:
+    case = Case(1, (height, width), channels, states, bits, 1)
+    close(case.run(), case.naive())
+
+
+def test_the_definition_is_the_scan_with_time_steps_on_a_grid() -> None:
+    random = torch.Generator().manual_seed(0)
+    routes = scan_routes(5, 6, 4)
+    codes = torch.randint(0, 16, (2, 4, 30, 8), generator=random)
+    levels = torch.linspace(-3, 2, 16).repeat(2, 1).double() * torch.tensor([[1.0], [0.7]])
+    steps = levels[torch.arange(2)[:, None, None, None], codes]
+    x, projected, bias, skip = (
+        torch.randn(*shape, generator=random, dtype=torch.float64)
+        for shape in ((2, 30, 8), (2, 30, 4, 6), (4, 8), (4, 8))
+    )
+    A = -torch.rand(4, 8, 3, generator=random, dtype=torch.float64)
+    actual = table_scan_naive(x, codes, levels, projected, routes, bias, A, skip)
+    expected = ss2d_given_steps(x, steps, projected, routes, bias, A, skip, backend="naive")
+    close(actual, expected, 1e-12)
+
+
+@needs_kernel
+@pytest.mark.parametrize("channels", [8, 37])
+def test_norm_and_gate_follow_the_scan(instruction_set: str, channels: int) -> None:
+    case = Case(2, (4, 5), channels, 10, 4, 1)
+    norm = nn.LayerNorm(channels, eps=1e-4)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    # A gate is one half of a projection, so its rows are longer than it is.
+    gate = torch.randn(2, 20, 2 * channels)[..., channels:]
+    expected = F.layer_norm(
+        case.naive().float(), (channels,), norm.weight, norm.bias, norm.eps
+    ) * F.silu(gate)
+    close(case.run(norm, gate), expected.detach(), 1e-4)
+
+
+@needs_kernel
+def test_threads_and_batch_mates_change_no_bit() -> None:
+    case = Case(2, (9, 7), 72, 10, 4, 1)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(case.run())
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(results[0], other) for other in results)
+    case.x, case.projected = case.x[1:].contiguous(), case.projected[1:].contiguous()
+    case.steps = StepCodes(*(part[1:].contiguous() for part in case.steps))
+    assert torch.equal(case.run()[0], results[0][1])
+
+
+@needs_kernel
+@pytest.mark.parametrize(("channels", "bits"), [(72, 4), (19, 2), (33, 3)])
+def test_time_steps_get_the_codes_of_their_grid(
+    instruction_set: str, channels: int, bits: int
+) -> None:
+    case = Case(2, (6, 8), channels, 3, bits, 1)
+    raw = case.raw_steps()
+    rows = raw.flatten(1)
+    scale, offset, low, high = case.steps.grids.double().T[:, :, None, None, None]
+    assert torch.allclose(low.flatten(), rows.amin(1), atol=1e-5)
+    assert torch.allclose(high.flatten(), rows.amax(1), atol=1e-5)
+    place = (raw + offset) / scale
+    codes = place.round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    # Half-way between two levels either is right.
+    decided = ((place - place.floor()) - 0.5).abs() > 1e-4
+    assert decided.float().mean() > 0.99
+    signed = case.codes().int() - 2 ** (bits - 1)
+    assert torch.equal(signed[decided], codes.int()[decided])
+    expected = torch.clamp(codes * scale - offset, low, high)
+    assert torch.allclose(case.values.double()[decided], expected[decided], atol=1e-5)
+
+
+@needs_kernel
+@pytest.mark.parametrize("count", [1, 10, 16, 45])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_an_operand_is_put_on_the_grid_of_its_statistics(
+    instruction_set: str, count: int, bits: int
+) -> None:
+    whole = torch.randn(3, 50, 64) * torch.tensor([1.0, 5.0, 0.01])[:, None, None] + 0.3
+    part = whole[..., 7 : 7 + count]
+    before = part.clone()
+    outside = whole[..., 7 + count :].clone()
+    step = 6 / 2**bits
+    weights = torch.tensor([0.1 * step, step, 0.02 * step, 0.01 * step, -1.0, 0.1, 0.05, 0.02])
+    rule = GridRule(bits, weights=weights, copies=4)
+    found = operand_codes(part, rule)
+    grids = place_operand(part, rule)
+    assert torch.equal(whole[..., 7 + count :], outside)
+    rows = before.double().flatten(1)
+    mean, low, high = rows.mean(1), rows.amin(1), rows.amax(1)
+    number = rows.shape[1] * 4
+    deviation = ((rows - mean[:, None]).square().sum(1) * 4 / (number - 1)).sqrt()
+    w, o = weights[:4].double(), weights[4:].double()
+    offset = o @ torch.stack([mean, deviation, low, high])
+    length = w @ torch.stack([(mean + offset).abs(), deviation, low + offset, high + offset])
+    widest = (high - low) / 2**bits
+    scale = torch.minimum(torch.maximum(length.abs(), widest * 1e-3), widest)
+    expected = torch.stack([scale, offset, low, high], dim=1)
+    assert torch.allclose(grids.double(), expected, rtol=1e-5, atol=1e-7)
+    grid = grids.double().T[:, :, None, None]
+    codes = ((before + grid[1]) / grid[0]).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    values = torch.clamp(codes * grid[0] - grid[1], grid[2], grid[3])
+    close_enough = (part - values).abs() <= 1e-5 * values.abs().amax((1, 2), keepdim=True)
+    assert close_enough.float().mean() > 0.999
+    same = (found.codes.double() - 2 ** (bits - 1)) == codes
+    assert same.float().mean() > 0.999
+
+
+@needs_kernel
+@pytest.mark.parametrize(
+    ("bounds", "is_cut"),
+    [((), False), ((-2.0, 2.0), False), ((-0.5, 2.0), True), ((-2.0, 0.5), True)],
+)
+def test_codes_tell_whether_bounds_cut_levels_off(
+    bounds: tuple[float, ...], is_cut: bool
+) -> None:
+    x = torch.linspace(-1, 1, 200).view(1, 20, 10)
+    rule = GridRule(4, grid=(0.15, 0.02, *bounds))
+    found = operand_codes(x, rule)
+    assert found.is_cut == is_cut
+    values = found.codes.float() * found.scale - found.offset
+    place_operand(x, rule)
+    expected = values.clamp(*bounds) if bounds else values
+    assert torch.allclose(x, expected, atol=1e-6)
+
+
+@needs_kernel
+def test_middles_between_codes_are_decided_as_by_division(instruction_set: str) -> None:
+    scale = 0.1
+    steps = torch.arange(-9, 9, 0.5)
+    x = (steps * scale).repeat(5).view(1, 9, 20)
+    expected = torch.round(x / torch.tensor(scale)).clamp(-8, 7)
+    found = operand_codes(x, GridRule(4, grid=(scale, 0.0)))
+    assert torch.equal(found.codes.float() - 8, expected)
+
+
+@needs_kernel
+def test_a_constant_operand_passes_almost_unchanged() -> None:
+    x = torch.full((1, 8, 8), 1.25)
+    weights = torch.tensor([0.0, 0.3, 0.0, 0.0, -1.0, -0.15, 0.0, 0.0])
+    place_operand(x, GridRule(4, weights=weights))
+    assert torch.equal(x, torch.full((1, 8, 8), 1.25))
