@@ -107,8 +107,8 @@ def test_registry() -> None:
         "lqmamba-base",
     ]
     assert len(list_models("*qmamba*")) == 8
-    assert len(list_models()) == 8 + 13
-    assert list_models("resnet*") == []
+    assert len(list_models()) == 8 + 14 + 9
+    assert list_models("mobilenet*") == []
     assert qmamba_config("lqmamba-base").windows == (8, 4, 2, 2)
     assert model_config("lqmamba-nano").replace(windows=(1,) * 4, route_gate=False) == (
         model_config("qmamba-nano")

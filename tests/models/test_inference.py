@@ -53,12 +53,35 @@ def test_bfloat16_stays_close_and_gives_float32(model: QMamba) -> None:
 
 
 @needs_kernel
+def test_integers_stay_close_and_give_float32(model: QMamba) -> None:
+    with torch.no_grad():
+        expected = model.forward_features(images())
+    actual = InferenceModel(model, "int8").forward_features(images())
+    assert actual.dtype == torch.float32
+    assert (actual - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+@needs_kernel
+@pytest.mark.parametrize("size", [(64, 64), (37, 50), (5, 4)])
+def test_integers_of_an_image_do_not_depend_on_the_batch(
+    model: QMamba, size: tuple[int, int]
+) -> None:
+    network = InferenceModel(model, "int8")
+    batch = images(*size)
+    batch[1] *= 40
+    alone = torch.cat([network(image) for image in batch.split(1)])
+    # Only the convolutions in float32 may sum in another order.
+    torch.testing.assert_close(network(batch), alone, rtol=1e-3, atol=2e-3)
+    assert torch.equal(network(batch), network(batch))
+
+
+@needs_kernel
 def test_without_the_private_operators_the_result_is_the_same(
     model: QMamba, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = InferenceModel(model)(images())
     monkeypatch.setattr(packed, "packed_linear_works", lambda dtype: False)
-    monkeypatch.setattr(packed, "fused_convolution_works", lambda dtype: False)
+    monkeypatch.setattr(packed, "packed_convolution_works", lambda dtype: False)
     torch.testing.assert_close(InferenceModel(model)(images()), expected, rtol=1e-4, atol=2e-5)
 
 
@@ -90,16 +113,68 @@ def test_the_door_reports_what_this_torch_has(dtype: torch.dtype) -> None:
         torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
-def test_a_forced_backend_runs_the_plain_module(
+@pytest.mark.parametrize("activation", [None, "silu", "gelu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("groups", [1, 12])
+@pytest.mark.parametrize("size", [(1, 1), (9, 4)])
+def test_packed_convolutions(
+    activation: packed.Activation | None, dtype: torch.dtype, groups: int, size: tuple[int, int]
+) -> None:
+    layer = nn.Conv2d(12, 24, 3, 2, padding=2, dilation=2, groups=groups)
+    x = torch.randn(2, 12, *size).to(dtype)
+    fast = packed.PackedConv2d(layer, dtype)
+    plain = layer.to(dtype)(x).detach()
+    expected = plain if activation is None else getattr(nn.functional, activation)(plain)
+    actual = fast(x.permute(0, 2, 3, 1).contiguous(), activation=activation).permute(0, 3, 1, 2)
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_timing_takes_the_plain_layer_only_where_it_clearly_wins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert isinstance(packed.plain_is_faster(16, 24, 10, torch.float32), bool)
+    weight, x = torch.randn(24, 16), torch.randn(10, 16)
+    for wins in (True, False):
+        monkeypatch.setattr(packed, "plain_is_faster", lambda *sizes, wins=wins: wins)
+        timed = packed.PackedLinear(weight, None, 10, timed=True)
+        assert timed._is_packed == (packed.packed_linear_works(torch.float32) and not wins)
+        torch.testing.assert_close(timed(x), nn.functional.linear(x, weight))
+
+
+@needs_kernel
+def test_a_timed_network_computes_the_same(model: QMamba) -> None:
+    timed = inference_network(model, timed=True)
+    torch.testing.assert_close(timed(images()), InferenceModel(model)(images()))
+
+
+def test_integers_are_refused_where_they_cannot_be_had(
     model: QMamba, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with pytest.raises(ConfigError, match="choose fp32 or bf16"):
+        inference_network(create_model("mambair-nano-x2"), "int8")
     monkeypatch.setenv(dispatch.BACKEND_VARIABLE, "naive")
+    with pytest.raises(ConfigError, match="choose fp32 or bf16"):
+        inference_network(model, "int8")
+
+
+@pytest.mark.parametrize("backend", ["naive", "chunked"])
+def test_it_needs_no_compiled_code(
+    model: QMamba, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(dispatch.BACKEND_VARIABLE, backend)
     network = inference_network(model)
-    assert not isinstance(network, InferenceModel)
+    assert isinstance(network, InferenceModel)
+    monkeypatch.setattr(kernel, "_load", lambda: "not here")
     with torch.no_grad():
-        torch.testing.assert_close(network(images(32, 32)), model(images(32, 32)))
+        expected = model.forward_features(images(32, 32))
+    torch.testing.assert_close(
+        network.forward_features(images(32, 32)), expected, rtol=1e-4, atol=2e-5
+    )
+    half = InferenceModel(model, "bf16").forward_features(images(32, 32))
+    assert (half - expected).abs().max() < 0.05 * expected.abs().max()
 
 
 def test_an_unknown_precision_is_refused(model: QMamba) -> None:
-    with pytest.raises(ConfigError, match="'int4' is unknown; choose fp32 or bf16"):
+    with pytest.raises(ConfigError, match="'int4' is unknown; choose fp32, bf16 or int8"):
         inference_network(model, "int4")  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from qmamba.models.checkpoint import MismatchError, load, save_model
 from qmamba.models.config import QMambaConfig
+from qmamba.models.describe import describe
 from qmamba.models.flops import FlopReport, count_flops, count_parameters
 from qmamba.models.mambair import RGB_MEAN, MambaIR
 from qmamba.models.mambair_config import MambaIRConfig
@@ -11,12 +12,15 @@ from qmamba.models.registry import (
     MODELS,
     Config,
     Model,
+    QualityModel,
     build_model,
     create_model,
     list_models,
     model_config,
 )
 from qmamba.models.sources import list_weights
+from qmamba.models.timm_backbone import TimmBackbone
+from qmamba.models.timm_config import TimmConfig
 
 __all__ = [
     "IMAGE_MEAN",
@@ -33,12 +37,16 @@ __all__ = [
     "ModelMetadata",
     "QMamba",
     "QMambaConfig",
+    "QualityModel",
     "ScoreScale",
     "StageMaps",
+    "TimmBackbone",
+    "TimmConfig",
     "build_model",
     "count_flops",
     "count_parameters",
     "create_model",
+    "describe",
     "list_models",
     "list_weights",
     "load",

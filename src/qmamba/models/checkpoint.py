@@ -33,12 +33,18 @@ from qmamba.models.names import unknown_name
 from qmamba.models.registry import CONFIGS, Config, Model, build_model, model_config, name_of
 from qmamba.models.sources import WeightsFile, read_weights
 from qmamba.models.states import Conversion, Refit, find_state_dict
+from qmamba.models.timm_config import TimmConfig
+from qmamba.models.timm_conversion import convert_timm, infer_timm_config, is_timm, refit_timm
 
 METADATA_KEY = "qmamba"
 """Key of the safetensors metadata that holds the description of the model."""
+PACKED_KEY = "quantization"
+"""Key of the safetensors metadata that only packed files have."""
 
-# What the smallest block of any of the networks has.
+# What the smallest block of the networks with a free number of blocks has.
 _TENSORS_PER_BLOCK = 18
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 logger = logging.getLogger(__name__)
 
@@ -74,12 +80,14 @@ def load(
 ) -> Model:
     """Load a trained model in evaluation mode, in float32.
 
-    Our own safetensors rebuild their model alone and must fit it exactly. An official VMamba
+    Our own safetensors rebuild their model alone and must fit it exactly; packed files of
+    :func:`~qmamba.quantization.save_quantized` give a quantised model. An official VMamba
     checkpoint (``.pth``) becomes the QMamba of its widths and depths with a fresh one-output head,
-    an official MambaIR checkpoint the MambaIR that it was made from. With ``name`` or overrides,
-    the weights start another model of the same shapes: an LQMamba from VMamba weights, a head with
-    more outputs, or a MambaIR for another scale; the new tensors keep their initial values (from
-    torch's global generator).
+    an official MambaIR checkpoint the MambaIR that it was made from, and a ResNet, ViT or Swin
+    Transformer of timm or its authors (``.safetensors`` or ``.pth``) the backbone with a fresh
+    one-output head. With ``name`` or overrides, the weights start another model of the same shapes:
+    an LQMamba from VMamba weights, a head with more outputs, or a MambaIR for another scale; the
+    new tensors keep their initial values (from torch's global generator).
 
     The weights of a MambaIR do not tell the range of its values, which is taken as 1, nor whether a
     grey network without enlargement removes noise or JPEG artefacts, which is taken as the latter;
@@ -91,9 +99,9 @@ def load(
         name: build this named model instead of the one that the file describes.
         device: where the model is put.
         revision: branch, tag or commit of a hub repository.
-        config_overrides: fields of :class:`~qmamba.models.QMambaConfig` or
-            :class:`~qmamba.models.MambaIRConfig` that differ from the file, for example
-            ``windows=(8, 4, 2, 2), route_gate=True``.
+        config_overrides: fields of :class:`~qmamba.models.QMambaConfig`,
+            :class:`~qmamba.models.MambaIRConfig` or :class:`~qmamba.models.TimmConfig` that differ
+            from the file, for example ``windows=(8, 4, 2, 2), route_gate=True``.
 
     Returns:
         The model. ``model.metadata`` says what it is for (without a score scale where the function
@@ -104,13 +112,21 @@ def load(
         CheckpointError: the file cannot be found, is malformed or does not fit; as
             :class:`MismatchError` with the full lists of missing, unexpected and misshapen tensors.
         ConfigError: ``name``, ``device`` or an override is not allowed.
+        QMambaError: the model is a backbone of timm, which is not installed.
     """
     target = _usable(device)
     file = read_weights(source, revision)
+    if _is_packed(file):
+        if name is not None or config_overrides:
+            raise ConfigError(f"{file.source} is a packed file, which only gives its own model.")
+        from qmamba.quantization.packed_file import load_packed
+
+        return load_packed(file, target)
     if file.content[8:9] == b"{":
         conversion, config, described = _read_safetensors(file)
     else:
-        conversion, config, described = *_read_pickle(file), None
+        conversion, config = _recognised(find_state_dict(_unpickled(file)))
+        described = None
     wanted = (config if name is None else model_config(name)).replace(**config_overrides)
     if type(wanted) is not type(config):
         raise CheckpointError(
@@ -167,7 +183,8 @@ def save_model(
 
     Raises:
         ConfigError: the dtype is another one, or the metadata is not plain JSON.
-        CheckpointError: a weight is not finite in ``dtype``.
+        CheckpointError: a weight is not finite in ``dtype``, or the model has tensors that its
+            configuration does not know, such as prompts.
         DataError: the file cannot be written.
     """
     if dtype not in (torch.float16, torch.bfloat16, torch.float32):
@@ -175,9 +192,16 @@ def save_model(
     metadata = dataclasses.replace(metadata, architecture=model.config.architecture)
     text = descriptions.encode(model.config.to_dict(), metadata)
     tensors = {
-        key: tensor.detach().to("cpu", dtype).contiguous()
+        key: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
         for key, tensor in model.state_dict().items()
     }
+    with torch.device("meta"):
+        known = build_model(model.config).state_dict()
+    if extra := tuple(key for key in tensors if key not in known):
+        raise CheckpointError(
+            f"The model has more than its configuration says, {shortened(extra)}; save a tuned "
+            "model with qmamba.prompts.save_tuned."
+        )
     _require_finite(tensors, f"The model cannot be saved as {dtype}")
     content = safetensors.torch.save(tensors, metadata={METADATA_KEY: text})
     with atomic_write(path) as stream:
@@ -186,7 +210,16 @@ def save_model(
     return dataclasses.replace(metadata, sha256=digest, source=str(path))
 
 
-def _read_safetensors(file: WeightsFile) -> tuple[Conversion, Config, ModelMetadata]:
+def _is_packed(file: WeightsFile) -> bool:
+    length = int.from_bytes(file.content[:8], "little")
+    try:
+        header = json.loads(file.content[8 : 8 + length]) if length < len(file.content) else {}
+        return PACKED_KEY in header["__metadata__"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return False
+
+
+def _read_safetensors(file: WeightsFile) -> tuple[Conversion, Config, ModelMetadata | None]:
     try:
         state = dict(sorted(safetensors.torch.load(file.content).items()))
         length = int.from_bytes(file.content[:8], "little")
@@ -196,6 +229,8 @@ def _read_safetensors(file: WeightsFile) -> tuple[Conversion, Config, ModelMetad
             f"{file.source} is not a readable safetensors file: {error}."
         ) from error
     text = (header.get("__metadata__") or {}).get(METADATA_KEY)
+    if text is None and is_timm(state):
+        return *_recognised(state), None
     if text is None:
         raise CheckpointError(
             f"{file.source} carries no qmamba metadata, so its model is unknown; save it with "
@@ -203,10 +238,15 @@ def _read_safetensors(file: WeightsFile) -> tuple[Conversion, Config, ModelMetad
         )
     try:
         fields, described = descriptions.decode(text)
+        if described.architecture == descriptions.TUNED:
+            raise ConfigError(
+                "it holds a tuning of another model; load that model and give this file as tuned."
+            )
         if described.architecture not in CONFIGS:
             raise ConfigError(unknown_name("architecture", described.architecture, CONFIGS))
         config = CONFIGS[described.architecture].from_dict(fields)
-        if sum(config.depths) * _TENSORS_PER_BLOCK > len(state):
+        free_depth = not isinstance(config, TimmConfig)
+        if free_depth and sum(config.depths) * _TENSORS_PER_BLOCK > len(state):
             raise ConfigError(
                 f"The config promises more blocks than {len(state)} tensors can fill."
             )
@@ -215,11 +255,14 @@ def _read_safetensors(file: WeightsFile) -> tuple[Conversion, Config, ModelMetad
     return Conversion("qmamba", state), config, described
 
 
-def _read_pickle(file: WeightsFile) -> tuple[Conversion, Config]:
-    state = find_state_dict(_unpickled(file))
+def _recognised(state: Mapping[str, Tensor]) -> tuple[Conversion, Config]:
+    """What the tensors of a foreign file are, told from their names and shapes."""
     conversion: Conversion
     config: Config
-    if is_mambair(state):
+    if is_timm(state):
+        conversion = convert_timm(state)
+        config = infer_timm_config(conversion.state)
+    elif is_mambair(state):
         conversion = convert_mambair(state)
         config = infer_mambair_config(conversion.state)
     else:
@@ -256,7 +299,8 @@ def _fit(
     """
     with torch.device("meta"):
         model = build_model(wanted)
-    shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    ours = model.state_dict()
+    shapes = {key: tensor.shape for key, tensor in ours.items()}
     dropped, fresh = Refit(set(), set()) if exact else _refit(state, shapes, given, wanted)
     used = {key: tensor for key, tensor in state.items() if key not in dropped}
     missing = tuple(key for key in shapes if key not in used and key not in fresh)
@@ -268,7 +312,7 @@ def _fit(
     )
     if missing or unexpected or misshapen:
         raise MismatchError(source, missing, unexpected, misshapen)
-    weights = {key: _weight(source, key, tensor) for key, tensor in used.items()}
+    weights = {key: _weight(source, key, tensor, ours[key].dtype) for key, tensor in used.items()}
     _require_finite(weights, f"The weights of {source} are damaged")
     if fresh:
         with torch.device("cpu"):
@@ -282,23 +326,27 @@ def _refit(
 ) -> Refit:
     if isinstance(given, MambaIRConfig) and isinstance(wanted, MambaIRConfig):
         return refit_mambair(state, shapes, given, wanted)
+    if isinstance(wanted, TimmConfig):
+        return refit_timm(state, shapes, wanted)
     assert isinstance(wanted, QMambaConfig)
     return refit_qmamba(state, shapes, wanted)
 
 
-def _weight(source: str, key: str, tensor: Tensor) -> Tensor:
+def _weight(source: str, key: str, tensor: Tensor, wanted: torch.dtype) -> Tensor:
+    allowed = _FLOATS if wanted.is_floating_point else (wanted,)
     if (
         tensor.layout != torch.strided
         or tensor.is_quantized
         or tensor.device.type != "cpu"
-        or tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+        or tensor.dtype not in allowed
     ):
+        kind = "floating-point" if wanted.is_floating_point else str(wanted)
         raise CheckpointError(
-            f"{key} of {source} is not a dense floating-point tensor but {tensor.dtype}, "
-            f"{tensor.layout}."
+            f"{key} of {source} is not a dense {kind} tensor but {tensor.dtype}, {tensor.layout}."
         )
     # A copy, because tensors of a file may share memory with each other.
-    return tensor.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    dtype = torch.float32 if wanted.is_floating_point else wanted
+    return tensor.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def _require_finite(tensors: Mapping[str, Tensor], problem: str) -> None:

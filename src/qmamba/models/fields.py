@@ -27,6 +27,11 @@ class NetworkConfig:
     architecture: ClassVar[str]
     """The name that weights files have for this kind of network."""
 
+    @property
+    def image_size(self) -> int | None:
+        """Side of the square images that the network is bound to; None where any size does."""
+        return None
+
     def replace(self: Fields, **overrides: Any) -> Fields:
         """A copy with other values.
 

@@ -16,9 +16,12 @@ import torch
 
 from qmamba.errors import ShapeError
 from qmamba.models.config import QMambaConfig
+from qmamba.models.fields import NetworkConfig
 from qmamba.models.mambair import TAIL_DIM
 from qmamba.models.mambair_config import MambaIRConfig
 from qmamba.models.registry import Config, Model, build_model
+from qmamba.models.timm_config import TimmConfig
+from qmamba.models.timm_flops import backbone_flops
 
 _ROUTES = 4
 _NORM = 5
@@ -44,6 +47,8 @@ class FlopReport:
     """The selective scans themselves."""
     scan_in_paper: bool
     """Whether the figures of the paper contain the scan: they do not for LQMamba alone."""
+    attention: int = 0
+    """The products of queries, keys and values in ViT and Swin Transformer."""
 
     @property
     def total(self) -> int:
@@ -53,7 +58,7 @@ class FlopReport:
     @property
     def without_scan(self) -> int:
         """Everything but the scans."""
-        return self.convolution + self.linear + self.normalisation + self.gate
+        return self.convolution + self.linear + self.normalisation + self.gate + self.attention
 
     @property
     def paper(self) -> int:
@@ -67,16 +72,30 @@ def count_flops(model: Model | Config, height: int = 224, width: int = 224) -> F
     The papers of super-resolution count for an output of 720 x 1280; the size here is the input's.
 
     Raises:
-        ShapeError: a side is smaller than 1.
+        ShapeError: a side is smaller than 1, or the network is bound to another size.
 
     Source: tables of the QMamba and MambaIR papers; the rules are fvcore's and VMamba's.
     """
     if height < 1 or width < 1:
         raise ShapeError(f"An image needs sides of at least 1, got {height} x {width}.")
-    config = model if isinstance(model, QMambaConfig | MambaIRConfig) else model.config
+    config = model if isinstance(model, NetworkConfig) else model.config
+    if isinstance(config, TimmConfig):
+        return _backbone_report(config, height, width)
     if isinstance(config, MambaIRConfig):
         return _mambair_flops(config, height, width)
     return _qmamba_flops(config, height, width)
+
+
+def _backbone_report(config: TimmConfig, height: int, width: int) -> FlopReport:
+    side = config.image_size
+    if side is not None and (height, width) != (side, side):
+        raise ShapeError(
+            f"A {config.backbone} takes images of {side} x {side}, not {height} x {width}."
+        )
+    convolution, linear, normalisation, attention = backbone_flops(config, height, width)
+    return FlopReport(
+        height, width, convolution, linear, normalisation, 0, 0, True, attention=attention
+    )
 
 
 def _qmamba_flops(config: QMambaConfig, height: int, width: int) -> FlopReport:
@@ -168,7 +187,9 @@ def _reconstruction(config: MambaIRConfig) -> int:
 
 def count_parameters(model: Model | Config) -> int:
     """Number of trainable and frozen parameters; a config is built without memory."""
-    if isinstance(model, QMambaConfig | MambaIRConfig):
+    if isinstance(model, TimmConfig):
+        return model.parameters
+    if isinstance(model, NetworkConfig):
         with torch.device("meta"):
             model = build_model(model)
     return sum(parameter.numel() for parameter in model.parameters())

@@ -1,8 +1,9 @@
-"""A QMamba network prepared for inference on the CPU.
+"""Networks prepared for inference: the fastest way to run a model where it is.
 
-What it trades: the weights are those of the moment of preparation, there are no gradients and no
-tracing; use the plain module for those. In return linear layers run on packed weights with GELU and
-residual fused, the scan is one call from the projection to the norm, and nothing changes layout.
+What preparation trades: the weights are those of the moment, there are no gradients and no tracing;
+use the plain module for those. In return linear layers run on packed weights with GELU and residual
+fused, the scan is one call from the projection to the norm, and nothing changes layout. The scan
+is the one that is live at that moment, so all but ``int8`` needs no compiled code of this package.
 """
 
 from __future__ import annotations
@@ -12,70 +13,100 @@ from collections.abc import Callable
 from typing import Literal, cast, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmamba.errors import ConfigError
+from qmamba.models.inference_layers import (
+    Layer,
+    LayerNorm,
+    Mixer,
+    apply,
+    integer_weight,
+    sequence,
+)
+from qmamba.models.inference_restoration import RestorationModel
+from qmamba.models.mambair import MambaIR
 from qmamba.models.qmamba import QMamba, Stage
+from qmamba.models.registry import Model
 from qmamba.nn import SS2D, VSSBlock
-from qmamba.nn.packed import PackedConv2d, PackedLinear
-from qmamba.ops import backends, scan_routes
-from qmamba.ops.packed import PackedScan
+from qmamba.nn.packed import PackedLinear
+from qmamba.nn.scale_shift import without_scale_shift
+from qmamba.ops import backends
+from qmamba.ops.integer import IntegerCall
 
-Precision = Literal["fp32", "bf16"]
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_USUAL_ROWS = 10 * 56 * 56
+Precision = Literal["fp32", "bf16", "int8"]
+"""``fp32``; ``bf16``: weights and activations in bfloat16, the state of the scan in float32;
+``int8``: linear layers and convolutions of many channels on 8-bit integers, the rest in float32."""
+
+_USUAL_SIDE = 56
+_USUAL_IMAGES = 10
 
 
 class InferenceModel:
     """What :class:`~qmamba.models.QMamba` computes, faster, on the CPU.
 
+    In ``int8`` every output of a weight has its own grid, and so has every row of activations, from
+    its least to its greatest value at that moment: nothing is calibrated, and no pixel's rounding
+    depends on another's or on what shares the batch.
+
     Args:
         model: the network; its weights are copied as they are now.
-        precision: ``"fp32"``, or ``"bf16"`` for bfloat16 weights and activations with the state of
-            the scan in float32.
+        precision: see :data:`Precision`.
+        timed: choose between the packed operator and ``F.linear`` for each linear layer by timing
+            both once for its sizes, instead of by the rule that the packed one is taken where it
+            works. The two differ in the last bits, so a result is the same from one process to the
+            next only as far as the timings are.
+        stage: what takes the place of each stage, for networks that are quantised.
 
     Raises:
-        BackendError: the C++ kernel is not available.
+        BackendError: the precision is ``int8`` and the C++ kernel is not available.
         ConfigError: the model is not on the CPU.
     """
 
-    def __init__(self, model: QMamba, precision: Precision = "fp32") -> None:
-        if next(model.parameters()).device.type != "cpu":
-            raise ConfigError("Only a model on the CPU can be prepared; move it there first.")
-        self._dtype = _DTYPES[precision]
-        self._stem = [self._layer(layer) for layer in model.patch_embed]
+    def __init__(
+        self,
+        model: QMamba,
+        precision: Precision = "fp32",
+        *,
+        timed: bool = False,
+        stage: Callable[[Stage], list[Layer]] | None = None,
+    ) -> None:
+        _require_cpu(model)
+        model = without_scale_shift(model)
+        integers = precision == "int8"
+        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        side = _USUAL_SIDE
+        stem_size = (4 * side, 4 * side)
+        self._stem = sequence(model.patch_embed, self._dtype, stem_size, integers=integers)
         self._stages = []
-        rows = _USUAL_ROWS
-        for stage in model.layers:
-            assert isinstance(stage, Stage)
-            blocks = [_Block(cast(VSSBlock, block), self._dtype, rows) for block in stage.blocks]
-            between = stage.downsample
-            layers = list(between) if isinstance(between, nn.Sequential) else []
-            self._stages.append((blocks, [self._layer(layer) for layer in layers]))
-            rows = max(1, rows // 4)
-        self._norm = _LayerNorm(model.classifier.norm, torch.float32)
+        for layer in model.layers:
+            assert isinstance(layer, Stage)
+            layers = stage(layer) if stage else self._prepared(layer, side, timed, integers)
+            self._stages.append(layers)
+            side = max(1, side // 2)
+        if model.prompts is not None:
+            for layers, prompt in zip(self._stages, model.prompts, strict=True):
+                layers.append(copy.deepcopy(prompt).to(self._dtype))
+        self._norm = LayerNorm(model.classifier.norm, torch.float32)
         self._head = copy.deepcopy(model.classifier.head).float()
 
-    def _layer(self, layer: nn.Module) -> PackedConv2d | _LayerNorm | nn.GELU:
-        if isinstance(layer, nn.Conv2d):
-            return PackedConv2d(layer, self._dtype)
-        if isinstance(layer, nn.LayerNorm):
-            return _LayerNorm(layer, self._dtype)
-        assert isinstance(layer, nn.GELU)
-        return layer
+    def _prepared(self, stage: Stage, side: int, timed: bool, integers: bool) -> list[Layer]:
+        blocks: list[Layer] = []
+        for block in stage.blocks:
+            assert isinstance(block, VSSBlock)
+            if integers:
+                blocks.append(_IntegerBlock(block, side))
+            else:
+                blocks.append(_Block(block, self._dtype, side, timed))
+        after = sequence([stage.downsample], self._dtype, (side, side), integers=integers)
+        return [*blocks, *after]
 
     @torch.no_grad()
     def forward_features(self, images: Tensor) -> Tensor:
         """The last map, normalised and averaged: float32 ``(batch, dims[-1])``."""
-        x = images.to(self._dtype).permute(0, 2, 3, 1)
-        for layer in self._stem:
-            x = layer(x)
-        for blocks, downsampling in self._stages:
-            for block in blocks:
-                x = block(x)
-            for layer in downsampling:
-                x = layer(x)
+        x = apply(self._stem, images.to(self._dtype).permute(0, 2, 3, 1))
+        for layers in self._stages:
+            x = apply(layers, x)
         return self._norm(x.float()).mean((1, 2))
 
     @torch.no_grad()
@@ -84,21 +115,41 @@ class InferenceModel:
         return self._head(self.forward_features(images))
 
 
-def inference_network(model: QMamba, precision: Precision = "fp32") -> Callable[[Tensor], Tensor]:
-    """The fastest way to run a model where it is: normalised images to float32 outputs.
+def inference_network(
+    model: Model, precision: Precision = "fp32", *, timed: bool = False
+) -> Callable[[Tensor], Tensor]:
+    """The fastest way to run a model where it is: images to float32 results.
 
-    On the CPU with the C++ kernel live that is an :class:`InferenceModel`, elsewhere the module
-    itself, under autocast for ``"bf16"``. Weights are those of this moment; no gradients.
+    On the CPU a QMamba gives an :class:`InferenceModel` and a MambaIR a
+    :class:`~qmamba.models.inference_restoration.RestorationModel`; else the module itself runs,
+    under autocast for ``"bf16"``. Weights are those of this moment; no gradients.
+
+    Args:
+        model: a quality model takes normalised images, a restoration model images in [0, 1].
+        precision: see :data:`Precision`.
+        timed: see :class:`InferenceModel`.
 
     Raises:
-        ConfigError: the precision is unknown.
+        ConfigError: the precision is unknown, or is one that cannot be had.
     """
     if precision not in get_args(Precision):
-        raise ConfigError(f"precision={precision!r} is unknown; choose fp32 or bf16.")
+        raise ConfigError(f"precision={precision!r} is unknown; choose fp32, bf16 or int8.")
     device = next(model.parameters()).device.type
+    if getattr(model, "quantization", None) is not None:
+        return _own_precision(model, precision)
     live = {row.device: row.name for row in backends() if row.live}
-    if device == "cpu" and live["cpu"] == "native":
-        return InferenceModel(model, precision)
+    can_have_integers = (
+        isinstance(model, QMamba) and device == "cpu" and live.get("cpu") == "native"
+    )
+    if precision == "int8" and not can_have_integers:
+        raise ConfigError(
+            "precision='int8' is for QMamba networks on the CPU with the C++ kernel "
+            "(`qmamba backends` shows whether it is there); choose fp32 or bf16."
+        )
+    if isinstance(model, QMamba) and device == "cpu":
+        return InferenceModel(model, precision, timed=timed)
+    if isinstance(model, MambaIR) and device == "cpu" and precision != "int8":
+        return RestorationModel(model, precision, timed=timed)
 
     @torch.no_grad()
     def run(images: Tensor) -> Tensor:
@@ -108,60 +159,61 @@ def inference_network(model: QMamba, precision: Precision = "fp32") -> Callable[
     return run
 
 
-class _LayerNorm:
-    def __init__(self, layer: nn.LayerNorm, dtype: torch.dtype) -> None:
-        self._weight = layer.weight.detach().to(dtype, copy=True)
-        self._bias = layer.bias.detach().to(dtype, copy=True)
-        self._epsilon = layer.eps
+def _own_precision(model: Model, precision: Precision) -> Callable[[Tensor], Tensor]:
+    """A quantised model, whose layers know how they are computed."""
+    if precision != "fp32":
+        raise ConfigError(f"The model is quantised; its precision cannot be {precision}, too.")
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self._weight.shape, self._weight, self._bias, self._epsilon)
+    @torch.no_grad()
+    def run(images: Tensor) -> Tensor:
+        return model(images).float()
+
+    return run
+
+
+def _require_cpu(model: nn.Module) -> None:
+    if next(model.parameters()).device.type != "cpu":
+        raise ConfigError("Only a model on the CPU can be prepared; move it there first.")
 
 
 class _Block:
     """A block on ``(batch, height, width, dim)``."""
 
-    def __init__(self, block: VSSBlock, dtype: torch.dtype, rows: int) -> None:
-        assert isinstance(block.op, SS2D)
-        self._scan = _Scan(block.op, dtype, rows)
-        self._norm, self._norm2 = _LayerNorm(block.norm, dtype), _LayerNorm(block.norm2, dtype)
-        fc1, fc2 = block.mlp.fc1, block.mlp.fc2
-        self._fc1 = PackedLinear(fc1.weight.to(dtype), fc1.bias, rows)
-        self._fc2 = PackedLinear(fc2.weight.to(dtype), fc2.bias, rows)
+    def __init__(self, block: VSSBlock, dtype: torch.dtype, side: int, timed: bool) -> None:
+        def packed(weight: Tensor, bias: Tensor | None) -> PackedLinear:
+            return PackedLinear(weight.to(dtype), bias, _USUAL_IMAGES * side**2, timed=timed)
+
+        mixer, mlp = cast(SS2D, block.op), block.mlp
+        self._norm, self._norm2 = LayerNorm(block.norm, dtype), LayerNorm(block.norm2, dtype)
+        enter = packed(mixer.in_proj.weight, mixer.in_proj.bias)
+        project = packed(mixer.x_proj_weight.flatten(0, 1), None)
+        self._mix = Mixer(mixer, dtype, enter, project, (side, side))
+        self._out = packed(mixer.out_proj.weight, mixer.out_proj.bias)
+        self._fc1 = packed(mlp.fc1.weight, mlp.fc1.bias)
+        self._fc2 = packed(mlp.fc2.weight, mlp.fc2.bias)
 
     def __call__(self, x: Tensor) -> Tensor:
-        x = self._scan(self._norm(x), residual=x)
+        x = self._out(self._mix(self._norm(x)), residual=x)
         return self._fc2(self._fc1(self._norm2(x), gelu=True), residual=x)
 
 
-class _Scan:
-    """SS2D with the residual added to its result."""
+class _IntegerBlock:
+    """A block on integers, ``(batch, height, width, dim)``; norms and quantisation are fused."""
 
-    def __init__(self, layer: SS2D, dtype: torch.dtype, rows: int) -> None:
-        self._in = PackedLinear(layer.in_proj.weight.to(dtype), None, rows)
-        self._out = PackedLinear(layer.out_proj.weight.to(dtype), None, rows)
-        self._project = PackedLinear(layer.x_proj_weight.flatten(0, 1).to(dtype), None, rows)
-        self._conv = PackedConv2d(layer.conv2d, dtype)
-        self._gate = copy.deepcopy(layer.multi_scan)
-        self._window = layer.window
-        self._norm = _LayerNorm(layer.out_norm, dtype)
-        routes = layer.x_proj_weight.shape[0]
-        self._routes = routes
-        merged = self._gate is None
-        self._scan = PackedScan(
-            layer.dt_projs_weight,
-            layer.dt_projs_bias,
-            -torch.exp(layer.A_logs.float()).unflatten(0, (routes, -1)),
-            layer.Ds.unflatten(0, (routes, -1)),
-            norm=layer.out_norm if merged else None,
-            merge=merged,
+    def __init__(self, block: VSSBlock, side: int) -> None:
+        mixer, mlp = cast(SS2D, block.op), block.mlp
+        enter = IntegerCall(
+            integer_weight(mixer.in_proj.weight, mixer.in_proj.bias), norm=block.norm
+        )
+        project = IntegerCall(integer_weight(mixer.x_proj_weight.flatten(0, 1)))
+        self._mix = Mixer(mixer, torch.float32, enter, project, (side, side))
+        self._out = IntegerCall(integer_weight(mixer.out_proj.weight, mixer.out_proj.bias))
+        self._mlp = IntegerCall(
+            integer_weight(mlp.fc1.weight, mlp.fc1.bias),
+            integer_weight(mlp.fc2.weight, mlp.fc2.bias),
+            norm=block.norm2,
         )
 
-    def __call__(self, x: Tensor, residual: Tensor) -> Tensor:
-        height, width = x.shape[1:3]
-        pixels = self._conv(self._in(x), silu=True).flatten(1, 2).contiguous()
-        projected = self._project(pixels).float().unflatten(-1, (self._routes, -1))
-        y = self._scan(pixels, projected, scan_routes(height, width, self._window))
-        if self._gate is not None:
-            y = self._norm(self._gate(y.float()).to(x.dtype))
-        return self._out(y.unflatten(1, (height, width)), residual=residual)
+    def __call__(self, x: Tensor) -> Tensor:
+        x = self._out(self._mix(x), residual=x)
+        return self._mlp(x, gelu=True, residual=x)

@@ -12,6 +12,8 @@ from qmamba.errors import ConfigError
 
 FORMAT = 1
 """Version of the layout that :func:`encode` writes."""
+TUNED = "qmamba-tuned"
+"""Architecture of a file that holds only what a tuning trained; :mod:`qmamba.prompts` reads it."""
 
 _LARGEST = 1e30
 
@@ -143,7 +145,8 @@ class LoadReport:
     source: str
     """Where the file came from."""
     layout: str
-    """``"qmamba"`` for our safetensors, ``"vmamba"`` or ``"mambair"`` for official checkpoints."""
+    """``"qmamba"`` for our safetensors, ``"tuned"`` for those of a tuning; ``"vmamba"``,
+    ``"mambair"`` or ``"timm"`` for others."""
     dropped: tuple[str, ...] = ()
     """Tensors of the file that the model has no place for (head of another size, surplus block,
     enlargement by another scale)."""

@@ -26,7 +26,7 @@ class StageMaps(NamedTuple):
     blocks: Tensor
     """After the blocks of the stage."""
     output: Tensor
-    """After its downsampling; the same as ``blocks`` in the last stage."""
+    """After its downsampling, which the last stage lacks, and its prompt, if there is one."""
 
 
 class Stage(nn.Module):
@@ -101,6 +101,9 @@ class QMamba(nn.Module):
                 Stage(blocks, nn.Identity() if last else downsample(dim, dims[i + 1]))
             )
         self.classifier = Classifier(dims[-1], config.num_outputs)
+        self.prompts: nn.ModuleList | None = None
+        """What the output of each stage goes through before the next stage, one module per stage;
+        set by :func:`qmamba.prompts.attach`."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Raw outputs, not on any rating scale.
@@ -120,8 +123,8 @@ class QMamba(nn.Module):
     def forward_features(self, images: Tensor) -> Tensor:
         """The last map, normalised and averaged over its pixels: ``(batch, dims[-1])``."""
         x = self.embed(images)
-        for layer in self.layers:
-            x = layer(x)
+        for index, layer in enumerate(self.layers):
+            x = self._prompted(index, layer(x))
         return self.classifier.pool(x)
 
     def embed(self, images: Tensor) -> Tensor:
@@ -136,8 +139,11 @@ class QMamba(nn.Module):
     def stages(self, images: Tensor) -> Iterator[StageMaps]:
         """Run the backbone and yield the maps of one stage after the other."""
         x = self.embed(images)
-        for layer in self.layers:
+        for index, layer in enumerate(self.layers):
             stage = cast(Stage, layer)
             blocks = stage.blocks(x)
-            x = stage.downsample(blocks)
+            x = self._prompted(index, stage.downsample(blocks))
             yield StageMaps(blocks, x)
+
+    def _prompted(self, index: int, x: Tensor) -> Tensor:
+        return x if self.prompts is None else self.prompts[index](x)

@@ -11,13 +11,17 @@ from qmamba.models.mambair import MambaIR
 from qmamba.models.mambair_config import MambaIRConfig
 from qmamba.models.names import unknown_name
 from qmamba.models.qmamba import QMamba
+from qmamba.models.timm_backbone import TimmBackbone
+from qmamba.models.timm_config import BACKBONES, TimmConfig
 
-Config: TypeAlias = QMambaConfig | MambaIRConfig
-Model: TypeAlias = QMamba | MambaIR
+Config: TypeAlias = QMambaConfig | MambaIRConfig | TimmConfig
+QualityModel: TypeAlias = QMamba | TimmBackbone
+Model: TypeAlias = QualityModel | MambaIR
 
 CONFIGS: dict[str, type[Config]] = {
     QMambaConfig.architecture: QMambaConfig,
     MambaIRConfig.architecture: MambaIRConfig,
+    TimmConfig.architecture: TimmConfig,
 }
 """Every kind of network, by the name that weights files have for it."""
 
@@ -46,7 +50,7 @@ _LIGHT = MambaIRConfig()
 _DENOISE = _CLASSIC.replace(task="denoise", scale=1, expansion=1.2)
 # Few states and many convolutions, because on a CPU the scan costs most and grows with the states.
 _NANO_LIGHT = MambaIRConfig(
-    dim=48, depths=(2, 2, 2, 2), state_size=4, expansion=1.0, attention_reduction=12
+    dim=32, depths=(2, 2, 2), state_size=4, expansion=1.0, attention_reduction=8
 )
 _NANO_DENOISE = _NANO_LIGHT.replace(task="denoise", scale=1)
 
@@ -60,9 +64,10 @@ MODELS: dict[str, Config] = {
     "lqmamba-small": _local(_SMALL),
     "lqmamba-base": _local(_BASE),
     "mambair-nano-x2": _NANO_LIGHT,
+    "mambair-nano-x3": _NANO_LIGHT.replace(scale=3),
     "mambair-nano-x4": _NANO_LIGHT.replace(scale=4),
     "mambair-nano-denoise": _NANO_DENOISE,
-    "mambair-nano-jpeg": _NANO_DENOISE.replace(task="jpeg"),
+    "mambair-nano-jpeg": _NANO_DENOISE.replace(task="jpeg", channels=1),
     "mambair-light-x2": _LIGHT,
     "mambair-light-x3": _LIGHT.replace(scale=3),
     "mambair-light-x4": _LIGHT.replace(scale=4),
@@ -72,6 +77,7 @@ MODELS: dict[str, Config] = {
     "mambair-denoise-color": _DENOISE,
     "mambair-denoise-gray": _DENOISE.replace(channels=1),
     "mambair-jpeg": _DENOISE.replace(task="jpeg", channels=1),
+    **{name: TimmConfig(backbone=name) for name in BACKBONES},
 }
 """Every model that :func:`create_model` can build."""
 
@@ -93,7 +99,13 @@ def model_config(name: str, **config_overrides: Any) -> Config:
 
 
 def build_model(config: Config) -> Model:
-    """The network of a configuration, with fresh weights."""
+    """The network of a configuration, with fresh weights.
+
+    Raises:
+        QMambaError: it is a backbone of timm, which is not installed.
+    """
+    if isinstance(config, TimmConfig):
+        return TimmBackbone(config)
     return MambaIR(config) if isinstance(config, MambaIRConfig) else QMamba(config)
 
 
@@ -106,17 +118,19 @@ def create_model(name: str, **config_overrides: Any) -> Model:
         name: one of :func:`list_models`.
         config_overrides: fields of :class:`~qmamba.models.QMambaConfig`, for example
             ``num_outputs=5`` or ``windows=(7, 7, 2, 2)``; of
-            :class:`~qmamba.models.MambaIRConfig` for a ``mambair-*``, for example ``channels=1``.
+            :class:`~qmamba.models.MambaIRConfig` for a ``mambair-*``, for example ``channels=1``;
+            of :class:`~qmamba.models.TimmConfig` for a ``resnet-*``, ``vit-*`` or ``swin-*``.
 
     Raises:
         ConfigError: the name or a field is unknown, or a value is not allowed.
+        QMambaError: a backbone of timm is asked for, and timm is not installed.
     """
     return build_model(model_config(name, **config_overrides))
 
 
 def name_of(config: Config) -> str | None:
     """The name of a model that differs at most in its training and its number of outputs."""
-    if isinstance(config, QMambaConfig):
+    if not isinstance(config, MambaIRConfig):
         config = config.replace(num_outputs=1)
     config = config.replace(drop_path=0.0)
     return next((name for name, known in MODELS.items() if known == config), None)
