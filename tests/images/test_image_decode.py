@@ -262,13 +262,11 @@ def test_16_bit_transparent_colour() -> None:
     assert decoded.pixels.tolist() == [[[65535] * 3, [256] * 3]]
 
 
-def test_16_bit_grey_with_alpha_is_reduced() -> None:
-    samples = np.full((2, 3, 2), 65535, dtype=np.uint16)
-    samples[..., 0] = 0x8000
+def test_16_bit_grey_with_alpha() -> None:
+    samples = np.array([[[0x8001, 65535], [0x1234, 65535], [5, 0]]], dtype=np.uint16)
     decoded = read_image(png16(samples, PNG_GREY_ALPHA))
-    assert decoded.pixels.dtype == np.uint8
-    assert set(decoded.pixels.ravel().tolist()) == {0x80}
-    assert decoded.notes == ("16-bit samples reduced to 8 bits",)
+    assert decoded.pixels.tolist() == [[[0x8001] * 3, [0x1234] * 3, [65535] * 3]]
+    assert decoded.notes == ("alpha composited on white",)
 
 
 def test_float_tiff_in_range() -> None:

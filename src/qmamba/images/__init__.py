@@ -1,4 +1,4 @@
-"""Pictures in: decoding, tensors, crops, padding and resizing."""
+"""Pictures in and out: decoding, encoding, tensors, crops, padding and resizing."""
 
 from qmamba.images.crops import (
     Padding,
@@ -11,23 +11,32 @@ from qmamba.images.crops import (
     take_crops,
 )
 from qmamba.images.decode import DEFAULT_MAX_PIXELS, IMAGE_SUFFIXES, DecodedImage, read_image
+from qmamba.images.encode import ENCODED_SUFFIXES, write_layers
+from qmamba.images.layers import PictureLayers, layers_of, read_layers
+from qmamba.images.metadata import PictureMetadata
 from qmamba.images.tensors import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
+    "ENCODED_SUFFIXES",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "IMAGE_SUFFIXES",
     "DecodedImage",
     "Padding",
+    "PictureLayers",
+    "PictureMetadata",
     "crop_grid",
+    "layers_of",
     "normalize",
     "pad_to",
     "padding_for",
     "random_crops",
     "read_image",
+    "read_layers",
     "resize_shorter",
     "resize_to",
     "take_crops",
     "to_tensor",
+    "write_layers",
 ]

@@ -9,8 +9,8 @@ The rules, in the order they act:
 * Palette: looked up to RGB, with its transparency.
 * 16 bits: grey, RGB and RGBA samples of PNG and TIFF keep all 16 bits (uint16; v / 65535 is the
   intensity, so an 8-bit v corresponds to 257 v).  12-bit grey is widened to 16.  16-bit samples in
-  other arrangements (grey with alpha, CMYK, compressed separate planes, or with an ICC profile that
-  asks for a conversion) come as 8 bits, with a note.
+  other arrangements (CMYK, compressed separate planes, or with an ICC profile that asks for a
+  conversion) come as 8 bits, with a note.
 * Float and 32-bit samples: float must lie in [0, 1] and becomes 16 bits, integers must lie in 0 to
   65535 and count as 16 bits; anything else is an error, since its white is unknown.
 * Colour: an embedded ICC profile is converted to sRGB (perceptual intent) unless it is sRGB
@@ -33,7 +33,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import (
@@ -48,8 +48,9 @@ from PIL import (
 )
 
 from qmamba.errors import ConfigError, ImageError
-from qmamba.images.colour import bits_per_sample, picture_pixels
+from qmamba.images.colour import picture_pixels
 from qmamba.images.headers import gif_size, webp_size
+from qmamba.images.samples import bits_per_sample
 
 IMAGE_SUFFIXES = frozenset(
     (
@@ -60,6 +61,8 @@ IMAGE_SUFFIXES = frozenset(
 """Lower-case file name endings by which a folder's pictures are found."""
 
 DEFAULT_MAX_PIXELS = 100_000_000
+
+_Taken = TypeVar("_Taken")
 
 _PLANAR_CONFIGURATION = 284
 _SEPARATE_PLANES = 2
@@ -80,6 +83,17 @@ class DecodedImage:
     notes: tuple[str, ...]
     format: str
     path: str | None
+
+
+class Origin(NamedTuple):
+    """Where a decoded picture came from."""
+
+    format: str
+    """"JPEG", "PNG", "WEBP", "TIFF", "BMP" or "GIF"."""
+    path: str | None
+    """The file's path as given, None for bytes and streams."""
+    notes: tuple[str, ...]
+    """What is to be said about the file: that it has more than one frame."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +129,25 @@ def read_image(
             truncated, larger than `max_pixels`, or holds samples without a known range.
         ConfigError: `max_pixels` is not a positive integer.
     """
+    (pixels, notes), origin = decode(source, max_pixels, picture_pixels)
+    return DecodedImage(pixels, origin.notes + notes, origin.format, origin.path)
+
+
+def decode(
+    source: str | os.PathLike[str] | bytes | BinaryIO,
+    max_pixels: int,
+    take: Callable[[Image.Image, Image.Image | None], _Taken],
+) -> tuple[_Taken, Origin]:
+    """Open one picture as `read_image` does, which states the errors too, and hand it to `take`.
+
+    Args:
+        source, max_pixels: See `read_image`.
+        take: Called with the picture, not yet loaded, and, where the file has 16 bits per colour
+            channel, with a second picture that holds the low bytes.
+
+    Returns:
+        What `take` returned, and where it came from.
+    """
     if not isinstance(max_pixels, int) or max_pixels < 1:
         raise ConfigError(f"max_pixels must be a positive integer, got {max_pixels!r}")
     where, path, stream = _open_source(source)
@@ -123,7 +156,8 @@ def read_image(
         try:
             file_format = _identify(stream.read(16))
             kind = file_format.name
-            return _decode(stream, file_format, max_pixels, path)
+            taken, notes = _decode(stream, file_format, max_pixels, take)
+            return taken, Origin(file_format.name, path, notes)
         except ImageError as error:
             raise ImageError(f"cannot decode {where}: {error}") from error.__cause__
         except MemoryError as error:
@@ -198,8 +232,11 @@ def _identify(head: bytes) -> _Format:
 
 
 def _decode(
-    stream: BinaryIO, file_format: _Format, max_pixels: int, path: str | None
-) -> DecodedImage:
+    stream: BinaryIO,
+    file_format: _Format,
+    max_pixels: int,
+    take: Callable[[Image.Image, Image.Image | None], _Taken],
+) -> tuple[_Taken, tuple[str, ...]]:
     pixel_count = 0
     if file_format.size_before_opening is not None:
         stream.seek(0)
@@ -211,14 +248,14 @@ def _decode(
     pixel_count = max(pixel_count, _checked_pixels(image.size, max_pixels))
     _repair_grey_key(image)
     with _pillow_limit_lifted(pixel_count):
-        low = None
+        low: Image.Image | None = None
         if _select_bytes(image, low=False):
-            low = _open_picture(stream, file_format)
-            _select_bytes(low, low=True)
-        pixels, notes = picture_pixels(image, low)
-    if _has_more_frames(image):
-        notes = ("first of several frames used", *notes)
-    return DecodedImage(pixels, notes, file_format.name, path)
+            low = opened = _open_picture(stream, file_format)
+            _select_bytes(opened, low=True)
+        elif _is_deep_grey_alpha(image):
+            low = _low_grey_alpha(_open_picture(stream, file_format))
+        taken = take(image, low)
+    return taken, ("first of several frames used",) if _has_more_frames(image) else ()
 
 
 def _open_picture(stream: BinaryIO, file_format: _Format) -> ImageFile.ImageFile:
@@ -304,6 +341,17 @@ def _select_bytes(image: ImageFile.ImageFile, *, low: bool) -> bool:
         tiles.append(type(tile)(codec, extents, offset, chosen))
     image.tile = tiles
     return bool(tiles)
+
+
+def _is_deep_grey_alpha(image: ImageFile.ImageFile) -> bool:
+    return bool(image.tile) and all(tile[3] == "LA;16B" for tile in image.tile)
+
+
+def _low_grey_alpha(image: ImageFile.ImageFile) -> Image.Image:
+    """The low bytes of 16-bit grey and alpha, mode LA: the four bytes of a pixel read as RGBA."""
+    image.tile = [type(tile)(*tile[:3], "RGBA") for tile in image.tile]
+    bytes_of_pixel = image.split()
+    return Image.merge("LA", (bytes_of_pixel[1], bytes_of_pixel[3]))
 
 
 def _separate_plane_order(image: ImageFile.ImageFile) -> str:

@@ -1,0 +1,205 @@
+"""From a Pillow picture of any mode to its samples of 8 or 16 bits, its alpha, its orientation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import ExifTags, Image, TiffImagePlugin
+
+from qmamba.errors import ImageError
+
+_BAND_PIXELS = 1 << 22
+_FLOAT_TOLERANCE = 1e-3
+_BITS_PER_SAMPLE = 258
+_PHOTOMETRIC = 262
+_WHITE_IS_ZERO = 0
+
+
+@dataclass(frozen=True, eq=False)
+class StoredSamples:
+    """The samples of a picture as its file has them, before any colour conversion or turning."""
+
+    colours: Image.Image | np.ndarray
+    """8 bits: a picture of mode L, RGB, CMYK or LAB.  16 bits: uint16 (height, width) grey or
+    (height, width, 3)."""
+    alpha: Image.Image | np.ndarray | None
+    """Alpha of the same depth, one channel; None where there is none or it may not matter."""
+    profile: bytes | None
+    """The embedded ICC profile."""
+    turned: int
+    """EXIF orientation that Pillow has applied already, 1 for none."""
+
+
+def stored_samples(image: Image.Image, low: Image.Image | None, notes: list[str]) -> StoredSamples:
+    """Load `image` and take its samples; what was done to them is added to `notes`.
+
+    Args:
+        image: Any Pillow picture, loaded or not; it is loaded and otherwise left as it is.
+        low: The low bytes of a picture with 16 bits per colour channel, where `image` (mode RGB or
+            RGBA) holds the high bytes; mode LA where both colours and alpha are grey levels.
+        notes: Receives one phrase per change.
+
+    Raises:
+        ImageError: the samples have no known range (float or 32-bit integers out of range).
+        Exception: whatever Pillow raises while it decodes.
+    """
+    # Pillow turns a TIFF upright while loading it and forgets the tag.
+    turned = _tiff_orientation(image)
+    bits = bits_per_sample(image)
+    image.load()
+    if low is not None:
+        low.load()
+    profile = image.info.get("icc_profile")
+    profile = profile if isinstance(profile, bytes) and profile else None
+    if low is not None:
+        return StoredSamples(*_deep_colour(image, low), profile, turned)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return StoredSamples(*_deep_grey(image, bits, notes), profile, turned)
+    if bits == 16:
+        notes.append("16-bit samples reduced to 8 bits")
+    return StoredSamples(*_split_alpha(image), profile, turned)
+
+
+def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """An 8-bit picture of mode L, RGB, CMYK or LAB, and its alpha channel where one matters."""
+    alpha = None
+    opaque = image
+    if image.has_transparency_data:
+        opaque = as_mode(image, "RGBA")
+        alpha = opaque.getchannel("A")
+        if alpha.getextrema() == (255, 255):
+            alpha = None
+    if image.mode in ("1", "L", "LA"):
+        return as_mode(image, "L"), alpha
+    return as_mode(opaque, opaque.mode if opaque.mode in ("CMYK", "LAB") else "RGB"), alpha
+
+
+def as_mode(image: Image.Image, mode: str) -> Image.Image:
+    """`image.convert` without the copy where the mode is right already."""
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _deep_colour(high: Image.Image, low: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """uint16 colours (height, width, 3) and alpha (height, width) from two 8-bit pictures.
+
+    Where `low` has mode LA the colours are grey (height, width).
+    """
+    if low.mode == "LA":
+        high = Image.merge("LA", (high.getchannel(0), high.getchannel(3)))
+    channels = len(high.getbands())
+    samples = np.empty((high.height, high.width, channels), np.uint16)
+    for top, bottom in bands(high.width, high.height):
+        band = samples[top:bottom]
+        band[:] = rows_of(high, top, bottom)
+        band <<= 8
+        band |= rows_of(low, top, bottom)
+    if channels == 4:
+        return samples[..., :3], samples[..., 3]
+    if channels == 2:
+        return samples[..., 0], samples[..., 1]
+    key = high.info.get("transparency")
+    if isinstance(key, tuple) and len(key) == 3:
+        return samples, _keyed_alpha((samples == np.array(key)).all(axis=-1))
+    return samples, None
+
+
+def _deep_grey(
+    image: Image.Image, bits: int, notes: list[str]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """uint16 grey and alpha (height, width) from mode I;16*, I or F."""
+    stored = np.asarray(image)
+    lowest, highest = stored.min(), stored.max()
+    if image.mode == "F":
+        if not (lowest >= -_FLOAT_TOLERANCE and highest <= 1 + _FLOAT_TOLERANCE):
+            raise ImageError(
+                f"its float samples span {lowest:g} to {highest:g} and only [0, 1] has a meaning "
+                "here, scale them first"
+            )
+        notes.append("float samples stored as 16 bits")
+        return (np.clip(stored, 0, 1) * 65535 + 0.5).astype(np.uint16), None
+    if lowest < 0 or highest > 65535:
+        raise ImageError(
+            f"its integer samples span {lowest} to {highest} and only 0 to 65535 has a meaning "
+            "here, scale them first"
+        )
+    samples: np.ndarray = stored.astype(np.uint16)
+    if bits == 12:
+        samples = samples << 4 | samples >> 8
+    key = image.info.get("transparency")
+    alpha = _keyed_alpha(samples == key) if isinstance(key, int) else None
+    if _tiff_tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO:
+        samples = ~samples
+    return samples, alpha
+
+
+def _keyed_alpha(transparent: np.ndarray) -> np.ndarray | None:
+    if not transparent.any():
+        return None
+    return np.where(transparent, 0, 65535).astype(np.uint16)
+
+
+def reduced(samples: np.ndarray) -> np.ndarray:
+    """8-bit samples from 16-bit ones: division by 257, rounded to nearest."""
+    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def bands(width: int, height: int) -> list[tuple[int, int]]:
+    """Row ranges of a bounded number of pixels, so that no second whole copy is ever made."""
+    step = max(1, _BAND_PIXELS // width)
+    return [(top, min(height, top + step)) for top in range(0, height, step)]
+
+
+def rows_of(image: Image.Image, top: int, bottom: int) -> np.ndarray:
+    whole = top == 0 and bottom == image.height
+    return np.asarray(image if whole else image.crop((0, top, image.width, bottom)))
+
+
+def _tiff_tag(image: Image.Image, tag: int) -> object:
+    return image.tag_v2.get(tag) if isinstance(image, TiffImagePlugin.TiffImageFile) else None
+
+
+def _tiff_orientation(image: Image.Image) -> int:
+    value = _tiff_tag(image, ExifTags.Base.Orientation)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def bits_per_sample(image: Image.Image) -> int:
+    """Bits of one stored sample, 8 where an already loaded picture no longer tells."""
+    stored = _tiff_tag(image, _BITS_PER_SAMPLE)
+    if isinstance(stored, tuple) and stored:
+        return int(max(stored))
+    return 16 if any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())) else 8
+
+
+def pending_orientation(image: Image.Image, turned: int, notes: list[str]) -> int:
+    """The EXIF orientation (1 to 8) still to be applied; the one of the file is noted.
+
+    Args:
+        image: The loaded picture.
+        turned: Orientation that has been applied already, 1 for none.
+        notes: Receives the orientation, or why there is none.
+    """
+    try:
+        pending = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        # Pillow's EXIF parser raises many kinds of errors on damaged data.
+        notes.append("EXIF data ignored: it cannot be read")
+        pending = 1
+    if not isinstance(pending, int) or not 1 <= pending <= 8:
+        pending = 1
+    if max(turned, pending) > 1:
+        notes.append(f"EXIF orientation {max(turned, pending)} applied")
+    return pending
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels (height, width[, channels]) turned by an EXIF orientation, C-contiguous."""
+    # The orientations are one transposition (5 to 8) followed by two flips.
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
