@@ -1,0 +1,216 @@
+"""Packed networks beside full precision: size, time and memory, and the scan with tables.
+
+Weights are random. Networks take turns in one process; the memory of each is that of a process that
+loads its file and runs it once, above what it had before, weights included (Linux only).
+
+    python -m benchmarks.quantized -o benchmarks/results/quantized.json
+
+prints the tables of docs/quantization.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from measure import take_turns, write
+
+from qmamba.models import ModelMetadata, create_model, load, save_model
+from qmamba.models.inference import Precision, inference_network
+from qmamba.ops import scan_routes
+from qmamba.ops.operands import Constant, GridRule, place_operand, step_codes
+from qmamba.ops.packed import PackedScan
+from qmamba.ops.table import TableScan
+from qmamba.quantization import QuantConfig, calibrate, quantize_
+from qmamba.quantization.packed_file import save_quantized
+from qmamba.quantization.pictures import calibration_inputs
+
+NETWORKS = {
+    "mambair-light-x2": 64,
+    "mambair-light-x4": 64,
+    "mambair-classic-x4": 64,
+    "qmamba-tiny": 224,
+}
+"""Names and the side of the picture."""
+BITS = (8, 4, 2)
+SCANS = {"light": (72, 10, 4), "classic": (360, 16, 12)}
+"""Channels, states and rank of the scan, on 64 x 64 pixels."""
+_SIDE = 64
+
+Files = dict[str, tuple[Path, Precision]]
+
+
+def written(name: str, folder: Path) -> Files:
+    """A file and a precision for each way to run a network."""
+    torch.manual_seed(0)
+    model = create_model(name).eval()
+    metadata = ModelMetadata(name=name, architecture=model.config.architecture)
+    full = folder / f"{name}.safetensors"
+    save_model(model, full, metadata=metadata, dtype=torch.float32)
+    files: Files = {"fp32": (full, "fp32"), "bf16": (full, "bf16")}
+    for bits in BITS:
+        torch.manual_seed(0)
+        model = create_model(name)
+        quantize_(model, QuantConfig(weight_bits=bits, activation_bits=bits, step="ptq"))
+        calibrate(model, calibration_inputs(model, count=2))
+        files[f"W{bits}A{bits}"] = folder / f"{name}-{bits}.safetensors", "fp32"
+        save_quantized(model, files[f"W{bits}A{bits}"][0], metadata)
+    return files
+
+
+def prepared(path: Path, precision: Precision, side: int) -> Callable[[], object]:
+    """A run of the network of a file on one picture."""
+    model = load(path)
+    channels = int(getattr(model.config, "channels", 3))
+    return partial(inference_network(model, precision), torch.rand(1, channels, side, side))
+
+
+def peak_megabytes(path: Path, precision: str, side: int, threads: int) -> float | None:
+    """Of a process that loads and runs the network."""
+    command = [sys.executable, __file__, "--memory", str(path), precision, str(side)]
+    done = subprocess.run(
+        [*command, "--threads", str(threads)], capture_output=True, text=True, check=False
+    )
+    return float(done.stdout) if done.returncode == 0 else None
+
+
+def print_memory(path: str, precision: str, side: int) -> None:
+    """What the process that :func:`peak_megabytes` starts does."""
+    status = Path("/proc/self/status")
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+
+    def resident(name: str) -> int:
+        line = next(row for row in status.read_text().splitlines() if row.startswith(name))
+        return int(line.split()[1])
+
+    before = resident("VmRSS")
+    prepared(Path(path), cast(Precision, precision), side)()
+    print((resident("VmHWM") - before) / 1000)
+
+
+def measure_networks(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Size, time and memory of every network in every precision."""
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.models:
+            side = NETWORKS[name]
+            files = written(name, Path(folder))
+            runs = {label: prepared(*file, side) for label, file in files.items()}
+            found = take_turns(runs, arguments.repeats, seconds=arguments.seconds)
+            del runs
+            for label, (path, precision) in files.items():
+                memory = peak_megabytes(path, precision, side, arguments.threads)
+                size = path.stat().st_size / (2 if label == "bf16" else 1)
+                row = {"model": name, "precision": label, "side": side, "file_bytes": size}
+                rows.append({**row, "peak_megabytes": memory, **found[label]})
+                print(line(rows[-1], found["fp32"]["median_ms"]), flush=True)
+    return rows
+
+
+def line(row: dict[str, Any], full: float) -> str:
+    """A row of the Markdown table."""
+    time, memory = row["median_ms"], row["peak_megabytes"]
+    shown = "-" if memory is None else f"{memory:.0f} MB"
+    return (
+        f"| {row['model']}, {row['side']} x {row['side']} | {row['precision']} | "
+        f"{row['file_bytes'] / 1024:.0f} KiB | {time:.1f} ms | {full / time:.2f}x | {shown} |"
+    )
+
+
+def measure_scans(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The scan in float32, and that with tables with all that stands before it."""
+    rows = []
+    for name, (channels, states, rank) in SCANS.items():
+        runs = scan_runs(channels, states, rank)
+        found = take_turns(runs, arguments.repeats, seconds=arguments.seconds)
+        for label, values in found.items():
+            ratio = found["fp32"]["median_ms"] / values["median_ms"]
+            rows.append({"scan": name, "way": label, "ratio": ratio, **values})
+            print(f"| {name} | {label} | {values['median_ms']:.2f} ms | {ratio:.2f}x |", flush=True)
+    return rows
+
+
+def scan_runs(channels: int, states: int, rank: int) -> dict[str, Callable[[], object]]:
+    """One call of each scan: time steps, four routes, norm."""
+    pixels = _SIDE * _SIDE
+    x = torch.randn(1, pixels, channels)
+    projected = torch.randn(1, pixels, 4, rank + 2 * states)
+    routes, norm = scan_routes(_SIDE, _SIDE), torch.nn.LayerNorm(channels)
+    full = PackedScan(
+        0.3 * torch.randn(4, channels, rank),
+        torch.randn(4, channels) - 1,
+        -torch.rand(4, channels, states) - 0.1,
+        torch.randn(4, channels),
+        norm=norm,
+    )
+    runs: dict[str, Callable[[], object]] = {"fp32": partial(full, x, projected, routes)}
+    for bits in (4, 2):
+
+        def codes(*shape: int, bits: int = bits) -> torch.Tensor:
+            return torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), shape, dtype=torch.int8)
+
+        rule = GridRule(bits, weights=torch.tensor([0, 0.5, 0, 0, -1, -0.25, 0, 0]))
+        table = TableScan(
+            rule,
+            Constant(codes(4, channels), 0.3, 1.0),
+            Constant(codes(4, channels, states), 0.1, 1.0),
+            Constant(codes(4, channels), 0.2, 0.1),
+            norm=norm,
+        )
+        padded = torch.nn.functional.pad(codes(4, rank, channels), (0, -channels % 16))
+        weight = Constant(padded.contiguous(), 0.1, 0.03)
+        steps = step_codes(projected, weight, channels, rule)
+
+        def operands(rule: GridRule = rule, weight: Constant = weight) -> object:
+            rows = projected.clone().flatten(1, 2)
+            for first, last in ((0, rank), (rank, rank + states), (rank + states, None)):
+                place_operand(rows[..., first:last], rule)
+            place_operand(x.clone(), rule)
+            return step_codes(projected, weight, channels, rule)
+
+        runs[f"tables, {bits} bits"] = partial(table, x, steps, projected, routes)
+        runs[f"its operands onto their grids, {bits} bits"] = operands
+    return runs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--out", type=Path, help="JSON file to write")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--seconds", type=float, default=60.0, help="for each network at most")
+    parser.add_argument("--models", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--quick", action="store_true", help="a few rounds: does it run?")
+    parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.memory:
+        path, precision, side = arguments.memory
+        return print_memory(path, precision, int(side))
+    if arguments.quick:
+        arguments.repeats, arguments.seconds = 3, 1.0
+        arguments.models = ["mambair-light-x4"]
+    with torch.no_grad():
+        print("| network | precision | file | time | against fp32 | peak memory |")
+        print("|---|---|---|---|---|---|")
+        networks = measure_networks(arguments)
+        print("\n| scan | way | time | against fp32 |\n|---|---|---|---|")
+        scans = measure_scans(arguments)
+    if arguments.out is not None:
+        write(arguments.out, {"networks": networks, "scans": scans})
+
+
+if __name__ == "__main__":
+    main()

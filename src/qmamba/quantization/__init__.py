@@ -1,0 +1,53 @@
+"""Quantisation: fake-quantised training, calibration, and fixed codes."""
+
+from qmamba.quantization.config import LayerSettings, QuantConfig
+from qmamba.quantization.grid import BITS, Grid
+from qmamba.quantization.layers import FrozenTensor, QuantizedConv2d, QuantizedLinear
+from qmamba.quantization.placement import quantized_names
+from qmamba.quantization.prepare import calibrate, quantize_, quantizers
+from qmamba.quantization.quantizers import (
+    DLS,
+    LSQ,
+    PAMS,
+    QUANTIZERS,
+    RFA,
+    STATISTICS,
+    DoReFa,
+    LSQPlus,
+    MinMax,
+    Operand,
+    Quantizer,
+    QuantSR,
+    Static,
+    create_quantizer,
+)
+from qmamba.quantization.ss2d import QuantizedSS2D
+
+__all__ = [
+    "BITS",
+    "DLS",
+    "LSQ",
+    "PAMS",
+    "QUANTIZERS",
+    "RFA",
+    "STATISTICS",
+    "DoReFa",
+    "FrozenTensor",
+    "Grid",
+    "LSQPlus",
+    "LayerSettings",
+    "MinMax",
+    "Operand",
+    "QuantConfig",
+    "QuantSR",
+    "QuantizedConv2d",
+    "QuantizedLinear",
+    "QuantizedSS2D",
+    "Quantizer",
+    "Static",
+    "calibrate",
+    "create_quantizer",
+    "quantize_",
+    "quantized_names",
+    "quantizers",
+]

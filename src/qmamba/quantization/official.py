@@ -1,0 +1,114 @@
+"""Checkpoints of the official Q-MambaIR training, as models prepared with ``compat=True``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from qmamba.errors import CheckpointError
+from qmamba.models.mambair import MambaIR
+from qmamba.models.mambair_conversion import convert_mambair, infer_mambair_config
+from qmamba.models.states import find_state_dict
+from qmamba.quantization.config import QuantConfig
+from qmamba.quantization.prepare import quantize_
+
+_LAYER = re.compile(r"^(.*)\.(?:conv|linear)_(act|weight)_quant\.([a-z_0-9]+)$")
+_OPERAND = re.compile(r"^(.*)\.([A-Za-z_]+)_q\.([a-z_0-9]+)$")
+_QUANTIZERS = {
+    "x_proj_act": "x_proj_input",
+    "x_proj_weight": "x_proj_weight",
+    "dt_proj_act": "dt_proj_input",
+    "dt_proj_weight": "dt_projs_weight",
+    "xs": "x",
+    "dts": "steps",
+    "As": "A_logs",
+    "Bs": "B",
+    "Cs": "C",
+    "Ds": "Ds",
+    "dt_projs_bias": "dt_projs_bias",
+}
+_THRESHOLDS = ".a"
+
+
+def is_official(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict is one of the official Q-MambaIR code."""
+    return any(_LAYER.match(key) or _OPERAND.match(key) for key in state)
+
+
+def load_official(content: Mapping[str, object]) -> MambaIR:
+    """The network of an official Q-MambaIR checkpoint, prepared and in evaluation mode.
+
+    Task, widths and bits are inferred; weights and activations have the same number of bits there.
+
+    Args:
+        content: what the checkpoint file holds, with the state dict itself or under ``params``.
+
+    Raises:
+        CheckpointError: the tensors are not those of a quantised MambaIR.
+    """
+    state = convert_mambair(find_state_dict(content)).state
+    if not is_official(state):
+        raise CheckpointError("The checkpoint holds no quantisers of the official Q-MambaIR code.")
+    bits = _bits(state)
+    model = MambaIR(infer_mambair_config({k: v for k, v in state.items() if not _place(k)}))
+    quantize_(model, QuantConfig(bits, bits, compat=True))
+    missing, unexpected = model.load_state_dict(convert_official(state), strict=False)
+    if missing or unexpected:
+        raise CheckpointError(
+            f"The quantisers of the checkpoint are not those of Q-MambaIR: {len(missing)} tensors "
+            f"are missing and {len(unexpected)} unknown, for example "
+            f"{(missing + unexpected)[0]}."
+        )
+    return model.eval()
+
+
+def convert_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An official state dict with our names; four scalars at a time become one parameter."""
+    converted: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        place = _place(key)
+        if place is None:
+            converted[key] = tensor
+        elif place[1] in ("init_state", "signed"):
+            name = "initialised" if place[1] == "init_state" else "signed"
+            converted[f"{place[0]}.{name}"] = tensor.reshape(()).bool()
+        elif not place[1].startswith("weight"):
+            converted[".".join(place)] = tensor
+    for key in state:
+        place = _place(key)
+        if place is not None and place[1] in ("weight1", "weight21"):
+            name = "step_weights" if place[1] == "weight1" else "offset_weights"
+            stem = key[:-1]
+            parts = [state[f"{stem}{i}"].reshape(1) for i in range(1, 5)]
+            converted[f"{place[0]}.{name}"] = torch.cat(parts)
+    return converted
+
+
+def _place(key: str) -> tuple[str, str] | None:
+    """Our name of the quantiser that a tensor belongs to, and the official one of the tensor."""
+    match = _LAYER.match(key)
+    if match:
+        kind = "input" if match[2] == "act" else "weight"
+        return f"{match[1]}.{kind}_quantizer", match[3]
+    match = _OPERAND.match(key)
+    if match and match[2] in _QUANTIZERS:
+        return f"{match[1]}.{_QUANTIZERS[match[2]]}_quantizer", match[3]
+    return None
+
+
+def _bits(state: Mapping[str, Tensor]) -> int:
+    sizes = {
+        tensor.numel()
+        for key, tensor in state.items()
+        if key.endswith(_THRESHOLDS) and _place(key) is not None
+    }
+    bits = next(iter(sizes), 0).bit_length() - 1
+    if sizes != {2**bits}:
+        raise CheckpointError(
+            f"The weights of a Q-MambaIR have one number of bits; the checkpoint has thresholds "
+            f"for {sorted(sizes)} levels."
+        )
+    return bits

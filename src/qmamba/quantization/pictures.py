@@ -1,0 +1,90 @@
+"""Pictures from which activation quantisers start: given ones, or made ones without any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qmamba.errors import DataError, ImageError
+from qmamba.images import IMAGE_SUFFIXES, normalize, random_crops, read_image, to_tensor
+from qmamba.models.qmamba import QMamba
+from qmamba.models.registry import Model
+
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def calibration_inputs(
+    model: Model,
+    folder: Path | None = None,
+    *,
+    count: int = 16,
+    side: int | None = None,
+    seed: int = 0,
+) -> list[Tensor]:
+    """Inputs of a network, one crop each, as :func:`~qmamba.quantization.calibrate` takes them.
+
+    Args:
+        model: decides the channels, and whether pictures are normalised.
+        folder: pictures as the network will be given them, for a restoration network degraded ones;
+            folders inside are entered. ``None`` for made ones.
+        count: number of crops; one of each picture, or several where there are fewer pictures.
+        side: of the crops, in pixels; by default 224 for a QMamba and 64 for a MambaIR, or that of
+            a smaller picture.
+        seed: of the choice of crops, or of the made pictures.
+
+    Returns:
+        float32 ``(1, channels, height, width)`` each.
+
+    Raises:
+        DataError: the folder holds no readable picture.
+    """
+    scores = isinstance(model, QMamba)
+    side = side or (224 if scores else 64)
+    channels = 3 if scores else int(getattr(model.config, "channels", 3))
+    generator = torch.Generator().manual_seed(seed)
+    if folder is None:
+        crops = [natural_spectrum(3, side, generator) for _ in range(count)]
+    else:
+        crops = _crops(folder, count, side, generator)
+    if channels == 1:
+        luma = torch.tensor(_LUMA).view(3, 1, 1)
+        crops = [(crop * luma).sum(0, keepdim=True) for crop in crops]
+    return [(normalize(crop) if scores else crop)[None] for crop in crops]
+
+
+def natural_spectrum(channels: int, side: int, generator: torch.Generator) -> Tensor:
+    """A picture of random phases whose amplitudes fall with the frequency, as in photographs.
+
+    Returns:
+        float32 ``(channels, side, side)`` in [0, 1]; the channels are alike, but not equal.
+    """
+    noise = torch.randn(channels + 1, side, side, generator=generator)
+    # The channels of a photograph have most of their content in common.
+    noise = noise[:1] + 0.3 * noise[1:]
+    rows, columns = torch.fft.fftfreq(side)[:, None], torch.fft.rfftfreq(side)[None]
+    frequency = (rows.square() + columns.square()).sqrt().clamp_min(1 / side)
+    picture = torch.fft.irfft2(torch.fft.rfft2(noise) / frequency, s=(side, side))
+    mean, deviation = picture.mean((1, 2), keepdim=True), picture.std((1, 2), keepdim=True)
+    middle = 0.3 + 0.4 * torch.rand(1, generator=generator)
+    return ((picture - mean) / deviation.clamp_min(1e-6) * 0.2 + middle).clamp(0, 1)
+
+
+def _crops(folder: Path, count: int, side: int, generator: torch.Generator) -> list[Tensor]:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    crops: list[Tensor] = []
+    while paths and len(crops) < count:
+        path = paths[len(crops) % len(paths)]
+        try:
+            picture = to_tensor(read_image(path).pixels)
+        except ImageError:
+            paths.remove(path)
+            continue
+        height, width = picture.shape[1:]
+        size = min(side, height, width)
+        top, left = random_crops(height, width, size, 1, generator)[0]
+        crops.append(picture[:, top : top + size, left : left + size])
+    if not crops:
+        raise DataError(f"The folder {str(folder)!r} holds no picture that can be read.")
+    return crops

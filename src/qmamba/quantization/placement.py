@@ -1,0 +1,94 @@
+"""Which layers of a network are quantised; everything else stays in full precision.
+
+Quantised are the SS2D layers with all operands of their scans, the convolutions in front of the
+channel attention, the convolutions that end a residual group, the MLPs and the downsampling between
+stages. In full precision stay the first and the last layers of a network, norms, gates and channel
+attention, skip scales, biases, activation functions and sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from torch import nn
+
+from qmamba.errors import ConfigError
+from qmamba.nn import SS2D, ChannelAttention, ChannelAttentionBlock, Mlp, ResidualGroup, VSSBlock
+from qmamba.quantization.config import QuantConfig
+from qmamba.quantization.layers import QuantizedConv2d, QuantizedLinear
+from qmamba.quantization.ss2d import QuantizedSS2D
+
+Filter = Callable[[nn.Module, str], bool]
+"""Whether a layer, given with its name, is quantised."""
+
+
+def quantized_names(model: nn.Module) -> list[str]:
+    """Names of the layers that would be quantised, an SS2D as one of them."""
+    return list(dict.fromkeys(_places(model)))
+
+
+def _places(model: nn.Module) -> Iterator[str]:
+    for name, module in model.named_modules():
+        prefix = f"{name}." if name else ""
+        if isinstance(module, SS2D):
+            yield name
+        elif isinstance(module, Mlp):
+            yield from (f"{prefix}fc1", f"{prefix}fc2")
+        elif isinstance(module, ChannelAttentionBlock):
+            for key, layer in module.cab.named_children():
+                if isinstance(layer, nn.Conv2d) and not isinstance(layer, ChannelAttention):
+                    yield f"{prefix}cab.{key}"
+        elif isinstance(module, ResidualGroup):
+            for key, layer in module.conv.named_modules():
+                if isinstance(layer, nn.Conv2d):
+                    yield f"{prefix}conv.{key}".rstrip(".")
+        elif _is_stage(module):
+            for key, layer in module.downsample.named_children():
+                if isinstance(layer, nn.Conv2d):
+                    yield f"{prefix}downsample.{key}"
+
+
+def _is_stage(module: nn.Module) -> bool:
+    blocks = getattr(module, "blocks", None)
+    return (
+        isinstance(getattr(module, "downsample", None), nn.Module)
+        and isinstance(blocks, nn.Sequential)
+        and any(isinstance(block, VSSBlock) for block in blocks)
+    )
+
+
+def replace_layers(model: nn.Module, config: QuantConfig, filter_fn: Filter | None) -> int:
+    """Put quantised layers in the place of all that belong there; how many there were.
+
+    Raises:
+        ConfigError: the model has been prepared before, or none of its layers is to be quantised.
+    """
+    modules = dict(model.named_modules())
+    kinds = (QuantizedSS2D, QuantizedLinear, QuantizedConv2d)
+    if any(isinstance(module, kinds) for module in modules.values()):
+        raise ConfigError("The model is quantised already; start from the full-precision one.")
+
+    def selected(name: str) -> bool:
+        # The projections of an SS2D are not modules of their own.
+        module = modules.get(name) or modules[name.rpartition(".")[0]]
+        return filter_fn is None or filter_fn(module, name)
+
+    names = [name for name in quantized_names(model) if selected(name)]
+    if not names:
+        raise ConfigError("The model has no layer that would be quantised.")
+    for name in names:
+        parent, _, key = name.rpartition(".")
+        setattr(modules[parent], key, _quantized(modules[name], config, name, selected))
+    return len(names)
+
+
+def _quantized(
+    module: nn.Module, config: QuantConfig, name: str, selected: Callable[[str], bool]
+) -> nn.Module:
+    if isinstance(module, SS2D):
+        return QuantizedSS2D(module, config, name, selected)
+    quantizers = config.weight_quantizer(name), config.activation_quantizer(name)
+    if isinstance(module, nn.Conv2d):
+        return QuantizedConv2d(module, *quantizers)
+    assert isinstance(module, nn.Linear)
+    return QuantizedLinear(module, *quantizers)

@@ -1,0 +1,136 @@
+"""The three steps of quantising a model, and calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from qmamba.errors import ConfigError, DataError
+from qmamba.quantization.config import QuantConfig
+from qmamba.quantization.layers import QuantizedConv2d, QuantizedLinear
+from qmamba.quantization.placement import Filter, replace_layers
+from qmamba.quantization.quantizers import Quantizer
+from qmamba.quantization.ss2d import QuantizedSS2D
+
+AnyModel = TypeVar("AnyModel", bound=nn.Module)
+
+
+def quantize_(
+    model: AnyModel, config: QuantConfig | None = None, filter_fn: Filter | None = None
+) -> AnyModel:
+    """Quantise a MambaIR or QMamba network in place, one step at a time.
+
+    - ``step="prepare"``: layers get fake quantisers and the model can be trained; the parameters of
+      the full-precision network keep their names and values. Weight quantisers start at once,
+      activation quantisers in the first pass in training mode or in :func:`calibrate`.
+    - ``step="ptq"``: the same, in evaluation mode and with all parameters fixed;
+      :func:`calibrate` has to follow.
+    - ``step="convert"``: weights of a prepared model become fixed codes. The model is then for
+      evaluation only and computes what it computed before in evaluation mode.
+
+    The configuration stays with the model as ``model.quantization``.
+
+    Args:
+        model: the network; changed in place.
+        config: bits, quantisers and step; 4 bits and the quantisers of Q-MambaIR by default.
+        filter_fn: called with each layer that would be quantised and its name, ``False`` keeps it
+            in full precision. Of an SS2D it is asked for the layer, for its ``in_proj``,
+            ``conv2d``, ``out_proj``, and for ``x_proj``, ``dt_proj`` and ``scan`` with the SS2D.
+
+    Returns:
+        The model.
+
+    Raises:
+        ConfigError: the model is quantised already, or for ``convert`` not prepared, or has none of
+            the layers that are quantised.
+
+    Source: conventions of torchao's ``quantize_``.
+    """
+    config = config or QuantConfig()
+    if config.step == "convert":
+        _convert(model)
+        return model
+    replace_layers(model, config, filter_fn)
+    model.quantization = config  # type: ignore[assignment]
+    _start_constants(model)
+    if config.step == "ptq":
+        model.eval().requires_grad_(False)
+    return model
+
+
+def quantizers(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:
+    """All quantisers of a prepared model with their names."""
+    for name, module in model.named_modules():
+        if isinstance(module, Quantizer):
+            yield name, module
+
+
+@torch.no_grad()
+def calibrate(model: AnyModel, batches: Iterable[Tensor]) -> AnyModel:
+    """Start all activation quantisers of a prepared model from data, in place.
+
+    The batches run through the model in evaluation mode with exact activations and quantised
+    weights. Quantisers that had started before start again. In a distributed run all processes have
+    to take part.
+
+    Args:
+        model: after the step ``prepare`` or ``ptq``.
+        batches: inputs of the model, one or more.
+
+    Raises:
+        ConfigError: the model is not prepared.
+        DataError: there are no batches.
+    """
+    active = [q for _, q in quantizers(model) if q.operand.role == "activation"]
+    if not any(True for _ in quantizers(model)):
+        raise ConfigError("The model has no quantisers; prepare it with quantize_ first.")
+    training = model.training
+    model.eval()
+    for quantizer in active:
+        quantizer.sample = quantizer.empty_sample()
+    try:
+        count = 0
+        for batch in batches:
+            model(batch)
+            count += 1
+        if not count:
+            raise DataError("Calibration needs at least one batch.")
+        samples = [quantizer.sample for quantizer in active]
+    finally:
+        for quantizer in active:
+            quantizer.sample = None
+        model.train(training)
+    for quantizer, sample in zip(active, samples, strict=True):
+        assert sample is not None
+        quantizer.start(sample)
+    return model
+
+
+@torch.no_grad()
+def _start_constants(model: nn.Module) -> None:
+    """Start the quantisers of weights and of the scan's constants."""
+    for layer in _quantized_layers(model):
+        if isinstance(layer, QuantizedSS2D):
+            layer.start_constants()
+        elif layer.weight_quantizer is not None:
+            layer.weight_quantizer(layer.weight)
+
+
+def _convert(model: nn.Module) -> None:
+    layers = list(_quantized_layers(model))
+    if not layers:
+        raise ConfigError("The model is not prepared; call quantize_ with step='prepare' first.")
+    for layer in layers:
+        layer.convert()
+    model.eval().requires_grad_(False)
+
+
+def _quantized_layers(
+    model: nn.Module,
+) -> Iterator[QuantizedSS2D | QuantizedLinear | QuantizedConv2d]:
+    for module in list(model.modules()):
+        if isinstance(module, QuantizedSS2D | QuantizedLinear | QuantizedConv2d):
+            yield module

@@ -1,0 +1,164 @@
+"""What all quantisers share: a start from data, fake-quantised values, codes and their grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from qmamba.errors import ConfigError
+from qmamba.quantization.grid import Grid, check_bits, signed_range
+from qmamba.quantization.quantizers.calibration import Sample
+
+Role = Literal["weight", "activation"]
+
+
+@dataclass(frozen=True)
+class Operand:
+    """What a quantiser has to know about its tensor."""
+
+    role: Role = "activation"
+    """A ``weight`` is the same for every input, an ``activation`` is not."""
+    batched: bool = True
+    """The first axis counts images."""
+    copies: int = 1
+    """How often the tensor occurs in the definition of the network, where the four routes read
+    their own permuted copies; it decides the count of values in statistics and gradient scales."""
+
+    @classmethod
+    def weight(cls) -> Operand:
+        return cls("weight", batched=False)
+
+
+class Quantizer(nn.Module):
+    """Base of the quantisers: values in, values on a grid of ``2 ** bits`` levels out.
+
+    A quantiser starts from the first tensor it sees: a weight at once, an activation in the first
+    training pass or in :func:`~qmamba.quantization.calibrate`. In a distributed run every process
+    takes over the start of an activation from the first one; weights are the same in all.
+
+    Args:
+        bits: width of a code: 2, 3, 4 or 8.
+        operand: what the tensor is.
+
+    Raises:
+        ConfigError: the width is not allowed.
+    """
+
+    normalised_start = False
+    """Whether the start needs values less their mean and divided by their deviation."""
+    initialised: Tensor
+
+    def __init__(self, bits: int, operand: Operand | None = None) -> None:
+        check_bits(bits)
+        super().__init__()
+        self.bits = bits
+        self.operand = operand or Operand()
+        self.low, self.high = signed_range(bits)
+        self.sample: Sample | None = None
+        self._ready = False
+        self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fake-quantise: the value of the level of each element, in the shape and dtype of ``x``.
+
+        Computed in float32 (float64 for float64) whatever the dtype. While a calibration runs, the
+        values pass unchanged.
+
+        Raises:
+            ConfigError: an activation quantiser has not seen data yet and is not in training.
+        """
+        if self.sample is not None:
+            self.sample.add(x.detach())
+            return x
+        values = _at_least_float32(x)
+        self._require_start(values)
+        return self.quantize(values).to(x.dtype)
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """Fake-quantise float32 or float64 values; differentiable."""
+        raise NotImplementedError
+
+    def grid(self, x: Tensor) -> Grid:
+        """The grid on which these values lie after quantisation."""
+        raise NotImplementedError
+
+    def initialise(self, sample: Sample) -> None:
+        """Set the parameters from values."""
+        raise NotImplementedError
+
+    def codes(self, x: Tensor) -> Tensor:
+        """The code of each value: int8, or uint8 on a grid without negative codes.
+
+        ``grid(x).values(codes(x))`` is what the quantiser returns for ``x`` in evaluation.
+        """
+        with torch.no_grad():
+            values = _at_least_float32(x)
+            self._require_start(values)
+            return self._codes(values)
+
+    def _codes(self, x: Tensor) -> Tensor:
+        return self.grid(x).codes(x)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the quantiser has started."""
+        if not self._ready:
+            self._ready = bool(self.initialised)
+        return self._ready
+
+    @torch.no_grad()
+    def start(self, sample: Sample) -> None:
+        """Set the parameters from values, alike in all processes of a distributed run."""
+        self.initialise(sample)
+        self.initialised.fill_(True)
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if distributed and self.operand.role == "activation":
+            for tensor in (*self.parameters(), *self.buffers()):
+                torch.distributed.broadcast(tensor.detach(), src=0)
+        self._ready = True
+
+    def _require_start(self, x: Tensor) -> None:
+        if self.ready:
+            return
+        if not self.training and self.operand.role == "activation":
+            raise ConfigError(
+                "A quantiser has seen no data yet; run one pass in training mode, calibrate the "
+                "model, or load trained quantisers."
+            )
+        sample = self.empty_sample()
+        sample.add(x.detach())
+        self.start(sample)
+
+    def empty_sample(self) -> Sample:
+        """What collects values for :meth:`start`."""
+        return Sample(self.operand.batched, normalise=self.normalised_start)
+
+    def gradient_scale(self, x: Tensor) -> float:
+        """``1 / sqrt(values * high)``, by which LSQ shrinks the gradient of a step size."""
+        return 1 / math.sqrt(x.numel() * self.operand.copies * self.high)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """The values as one row."""
+        return x.reshape(1, -1)
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *others: Any
+    ) -> None:
+        self._ready = False
+        if f"{prefix}initialised" not in state_dict:
+            # The weights came without quantisers, so what these started from is gone.
+            self.initialised.zero_()
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, {self.operand.role}"
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

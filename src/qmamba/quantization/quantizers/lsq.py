@@ -1,0 +1,35 @@
+"""LSQ: learned step size quantisation."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from qmamba.quantization.quantizers.base import Operand
+from qmamba.quantization.quantizers.calibration import Sample
+from qmamba.quantization.quantizers.dls import official_range
+from qmamba.quantization.quantizers.learned_step import LearnedStep
+
+
+class LSQ(LearnedStep):
+    """A learned step, no offset; unsigned codes for activations without negative values.
+
+    Source: Esser et al., Learned step size quantization, 2020.
+    """
+
+    signed: Tensor
+
+    def __init__(
+        self, bits: int, operand: Operand | None = None, *, has_offset: bool = False
+    ) -> None:
+        super().__init__(bits, operand, has_offset=has_offset)
+        self.register_buffer("signed", torch.ones((), dtype=torch.bool))
+
+    def initialise(self, sample: Sample) -> None:
+        self.signed.fill_(self.operand.role == "weight" or bool(sample.lowest < -1e-5))
+        self.set_step(2 * sample.mean_magnitude() / math.sqrt(self.code_range()[1]))
+
+    def code_range(self) -> tuple[int, int]:
+        return official_range(self)

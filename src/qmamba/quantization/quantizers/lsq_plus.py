@@ -1,0 +1,33 @@
+"""LSQ+: learned step and offset for activations, learned step for weights."""
+
+from __future__ import annotations
+
+import torch
+
+from qmamba.quantization.quantizers.base import Operand
+from qmamba.quantization.quantizers.calibration import Sample
+from qmamba.quantization.quantizers.learned_step import LearnedStep
+from qmamba.quantization.quantizers.search import search_interval
+
+
+class LSQPlus(LearnedStep):
+    """Weights: symmetric, from three deviations around the mean. Activations: with an offset.
+
+    The activations start from the grid of least squared error, found by search where the paper
+    descends a gradient.
+
+    Source: Bhalgat et al., LSQ+: improving low-bit quantization through learnable offsets and
+    better initialization, 2020.
+    """
+
+    def __init__(self, bits: int, operand: Operand | None = None) -> None:
+        is_weight = operand is not None and operand.role == "weight"
+        super().__init__(bits, operand, has_offset=not is_weight)
+
+    def initialise(self, sample: Sample) -> None:
+        if self.beta is not None:
+            self.set_interval(*search_interval(sample.values(), 2**self.bits))
+            return
+        mean, deviation = sample.statistics.mean(0)[:2]
+        reach = torch.maximum((mean - 3 * deviation).abs(), (mean + 3 * deviation).abs())
+        self.set_step(reach / 2 ** (self.bits - 1))

@@ -1,0 +1,40 @@
+"""Min-max quantisation: the levels divide the range of the values evenly."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qmamba.quantization.grid import Grid
+from qmamba.quantization.quantizers.base import Operand
+from qmamba.quantization.quantizers.calibration import Sample
+from qmamba.quantization.quantizers.learned_step import LearnedStep
+
+
+class MinMax(LearnedStep):
+    """Nothing is learned: a weight has its own range, an activation that of the first data."""
+
+    def __init__(self, bits: int, operand: Operand | None = None) -> None:
+        super().__init__(bits, operand)
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+
+    def initialise(self, sample: Sample) -> None:
+        self.set_interval(sample.lowest, sample.highest)
+
+    def quantize(self, x: Tensor) -> Tensor:
+        self._measure(x)
+        return super().quantize(x)
+
+    def grid(self, x: Tensor) -> Grid:
+        self._measure(x)
+        return super().grid(x)
+
+    def offset(self, dtype: torch.dtype) -> Tensor:
+        # Measuring the next pass must not reach into what this one saved for its backward pass.
+        return super().offset(dtype).clone()
+
+    @torch.no_grad()
+    def _measure(self, x: Tensor) -> None:
+        if self.operand.role == "weight":
+            self.set_interval(*x.detach().aminmax())

@@ -1,0 +1,47 @@
+"""The static activation quantiser of Q-MambaIR: a learned step and a learned real offset."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from qmamba.quantization.quantizers.base import Operand
+from qmamba.quantization.quantizers.calibration import Sample
+from qmamba.quantization.quantizers.dls import official_range
+from qmamba.quantization.quantizers.learned_step import LearnedStep
+from qmamba.quantization.quantizers.search import search_interval
+
+
+class Static(LearnedStep):
+    """Learned step and offset that start from the grid of least squared error.
+
+    Source: ``Act_Quant`` of Q-MambaIR, after LSQ+; the start is our own.
+    """
+
+    def initialise(self, sample: Sample) -> None:
+        self.set_interval(*search_interval(sample.values(), 2**self.bits))
+
+
+class OfficialStatic(LearnedStep):
+    """The static quantiser as in the official code: no guard against a step of zero or below."""
+
+    signed: Tensor
+
+    def __init__(self, bits: int, operand: Operand | None = None) -> None:
+        super().__init__(bits, operand)
+        self.register_buffer("signed", torch.zeros((), dtype=torch.bool))
+
+    def initialise(self, sample: Sample) -> None:
+        self.signed.copy_(sample.lowest < -1e-5)
+        self.alpha.copy_(2 * sample.mean_magnitude() / math.sqrt(self.code_range()[1]))
+
+    def step(self, dtype: torch.dtype) -> Tensor:
+        return self.alpha.to(dtype)
+
+    def code_range(self) -> tuple[int, int]:
+        return official_range(self)
+
+    def gradient_scale(self, x: Tensor) -> float:
+        return 1 / math.sqrt(x.numel() * self.operand.copies * self.code_range()[1])

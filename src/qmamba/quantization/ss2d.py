@@ -1,0 +1,167 @@
+"""SS2D with every operand quantised, as Q-MambaIR places its quantisers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qmamba.nn import SS2D
+from qmamba.nn.ss2d import ROUTES
+from qmamba.ops import scan_routes, ss2d, ss2d_given_steps
+from qmamba.quantization.config import QuantConfig
+from qmamba.quantization.layers import (
+    FrozenTensor,
+    QuantizedConv2d,
+    QuantizedLinear,
+    freeze,
+)
+from qmamba.quantization.quantizers import Operand, Quantizer
+
+_CONSTANT = Operand.weight()
+# The four routes read permuted copies of one map, so it counts four times.
+_MAP = Operand(copies=ROUTES)
+
+PROJECTION_WEIGHTS = ("x_proj_weight", "dt_projs_weight")
+"""Parameters that stand for a weight."""
+SCAN_CONSTANTS = ("A_logs", "Ds", "dt_projs_bias")
+"""Parameters that are operands of the scan."""
+
+
+class QuantizedSS2D(SS2D):
+    """:class:`~qmamba.nn.SS2D` with quantised layers, projections and scan.
+
+    The parameters are those of the given layer, under the same names; quantisers stand beside them
+    as ``<parameter>_quantizer`` and ``<operand>_quantizer``. The state of the scan, its
+    exponentials, the softplus, the norm and the gates stay in full precision.
+
+    Args:
+        layer: the layer whose parameters are taken over, not copied.
+        config: which quantisers.
+        name: of the layer in its network, for the exceptions of the configuration.
+        selected: whether a part of the layer, given by name, is quantised.
+
+    Source: Q-MambaIR, placement in its official code.
+    """
+
+    def __init__(
+        self,
+        layer: SS2D,
+        config: QuantConfig,
+        name: str,
+        selected: Callable[[str], bool] = lambda _: True,
+    ) -> None:
+        # SS2D's own constructor would draw weights that are not needed.
+        nn.Module.__init__(self)
+        self.window, self.state_size, self.z_gate = layer.window, layer.state_size, layer.z_gate
+        for key, child in layer.named_children():
+            self.add_module(key, child)
+        if layer.multi_scan is None:
+            self.multi_scan = None
+        for key, parameter in layer.named_parameters(recurse=False):
+            self.register_parameter(key, parameter)
+        self._quantize_layers(config, name, selected)
+        self._quantize_operands(config, name, selected)
+        self.train(layer.training)
+
+    def _quantize_layers(
+        self, config: QuantConfig, name: str, selected: Callable[[str], bool]
+    ) -> None:
+        for key, dynamic in (("in_proj", False), ("conv2d", False), ("out_proj", True)):
+            full = f"{name}.{key}"
+            if not selected(full):
+                continue
+            layer = getattr(self, key)
+            kind = QuantizedConv2d if isinstance(layer, nn.Conv2d) else QuantizedLinear
+            quantizers = (
+                config.weight_quantizer(full),
+                config.activation_quantizer(full, dynamic=dynamic),
+            )
+            setattr(self, key, kind(layer, *quantizers))
+
+    def _quantize_operands(
+        self, config: QuantConfig, name: str, selected: Callable[[str], bool]
+    ) -> None:
+        def weight(key: str) -> Quantizer | None:
+            return config.weight_quantizer(key) if selected(key) else None
+
+        def operand(
+            key: str, kind: Operand | None = None, *, dynamic: bool = True
+        ) -> Quantizer | None:
+            if not selected(key):
+                return None
+            return config.activation_quantizer(key, kind, dynamic=dynamic)
+
+        x_proj, dt_proj, scan = (f"{name}.{part}" for part in ("x_proj", "dt_proj", "scan"))
+        self.x_proj_input_quantizer = operand(x_proj, _MAP, dynamic=False)
+        self.x_proj_weight_quantizer = weight(x_proj)
+        self.dt_proj_input_quantizer = operand(dt_proj, dynamic=False)
+        self.dt_projs_weight_quantizer = weight(dt_proj)
+        self.x_quantizer = operand(scan, _MAP)
+        self.steps_quantizer = operand(scan)
+        self.B_quantizer = operand(scan)
+        self.C_quantizer = operand(scan)
+        for key in SCAN_CONSTANTS:
+            setattr(self, f"{key}_quantizer", operand(scan, _CONSTANT))
+
+    def scan(self, x: Tensor) -> Tensor:
+        """The scan alone: ``(batch, height, width, inner)`` to ``(batch, pixels, inner)``."""
+        height, width = x.shape[1:3]
+        routes = scan_routes(height, width, self.window, x.device)
+        merge = self.multi_scan is None
+        pixels = x.flatten(1, 2)
+        weight = self.constant("x_proj_weight")
+        projected = F.linear(_apply(self.x_proj_input_quantizer, pixels), weight.flatten(0, 1))
+        projected = projected.unflatten(-1, (ROUTES, -1))
+        dt_weight, bias = self.constant("dt_projs_weight"), self.constant("dt_projs_bias")
+        A = self.constant("A_logs").unflatten(0, (ROUTES, -1))
+        D = self.constant("Ds").unflatten(0, (ROUTES, -1))
+        inputs = _apply(self.x_quantizer, pixels)
+        rank = projected.shape[-1] - 2 * self.state_size
+        low, B, C = projected.split([rank, self.state_size, self.state_size], dim=-1)
+        low = _apply(self.dt_proj_input_quantizer, low)
+        B, C = _apply(self.B_quantizer, B), _apply(self.C_quantizer, C)
+        if self.steps_quantizer is None:
+            projected = torch.cat([low, B, C], dim=-1)
+            scanned = ss2d(inputs, projected, routes, dt_weight, bias, A, D, merge=merge)
+        else:
+            steps = torch.matmul(low.transpose(1, 2), dt_weight.transpose(1, 2))
+            steps = self.steps_quantizer(steps)
+            B_and_C = torch.cat([B, C], dim=-1)
+            scanned = ss2d_given_steps(inputs, steps, B_and_C, routes, bias, A, D, merge=merge)
+        return scanned if self.multi_scan is None else self.multi_scan(scanned)
+
+    def constant(self, name: str) -> Tensor:
+        """What the layer computes with for one of its parameters: for ``A_logs``, the decay A."""
+        frozen = getattr(self, f"frozen_{name}", None)
+        if frozen is not None:
+            return frozen()
+        return _apply(getattr(self, f"{name}_quantizer"), self._exact(name))
+
+    def start_constants(self) -> None:
+        """Let the quantisers of the parameters start from their values."""
+        for name in (*PROJECTION_WEIGHTS, *SCAN_CONSTANTS):
+            self.constant(name)
+
+    def convert(self) -> None:
+        """Replace the parameters that are quantised by their codes; layers convert themselves."""
+        for name in (*PROJECTION_WEIGHTS, *SCAN_CONSTANTS):
+            quantizer = getattr(self, f"{name}_quantizer")
+            if quantizer is not None:
+                frozen: FrozenTensor = freeze(quantizer, self._exact(name))
+                setattr(self, f"frozen_{name}", frozen)
+                setattr(self, f"{name}_quantizer", None)
+                delattr(self, name)
+                self.register_parameter(name, None)
+
+    def _exact(self, name: str) -> Tensor:
+        value: Tensor = getattr(self, name)
+        if name in SCAN_CONSTANTS:
+            value = value.to(torch.promote_types(value.dtype, torch.float32))
+        return -torch.exp(value) if name == "A_logs" else value
+
+
+def _apply(quantizer: Quantizer | None, x: Tensor) -> Tensor:
+    return x if quantizer is None else quantizer(x)

@@ -1,0 +1,268 @@
+"""Networks that compute on codes, against the converted networks that define them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qmamba.assess import Scorer
+from qmamba.errors import ConfigError
+from qmamba.images import read_image, to_tensor
+from qmamba.models import MambaIR, ModelMetadata, ScoreScale, load
+from qmamba.models.inference import inference_network
+from qmamba.nn import ResidualGroup, ScaledSkipBlock
+from qmamba.nn.blocks import VSSBlock
+from qmamba.ops import kernel
+from qmamba.ops.buffers import Buffers
+from qmamba.quantization import FrozenTensor, QuantConfig, calibrate, quantize_
+from qmamba.quantization.deploy import ScoringBlock, SkipBlock, deploy_
+from qmamba.quantization.deployed_layers import Chain, NotDeployable
+from qmamba.quantization.packed_file import load_quantized, save_quantized
+from tests.models.micro_mambair import recording
+from tests.quantization.networks import NETWORKS, build, images
+
+pytestmark = pytest.mark.skipif(
+    kernel.unavailable_reason() is not None, reason=str(kernel.unavailable_reason())
+)
+
+DECIBELS = 60
+"""Least peak signal-to-noise ratio between what computes on codes and its definition."""
+
+
+def converted(name: str, **options: Any) -> nn.Module:
+    model = quantize_(build(name), QuantConfig(**{"step": "ptq", **options}))
+    calibrate(model, [images(2)])
+    return quantize_(model, QuantConfig(step="convert"))
+
+
+def decibels(actual: Tensor, expected: Tensor) -> float:
+    """Peak signal-to-noise ratio with the range of the expected values as the peak."""
+    error = float((actual.double() - expected.double()).square().mean())
+    peak = float(expected.double().aminmax().max - expected.double().aminmax().min)
+    return math.inf if error == 0 else 10 * math.log10(peak * peak / error)
+
+
+def definition(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return type(model).forward(model, x)
+
+
+def calls(model: nn.Module, kinds: tuple[type[nn.Module], ...], x: Tensor) -> Iterator[tuple]:
+    """Each module of some kinds with its input and output while the definition runs."""
+    found: list[tuple] = []
+    hooks = [
+        module.register_forward_hook(
+            lambda module, inputs, output: found.append((module, inputs[0].clone(), output))
+        )
+        for module in model.modules()
+        if isinstance(module, kinds)
+    ]
+    definition(model, x)
+    for hook in hooks:
+        hook.remove()
+    yield from found
+
+
+def check_blocks(model: nn.Module, x: Tensor) -> int:
+    """Compare all blocks, each from the input that it has in the definition; how many there are."""
+    count = 0
+    for block, inputs, expected in calls(model, (ScaledSkipBlock, VSSBlock), x):
+        deployed: type = SkipBlock if isinstance(block, ScaledSkipBlock) else ScoringBlock
+        with torch.no_grad():
+            actual = deployed(block, Buffers())(inputs)
+        assert decibels(actual, expected) >= DECIBELS
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_every_block_computes_what_defines_it(name: str, bits: int) -> None:
+    model = converted(name, weight_bits=bits, activation_bits=bits)
+    assert check_blocks(model, images(2, seed=1)) >= 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weight": "minmax", "activation": "minmax"},
+        {"weight": "dorefa", "activation": "dorefa"},
+        {"weight": "pams", "activation": "pams", "weight_bits": 3, "activation_bits": 3},
+        {"weight": "lsq+", "activation": "lsq"},
+        {"statistics": "frozen"},
+    ],
+)
+def test_every_quantiser_can_be_computed(options: dict[str, Any]) -> None:
+    assert check_blocks(converted("light", **options), images(1, seed=1)) == 2
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 7), (5, 1), (2, 2), (7, 9), (16, 16)])
+@pytest.mark.parametrize("name", ["classic", "quality"])
+def test_borders_of_padded_convolutions_are_right(name: str, height: int, width: int) -> None:
+    model = converted(name)
+    kinds = (ResidualGroup,) if name == "classic" else ()
+    layer: Any = next(
+        (module.conv for module in model.modules() if isinstance(module, kinds)), None
+    )
+    if layer is None:
+        layer = model.layers[0].downsample[0]  # type: ignore[index,union-attr]
+    x = 2 * torch.randn(
+        2, height, width, layer.in_channels, generator=torch.Generator().manual_seed(1)
+    )
+    offset = layer.input_quantizer.grid(x).offset
+    assert abs(float(offset)) > 1e-4
+    with torch.no_grad():
+        actual, expected = Chain([layer], Buffers())(x), layer(x)
+    assert actual.shape == expected.shape
+    wrong = (actual - expected).abs() > 1e-4 * expected.abs().max()
+    assert wrong.float().mean() < 0.01, wrong.nonzero()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_deployed_network_computes_the_definition(name: str) -> None:
+    model = converted(name, weight_bits=8, activation_bits=8)
+    expected = definition(model, images(2, seed=1))
+    deployed = deploy_(model)
+    assert deployed is model and type(model.forward).__name__ == "_Forward"
+    assert decibels(model(images(2, seed=1)), expected) >= 50
+
+
+def test_an_image_does_not_depend_on_its_batch_or_on_threads() -> None:
+    model = deploy_(converted("light"))
+    batch = images(2, side=8, seed=1)
+    together = model(batch)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            # Convolutions in full precision may sum in another order.
+            alone = torch.cat([model(image[None]) for image in batch])
+            assert torch.allclose(alone, together, atol=2e-2)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_statistics_of_a_batch_are_left_to_the_definition() -> None:
+    model = converted("light", statistics="batch")
+    expected = definition(model, images(2, seed=1))
+    assert torch.equal(deploy_(model)(images(2, seed=1)), expected)
+
+
+@pytest.mark.parametrize(
+    "options", [{"weight_bits": 32}, {"activation_bits": 32}, {"compat": True}]
+)
+def test_what_the_kernel_cannot_compute_runs_as_it_is(options: dict[str, Any]) -> None:
+    model = converted("light", **options)
+    expected = definition(model, images(1, seed=1))
+    block = next(module for module in model.modules() if isinstance(module, ScaledSkipBlock))
+    with pytest.raises(NotDeployable):
+        SkipBlock(block, Buffers())
+    assert torch.allclose(deploy_(model)(images(1, seed=1)), expected, atol=2e-2)
+
+
+def test_nothing_is_deployed_without_a_kernel_or_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = build("light")
+    assert "forward" not in deploy_(plain).__dict__
+    model = converted("light")
+    monkeypatch.setattr("qmamba.quantization.deploy.unavailable_reason", lambda: "none was built")
+    assert "forward" not in deploy_(model).__dict__
+
+
+def test_a_copy_computes_the_definition() -> None:
+    model = deploy_(converted("light"))
+    copied = copy.deepcopy(model)
+    x = images(1, seed=1)
+    assert torch.equal(copied(x), definition(model, x))
+    expected = definition(model.double(), x.double()).float()
+    assert torch.equal(copied.double()(x.double()).float(), expected)
+
+
+def test_results_are_kept_when_the_network_runs_again() -> None:
+    model = deploy_(converted("denoise"))
+    first = model(images(1, seed=1))
+    kept = first.clone()
+    with torch.inference_mode():
+        model(images(1, seed=2))
+    model(images(1, seed=3))
+    assert torch.equal(first, kept)
+    assert torch.equal(model(images(1, seed=1)), kept)
+
+
+def test_weights_are_held_as_codes_only() -> None:
+    model = deploy_(converted("light"))
+    forward: Any = model.forward
+    frozen = sum(m.codes.numel() for m in model.modules() if isinstance(m, FrozenTensor))
+    held = tensors_of(forward._network, set())
+    floats = sum(tensor.numel() for tensor in held if tensor.is_floating_point())
+    rest = sum(t.numel() for t in model.state_dict().values() if t.is_floating_point())
+    # Sums over inputs, padded to whole panels, and what is not quantised.
+    assert floats < 2 * rest + 0.5 * frozen
+
+
+def tensors_of(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    """All tensors that an object leads to."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_of(item, seen)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tensors_of(item, seen)
+    elif hasattr(value, "__dict__") and not isinstance(value, type):
+        yield from tensors_of(vars(value), seen)
+
+
+def test_the_prepared_network_of_a_quantised_one_is_itself() -> None:
+    model: Any = deploy_(converted("light"))
+    x = images(1, seed=1)
+    assert torch.equal(inference_network(model)(x), model(x))
+    for precision in ("bf16", "int8"):
+        with pytest.raises(ConfigError, match="quantised"):
+            inference_network(model, precision)
+
+
+def test_a_scorer_takes_a_packed_file(tmp_path: Path) -> None:
+    config = QuantConfig(step="ptq", weight_bits=8, activation_bits=8)
+    model: Any = quantize_(build("quality"), config)
+    calibrate(model, [images(2, 32)])
+    score = ScoreScale("MOS", 0, 100, True, 50, 12)
+    metadata = ModelMetadata(name="q", score=score, policy={"name": "native"})
+    save_quantized(model, tmp_path / "q.safetensors", metadata)
+    scorer = Scorer(load(tmp_path / "q.safetensors"))
+    picture = torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(0))
+    plain = Scorer(build("quality"), metadata)
+    assert abs(scorer(picture).raw - plain(picture).raw) < 3
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_rule_on_photographs(bits: int, shared: Path, tmp_path: Path) -> None:
+    """The file computes what the network did; the kernel's blocks are within the rule of them."""
+    config, content = recording(shared, "light_x2")
+    model = MambaIR(config)
+    model.load_state_dict(content["state_dict"])
+    folder = shared / "data" / "sr" / "Set5_LR_bicubic" / "X2"
+    pictures = [to_tensor(read_image(path).pixels) for path in sorted(folder.glob("*.png"))[:2]]
+    crops = [picture[:, 40:72, 40:80][None] for picture in pictures]
+    quantize_(model.eval(), QuantConfig(step="ptq", weight_bits=bits, activation_bits=bits))
+    calibrate(model, crops)
+    path = tmp_path / "m.safetensors"
+    save_quantized(model, path, ModelMetadata(name="m", architecture="mambair"), rest="fp32")
+    loaded = load_quantized(path)
+    for crop in crops:
+        expected = definition(model, crop)
+        assert decibels(definition(loaded, crop), expected) >= DECIBELS
+        assert check_blocks(loaded, crop) == sum(config.depths)
+    if bits == 8:
+        # With fewer bits a value between two levels makes a difference that the network amplifies.
+        assert decibels(loaded(crops[0]), definition(model, crops[0])) >= 50
