@@ -1,7 +1,55 @@
-"""One training loop, and what it is used for."""
+"""One training loop, and what it is used for.
 
-from qmamba.training.loop import TrainingProgress, TrainingResult, train
-from qmamba.training.options import TrainingOptions
-from qmamba.training.task import Task
+The names are imported on first use, so that the command line can list the options without torch.
+"""
 
-__all__ = ["Task", "TrainingOptions", "TrainingProgress", "TrainingResult", "train"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qmamba.training.loop import TrainingProgress, TrainingResult, train
+    from qmamba.training.losses import Loss, parse_loss
+    from qmamba.training.options import TrainingOptions
+    from qmamba.training.quality import QualityPart, QualityTask
+    from qmamba.training.task import Task
+
+__all__ = [
+    "Loss",
+    "QualityPart",
+    "QualityTask",
+    "Task",
+    "TrainingOptions",
+    "TrainingProgress",
+    "TrainingResult",
+    "parse_loss",
+    "train",
+]
+
+_HOMES = {
+    "Loss": "losses",
+    "QualityPart": "quality",
+    "QualityTask": "quality",
+    "Task": "task",
+    "TrainingOptions": "options",
+    "TrainingProgress": "loop",
+    "TrainingResult": "loop",
+    "parse_loss": "losses",
+    "train": "loop",
+}
+
+
+# Hidden from type checkers, for which any name would exist here otherwise.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -42,13 +43,25 @@ def gather_rows(rows: Tensor) -> Tensor:
         (n * ranks, ...). Its gradient reaches the rank that a row came from, summed over the
         ranks, so that the average over ranks that follows is the gradient of the global loss.
     """
-    ranks = world_size()
-    if ranks == 1:
+    if world_size() == 1:
         return rows
-    # Not every build of PyTorch has the module.
-    from torch.distributed.nn.functional import all_gather
+    gathered: Tensor = _GatherRows.apply(rows)
+    return gathered
 
-    return torch.stack(list(all_gather(rows.contiguous())), dim=1).flatten(0, 1)
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        rows = rows.contiguous()
+        parts = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(parts, rows)
+        return torch.stack(parts, dim=1).flatten(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total.unflatten(0, (-1, world_size()))[:, rank()].contiguous()
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:

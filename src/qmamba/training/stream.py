@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import signal
+import sys
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -20,6 +21,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from qmamba.training.task import Task
 
 _SEED_BITS = 63
+# Forked workers share the memory of decoded pictures; elsewhere than on Linux forking is not safe.
+_CONTEXT = "fork" if sys.platform == "linux" else None
 
 
 def derived_seed(*parts: int | str) -> int:
@@ -90,6 +93,7 @@ def batches(
             _Examples(task, seed),
             batch_sampler=_Steps(own),
             num_workers=workers,
+            multiprocessing_context=_CONTEXT if workers else None,
             worker_init_fn=_leave_interrupts_to_the_loop,
             pin_memory=pin_memory,
         )
