@@ -103,7 +103,11 @@ class Reading:
             raise DataError(
                 f"{title} is not complete: {self.problems[0]}"
                 + (f" (and {others} more, see `qmamba datasets check`)" if others else "")
-                + ("; complete it or read it with allow_incomplete=True" if self.present else "")
+                + (
+                    "; complete it or read it with allow_incomplete=True (--skip-bad)"
+                    if self.present
+                    else ""
+                )
             )
         notes = self.labels.notes
         if self.problems:

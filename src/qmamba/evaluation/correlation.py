@@ -9,7 +9,7 @@ undefined.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,25 +131,60 @@ def bootstrap_interval(
     *,
     seed: int = 0,
     level: float = 0.95,
+    groups: Sequence[Hashable] | None = None,
 ) -> tuple[float, float]:
-    """Percentile interval (low, high) of `metric` over pairs drawn with replacement (Efron 1979).
+    """Percentile interval (low, high) of `metric` over draws with replacement (Efron 1979).
 
-    Pairs are drawn independently: where pictures of one scene come together, the interval is too
-    narrow. A draw on which `metric` is undefined (all its values equal) is drawn again; DataError
-    if that happens more often than not. Raises ConfigError for `resamples` below 1 or a `level`
-    outside (0, 1). The same seed gives the same interval.
+    The draws and the errors are those of `bootstrap_values`; a `level` outside (0, 1) is a
+    ConfigError. The same seed gives the same interval.
+    """
+    _check_level(level)
+    values = bootstrap_values(prediction, target, metric, resamples, seed=seed, groups=groups)
+    return interval(values, level)
+
+
+def bootstrap_values(
+    prediction: ArrayLike,
+    target: ArrayLike,
+    metric: Callable[[FloatArray, FloatArray], float],
+    resamples: int = 1000,
+    *,
+    seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
+) -> FloatArray:
+    """Values of `metric` over draws with replacement: float64 of shape (resamples,).
+
+    A draw on which `metric` is undefined (all its values equal) is drawn again. The same seed gives
+    the same draws for every metric.
+
+    Args:
+        prediction, target: the samples.
+        metric: a function of both.
+        resamples: number of draws.
+        seed: seed of the draws.
+        groups: one key per sample. Whole groups are drawn, as many as there are, because samples
+            that depend on each other (pictures of one scene) would make intervals too narrow.
+            None: every sample is drawn for itself.
+
+    Raises:
+        ConfigError: `resamples` is below 1.
+        DataError: the inputs are no samples of `metric`, `groups` has another length, or most draws
+            are constant.
     """
     if resamples < 1:
         raise ConfigError(f"bootstrap_interval needs at least 1 resample, got {resamples}")
-    if not 0.0 < level < 1.0:
-        raise ConfigError(f"the level of an interval lies between 0 and 1, got {level:g}")
     first, second = _pair(prediction, target)
     metric(first, second)
+    members = _members(groups, first.size)
     generator = np.random.default_rng(seed)
     values: list[float] = []
     failures = 0
     while len(values) < resamples:
-        chosen = generator.integers(0, first.size, first.size)
+        if members is None:
+            chosen = generator.integers(0, first.size, first.size)
+        else:
+            drawn = generator.integers(0, len(members), len(members))
+            chosen = np.concatenate([members[group] for group in drawn])
         try:
             values.append(metric(first[chosen], second[chosen]))
         except DataError:
@@ -159,9 +194,38 @@ def bootstrap_interval(
                     f"most bootstrap draws of these {first.size} samples are constant; "
                     "an interval needs more samples or more distinct values"
                 ) from None
+    return np.array(values)
+
+
+def interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """The (low, high) quantiles that hold the middle share `level` of the values.
+
+    Raises:
+        ConfigError: `level` lies outside (0, 1).
+    """
+    _check_level(level)
     tail = 0.5 * (1.0 - level)
-    low, high = np.quantile(values, (tail, 1.0 - tail))
+    low, high = np.quantile(np.asarray(values, dtype=np.float64), (tail, 1.0 - tail))
     return float(low), float(high)
+
+
+def _check_level(level: float) -> None:
+    if not 0.0 < level < 1.0:
+        raise ConfigError(f"the level of an interval lies between 0 and 1, got {level:g}")
+
+
+def _members(groups: Sequence[Hashable] | None, samples: int) -> list[NDArray[np.int64]] | None:
+    """Positions of the samples of each group; None where every sample is its own."""
+    if groups is None:
+        return None
+    if len(groups) != samples:
+        raise DataError(f"groups has {len(groups)} keys for {samples} samples; give one for each")
+    found: dict[Hashable, list[int]] = {}
+    for position, key in enumerate(groups):
+        found.setdefault(key, []).append(position)
+    if len(found) == samples:
+        return None
+    return [np.array(positions) for positions in found.values()]
 
 
 def _pair(prediction: ArrayLike, target: ArrayLike) -> tuple[FloatArray, FloatArray]:

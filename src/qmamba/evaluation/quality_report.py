@@ -1,0 +1,154 @@
+"""The result of an evaluation as data: what was judged, by which protocol, with which figures."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qmamba.errors import DataError
+from qmamba.evaluation.quality_figures import Figure, figures_from_dict
+from qmamba.files import atomic_write
+
+FORMAT = 1
+"""Version of the JSON form."""
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """The figures of the pictures that have one distortion, level or generator in common."""
+
+    by: str
+    """``"distortion"``, ``"level"`` or ``"generator"``."""
+    group: str
+    """Which one."""
+    images: int
+    figures: Mapping[str, Figure]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DatasetRow:
+    """The figures of one data set."""
+
+    dataset: str
+    part: str
+    """Which pictures: ``"all"``, or the part of a split such as ``"test"``."""
+    split: str | None
+    """How the split was made: official, content or image; None for all pictures."""
+    split_seed: int | None
+    """Seed of a random split."""
+    score_name: str
+    scale: tuple[float, float]
+    higher_is_better: bool
+    images: int
+    """Pictures that the figures are of."""
+    contents: int
+    """Different contents among them."""
+    fingerprint: str
+    """Digest of the names, contents and scores of the pictures that were to be judged."""
+    policy: str
+    """Which views of a picture were scored."""
+    figures: Mapping[str, Figure]
+    curves: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    """Coefficients of the logistic curves from quality to quality, by their number."""
+    groups: tuple[GroupRow, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+    """(name, reason) of pictures that have no score and were left out."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class QualityReport:
+    """The figures of one model on one or several data sets."""
+
+    model: str
+    sha256: str
+    """Digest of the weights file; empty for a model that never was a file."""
+    architecture: str
+    parameters: int
+    gflops: float | None
+    """10^9 multiply-adds of a picture of 224 x 224 as the paper counts them; None if unknown."""
+    precision: str
+    rows: tuple[DatasetRow, ...]
+    average: Mapping[str, Figure] = field(default_factory=dict)
+    """Plain means over the data sets: ``plcc``, ``srcc`` and ``both``, the mean of the two."""
+    resamples: int = 0
+    level: float = 0.95
+    """Share of the resamples inside an interval."""
+    seed: int = 0
+    """Seed of the resamples."""
+    version: str = ""
+    """Version of qmamba that made it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; :meth:`from_dict` is the inverse."""
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> QualityReport:
+        """The report that :meth:`to_dict` described.
+
+        Raises:
+            DataError: it is none, or of another format.
+        """
+        try:
+            values = dict(values)
+            if values.pop("format") != FORMAT:
+                raise ValueError("of another format")
+            rows = tuple(_row(dict(row)) for row in values.pop("rows"))
+            average = figures_from_dict(values.pop("average"))
+            return cls(rows=rows, average=average, **values)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise DataError(
+                f"This is no report of an evaluation ({type(error).__name__}: {error}); give the "
+                ".json file that `qmamba evaluate -o` wrote."
+            ) from error
+
+
+def read_report(path: str | os.PathLike[str]) -> QualityReport:
+    """Read a report that was written as JSON.
+
+    Raises:
+        DataError: the file is missing or holds something else.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise DataError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
+    except ValueError as error:
+        raise DataError(f"{str(path)!r} is not JSON: {error}.") from error
+    try:
+        return QualityReport.from_dict(content)
+    except DataError as error:
+        raise DataError(f"{str(path)!r}: {error}") from error
+
+
+def write_json(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
+    """Write JSON values in one step.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    with atomic_write(path, "w") as stream:
+        json.dump(values, stream, indent=1, allow_nan=False)
+        stream.write("\n")
+
+
+def _row(values: dict[str, Any]) -> DatasetRow:
+    values["scale"] = tuple(values["scale"])
+    values["figures"] = figures_from_dict(values["figures"])
+    values["curves"] = {int(count): tuple(curve) for count, curve in values["curves"].items()}
+    values["groups"] = tuple(_group(dict(group)) for group in values["groups"])
+    values["skipped"] = tuple((name, reason) for name, reason in values["skipped"])
+    values["notes"] = tuple(values["notes"])
+    return DatasetRow(**values)
+
+
+def _group(values: dict[str, Any]) -> GroupRow:
+    values["figures"] = figures_from_dict(values["figures"])
+    values["notes"] = tuple(values["notes"])
+    return GroupRow(**values)
