@@ -1,0 +1,23 @@
+"""The tables and figure 3 of the QMamba paper, run again and laid beside its own figures."""
+
+from qmamba.reproduce.experiment import EXPERIMENTS, Plan, Step, make_plan, run_plan
+from qmamba.reproduce.plan import Measurement, Training
+from qmamba.reproduce.protocol import Protocol
+from qmamba.reproduce.sources import Sources, find_sources
+from qmamba.reproduce.work import Conditions, InterruptedRunError, Laboratory
+
+__all__ = [
+    "EXPERIMENTS",
+    "Conditions",
+    "InterruptedRunError",
+    "Laboratory",
+    "Measurement",
+    "Plan",
+    "Protocol",
+    "Sources",
+    "Step",
+    "Training",
+    "find_sources",
+    "make_plan",
+    "run_plan",
+]

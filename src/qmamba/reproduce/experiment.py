@@ -1,0 +1,211 @@
+"""One table or figure of the paper, from the data sets on a disk to the files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qmamba.errors import QMambaError
+from qmamba.evaluation.paper_tables import TABLES
+from qmamba.reproduce.cost import multiply_adds
+from qmamba.reproduce.figure3 import damage_kind, deep_features, feature_map, write_figure
+from qmamba.reproduce.plan import (
+    FIGURE_SET,
+    Measurement,
+    Training,
+    figure_trainings,
+    measurements,
+    paper_table,
+    with_bases,
+)
+from qmamba.reproduce.protocol import Protocol
+from qmamba.reproduce.render import write_table
+from qmamba.reproduce.results import collect
+from qmamba.reproduce.sources import Sources, find_sources
+from qmamba.reproduce.work import Conditions, InterruptedRunError, Laboratory
+
+FIGURE = "figure3"
+EXPERIMENTS = (*TABLES, FIGURE)
+"""Everything that can be reproduced, by name."""
+
+QUICK_NOTE = (
+    "A quick trial: small stand-ins, a few steps, a few pictures. These figures show that the way"
+    " is free and mean nothing else."
+)
+FRESH_NOTE = (
+    "Models without weights to start from were trained from random ones, unlike the paper's."
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training of a plan.
+
+    Attributes:
+        training: what is run; in a quick trial the stand-in.
+        tests: data sets that its result is tested on.
+        missing: what it lacks; empty where it can be run.
+    """
+
+    training: Training
+    tests: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All trainings of an experiment, bases first.
+
+    Attributes:
+        name: the experiment.
+        steps: the trainings.
+        sources: what was found on the disk.
+        protocol: the conditions.
+        rows: shell pattern of the rows that are wanted.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    sources: Sources
+    protocol: Protocol
+    rows: str = "*"
+
+    @property
+    def possible(self) -> tuple[Step, ...]:
+        """The steps that lack nothing."""
+        return tuple(step for step in self.steps if not step.missing)
+
+    def seeds_of(self, step: Step) -> int:
+        """How many trainings of the plan differ from this one in nothing but the seed."""
+        return sum(
+            each.training.with_seed(step.training.seed) == step.training for each in self.steps
+        )
+
+    def missing(self) -> dict[str, int]:
+        """What is lacking, with the number of steps that lack it."""
+        counts: dict[str, int] = {}
+        for step in self.steps:
+            for reason in step.missing:
+                counts[reason] = counts.get(reason, 0) + 1
+        return counts
+
+    def multiply_adds(self, *, possible: bool) -> float:
+        """Cost of all steps, or of those that can be run."""
+        steps = self.possible if possible else self.steps
+        return multiply_adds({step.training: step.tests for step in steps}, self.protocol)
+
+
+def make_plan(
+    name: str,
+    root: Path,
+    protocol: Protocol,
+    *,
+    rows: str = "*",
+    weights: Path | None = None,
+    fresh: bool = False,
+) -> Plan:
+    """Find out what an experiment needs and what of that is there; nothing is run.
+
+    Args:
+        name: one of :data:`EXPERIMENTS`.
+        root: folder at or up to three levels above the data sets.
+        protocol: the conditions.
+        rows: shell pattern of the rows of a table, or of the backbones of the figure.
+        weights: folder with weights to start from, a file per model, named after it.
+        fresh: start from random weights where there are none, as a quick trial always does.
+
+    Raises:
+        ConfigError: an unknown experiment, or no row fits the pattern.
+        DataError: a folder does not exist.
+    """
+    if name == FIGURE:
+        wanted = figure_trainings(rows)
+    else:
+        wanted = measurements(paper_table(name), protocol.seeds, rows)
+    tests: dict[Training, dict[str, None]] = {}
+    for training in with_bases(wanted):
+        stand_in = protocol.standing_in(training)
+        tests.setdefault(stand_in, {}).update(dict.fromkeys(wanted.get(training, ())))
+    sets = {each for training, tested in tests.items() for each in (*training.sets, *tested)}
+    sources = find_sources(root, sorted(sets), weights=weights, fresh=fresh or protocol.quick)
+    steps = tuple(
+        Step(training, tuple(tested), tuple(sources.missing(training, tested)))
+        for training, tested in tests.items()
+    )
+    return Plan(name, steps, sources, protocol, rows)
+
+
+def run_plan(
+    plan: Plan, conditions: Conditions, tell: Callable[[str], None]
+) -> tuple[list[Path], list[str]]:
+    """Run what can be run and write what came out; finished steps are not run again.
+
+    Args:
+        plan: from :func:`make_plan`.
+        conditions: where and how.
+        tell: takes one line before every step.
+
+    Returns:
+        The files written, and one sentence for every step that failed.
+
+    Raises:
+        InterruptedRunError: a signal stopped a training; the same call goes on.
+        DataError: a file cannot be written, or the folder has results of another protocol.
+        QMambaError: no panel of the figure can be drawn.
+    """
+    laboratory = Laboratory(plan.sources, plan.protocol, conditions)
+    failures: list[str] = []
+    for number, step in enumerate(plan.possible, start=1):
+        if laboratory.is_done(step.training, step.tests):
+            continue
+        tell(f"{number}/{len(plan.possible)}: {step.training.key}")
+        try:
+            laboratory.run(step.training, step.tests)
+        except InterruptedRunError:
+            raise
+        except QMambaError as error:
+            failures.append(f"{step.training.key}: {error}")
+            tell(f"failed: {error}")
+    notes = _notes(plan)
+    if plan.name == FIGURE:
+        return _figure(plan, laboratory, notes), failures
+
+    def lookup(found: Measurement) -> dict[str, Any] | None:
+        stand_in = plan.protocol.standing_in(found.training)
+        return laboratory.result(Measurement(stand_in, found.test))
+
+    table = paper_table(plan.name)
+    result = collect(table, plan.protocol.seeds, lookup, pattern=plan.rows, notes=notes)
+    return write_table(result, conditions.out), failures
+
+
+def _figure(plan: Plan, laboratory: Laboratory, notes: tuple[str, ...]) -> list[Path]:
+    maps = []
+    for step in plan.possible:
+        if not laboratory.is_done(step.training, step.tests):
+            continue
+        dataset = plan.sources.datasets[FIGURE_SET]
+        places = laboratory.test_part(FIGURE_SET, step.training.seed)
+        kinds = [damage_kind(dataset[place].distortion) for place in places]
+        model = laboratory.trained(step.training)
+        features = deep_features(model, dataset, places, plan.protocol.crops_used)
+        maps.append(feature_map(step.training.model, features, kinds))
+    if not maps:
+        raise QMambaError("Figure 3 has nothing to show, because no backbone could be trained.")
+    return write_figure(maps, laboratory.conditions.out, notes=notes)
+
+
+def _notes(plan: Plan) -> tuple[str, ...]:
+    notes = [QUICK_NOTE] if plan.protocol.quick else []
+    starts = [plan.sources.start(step.training.model) for step in plan.possible]
+    if not plan.protocol.quick and None in starts:
+        notes.append(FRESH_NOTE)
+    if plan.missing():
+        notes.append(f"Not run: {_listed(plan.missing())}.")
+    return tuple(notes)
+
+
+def _listed(missing: Mapping[str, int]) -> str:
+    return "; ".join(missing)

@@ -1,0 +1,242 @@
+"""What the tables of the paper need: trainings, and what each is tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cache
+from typing import Any
+
+from qmamba.errors import ConfigError
+from qmamba.evaluation.paper_tables import (
+    MIXED,
+    TABLES,
+    TRANSFERS,
+    Column,
+    PaperRow,
+    PaperTable,
+)
+from qmamba.models import count_flops, count_parameters, model_config
+from qmamba.models.config import QMambaConfig
+from qmamba.prompts import TuningConfig, count_tuned
+
+MODELS = {
+    **{f"ResNet-{depth}": f"resnet-{depth}" for depth in (50, 101, 152)},
+    **{
+        f"{family}-{letter}": f"{family.lower()}-{size}"
+        for family in ("ViT", "Swin", "QMamba", "LQMamba")
+        for letter, size in (("T", "tiny"), ("S", "small"), ("B", "base"))
+    },
+}
+"""Our names of the models that rows of the paper are called after."""
+
+TRANSFER_MODEL = "lqmamba-base"
+"""The model that is tuned; the paper's parameter counts of its prompts fit no other."""
+
+TUNINGS = {
+    "Without_tuning": TuningConfig("none"),
+    "Lin_Probe(R)": TuningConfig("probe"),
+    "Full tuning": TuningConfig("full"),
+    "StylePrompt": TuningConfig("style"),
+    "StylePrompt & R": TuningConfig("style", regressor=True),
+    "SSF": TuningConfig("ssf"),
+    "Crossattn_Prompt": TuningConfig("cross-attention"),
+    "Conv_Prompt": TuningConfig("convolution"),
+    **{f"N={count}": TuningConfig(prompts=count) for count in (1, 2, 4, 6, 8, 10)},
+    **{f"({side},{side})": TuningConfig(size=(side, side)) for side in (1, 7, 14, 28)},
+    "layer_HW": TuningConfig(size="layer"),
+}
+"""The tunings that rows of the paper are called after."""
+
+TRANSFER_TABLES = ("table3", "table4", "table7", "table8", "table9", "table10")
+FIGURE_MODELS = ("resnet-50", "vit-small", "swin-tiny", "qmamba-tiny")
+"""One backbone of each family, of like size, for figure 3."""
+FIGURE_SET = "kadid10k"
+
+NOT_HERE = "a method that is not part of this package"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training run.
+
+    Attributes:
+        model: named model.
+        sets: data sets whose training parts it learns, in the order of the paper.
+        seed: seed of the split and of the run.
+        tuning: what is trained of the base; None where the whole model is trained.
+        base: the training whose result is tuned.
+    """
+
+    model: str
+    sets: tuple[str, ...]
+    seed: int
+    tuning: TuningConfig | None = None
+    base: Training | None = None
+
+    @property
+    def key(self) -> str:
+        """A name for files, different for every training."""
+        if self.base is None or self.tuning is None:
+            return f"{self.model}_{'+'.join(self.sets)}_seed{self.seed}"
+        tuning = self.tuning
+        parts = [self.base.key, "to", "+".join(self.sets), tuning.method]
+        if tuning.method in ("style", "convolution", "cross-attention"):
+            size = tuning.size if tuning.size == "layer" else "x".join(map(str, tuning.size))
+            parts += [f"n{tuning.prompts}", f"w{tuning.width}", size]
+        return "_".join([*parts, *(["r"] if tuning.regressor else [])])
+
+    def with_seed(self, seed: int) -> Training:
+        """The same training, and its base, with another seed."""
+        base = None if self.base is None else self.base.with_seed(seed)
+        return replace(self, seed=seed, base=base)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON."""
+        return {
+            "model": self.model,
+            "sets": list(self.sets),
+            "seed": self.seed,
+            "tuning": None if self.tuning is None else self.tuning.to_dict(),
+            "base": None if self.base is None else self.base.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The correlations of one training's result on the test part of one data set."""
+
+    training: Training
+    test: str
+
+    @property
+    def key(self) -> str:
+        """A name for files, different for every measurement."""
+        return f"{self.training.key}_on_{self.test}"
+
+
+def paper_table(name: str) -> PaperTable:
+    """The table with this name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in TABLES:
+        raise ConfigError(f"The paper has no {name!r}; give figure3 or one of {', '.join(TABLES)}.")
+    return TABLES[name]
+
+
+def rows_of(table: PaperTable, pattern: str = "*") -> list[PaperRow]:
+    """The rows whose label fits a shell pattern, whatever the case.
+
+    Raises:
+        ConfigError: none does.
+    """
+    rows = [row for row in table.rows if fnmatchcase(row.label.lower(), pattern.lower())]
+    if not rows:
+        labels = ", ".join(row.label for row in table.rows)
+        raise ConfigError(f"No row of {table.name} fits {pattern!r}; its rows are {labels}.")
+    return rows
+
+
+def is_ours(table: PaperTable, row: PaperRow) -> bool:
+    """Whether the row's method is part of this package."""
+    return row.label in (TUNINGS if table.name in TRANSFER_TABLES else MODELS)
+
+
+def members(table: PaperTable, column: Column) -> tuple[Column, ...]:
+    """The columns of correlations that a column is the mean of; itself if it is no mean."""
+    if column.test:
+        return (column,)
+    if table.name in TRANSFER_TABLES:
+        columns = TRANSFERS
+    elif table.name == "table2":
+        columns = TABLES["table6"].columns
+    else:
+        columns = table.columns
+    return tuple(each for each in columns if each.test and column.metric in ("mean", each.metric))
+
+
+def measurement(table: PaperTable, row: PaperRow, column: Column, seed: int) -> Measurement:
+    """Where a correlation of a row of ours comes from."""
+    if table.name not in TRANSFER_TABLES:
+        sets = MIXED if table.name in ("table2", "table6") else (column.test,)
+        return Measurement(Training(MODELS[row.label], sets, seed), column.test)
+    tuning = TUNINGS[row.label]
+    base = Training(TRANSFER_MODEL, column.train, seed)
+    if tuning.method == "none":
+        return Measurement(base, column.test)
+    tuned = Training(TRANSFER_MODEL, (column.test,), seed, tuning, base)
+    return Measurement(tuned, column.test)
+
+
+def measurements(
+    table: PaperTable, seeds: int, pattern: str = "*"
+) -> dict[Training, tuple[str, ...]]:
+    """What a table needs: every training that is tested, and the data sets that it is tested on.
+
+    Means over columns of other tables need what those tables need, and are left out where they have
+    columns of correlations of their own.
+    """
+    columns = [column for column in table.columns if column.test]
+    if not columns:
+        columns = [each for column in table.columns for each in _averaged(table, column)]
+    needed: dict[Training, dict[str, None]] = {}
+    for seed in range(seeds):
+        for row in rows_of(table, pattern):
+            for column in columns if is_ours(table, row) else ():
+                found = measurement(table, row, column, seed)
+                needed.setdefault(found.training, {})[found.test] = None
+    return {training: tuple(tests) for training, tests in needed.items()}
+
+
+def with_bases(trainings: Iterable[Training]) -> list[Training]:
+    """The trainings in an order in which every base comes before what is tuned on it."""
+    ordered: dict[Training, None] = {}
+    for training in trainings:
+        if training.base is not None:
+            ordered[training.base] = None
+        ordered[training] = None
+    return sorted(ordered, key=lambda training: training.base is not None)
+
+
+def figure_trainings(pattern: str = "*") -> dict[Training, tuple[str, ...]]:
+    """What figure 3 needs, for the backbones that fit a pattern; features need no tests.
+
+    Raises:
+        ConfigError: none fits.
+    """
+    models = [model for model in FIGURE_MODELS if fnmatchcase(model, pattern.lower())]
+    if not models:
+        raise ConfigError(
+            f"No backbone of figure 3 fits {pattern!r}; it has {', '.join(FIGURE_MODELS)}."
+        )
+    return {Training(model, (FIGURE_SET,), 0): () for model in models}
+
+
+def cost_figure(table: PaperTable, row: PaperRow, column: Column) -> float | None:
+    """Our parameters in 10^6 or multiply-adds in 10^9, as the paper counts them, if ours."""
+    if not is_ours(table, row):
+        return None
+    if table.name in TRANSFER_TABLES:
+        return _tuned_parameters(TUNINGS[row.label]) / 1e6
+    if column.metric == "gflops":
+        return count_flops(model_config(MODELS[row.label])).paper / 1e9
+    return _parameters(MODELS[row.label]) / 1e6
+
+
+@cache
+def _parameters(model: str) -> int:
+    return count_parameters(model_config(model))
+
+
+@cache
+def _tuned_parameters(tuning: TuningConfig) -> int:
+    config = model_config(TRANSFER_MODEL)
+    assert isinstance(config, QMambaConfig)
+    return count_tuned(config, tuning)
+
+
+def _averaged(table: PaperTable, column: Column) -> tuple[Column, ...]:
+    return () if column.metric in ("parameters", "gflops") else members(table, column)

@@ -1,0 +1,112 @@
+"""Under which conditions the paper's experiments are run again."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from qmamba.errors import ConfigError
+from qmamba.reproduce.plan import Training
+from qmamba.training.options import TrainingOptions
+
+TRAIN_SHARE = 0.8
+"""Share of the contents of a data set that train; the others test."""
+
+_LARGE_SET = 4000
+_QUICK_STEPS = 4
+_QUICK_BATCH = 4
+_QUICK_WIDTH = 16
+_QUICK_PICTURES = 12
+_QUICK_MODELS = {
+    "qmamba-*": "qmamba-nano",
+    "lqmamba-*": "lqmamba-nano",
+    "resnet-*": "resnet-50",
+    "vit-*": "vit-tiny",
+    "swin-*": "swin-tiny",
+}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The paper's conditions, or with ``quick`` a trial of the whole way in minutes.
+
+    A quick run trains small stand-ins for a few steps on a few pictures. It shows that everything
+    needed is there; its figures mean nothing.
+
+    Raises:
+        ConfigError: a number is below 1.
+
+    Source: QMamba paper, section 4.1: nine epochs, ten crops of 224 per picture, batches of 32
+    (LIVE Challenge) to 128 (KonIQ-10k). The paper does not say how often it repeats; ten random
+    splits and their median are the custom of the work that it builds on.
+    """
+
+    seeds: int = 10
+    """Random splits; a figure is the median over them."""
+    quick: bool = False
+    crops: int = 10
+    """Crops of each picture, in an epoch of training and at test."""
+    epochs: float = 9.0
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "crops"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+    def standing_in(self, training: Training) -> Training:
+        """The training that is run where the paper has this one."""
+        if not self.quick:
+            return training
+        model = next(
+            stand_in
+            for pattern, stand_in in _QUICK_MODELS.items()
+            if fnmatchcase(training.model, pattern)
+        )
+        tuning, base = training.tuning, training.base
+        return dataclasses.replace(
+            training,
+            model=model,
+            tuning=None if tuning is None else dataclasses.replace(tuning, width=_QUICK_WIDTH),
+            base=None if base is None else self.standing_in(base),
+        )
+
+    @property
+    def crops_used(self) -> int:
+        """Crops of each picture."""
+        return 1 if self.quick else self.crops
+
+    def chosen(self, positions: tuple[int, ...]) -> tuple[int, ...]:
+        """The positions of a part that are used: all, or a few evenly spaced ones."""
+        count = self.pictures(len(positions))
+        return tuple(positions[place * len(positions) // count] for place in range(count))
+
+    def pictures(self, there: int) -> int:
+        """How many pictures of a part are used."""
+        return min(there, _QUICK_PICTURES) if self.quick else there
+
+    def options(self, pictures: int, seed: int, **others: Any) -> TrainingOptions:
+        """The schedule of a training.
+
+        Args:
+            pictures: number of training pictures, which decides the batch.
+            seed: seed of the run.
+            others: fields of the options that do not belong to the protocol.
+        """
+        if self.quick:
+            return TrainingOptions(
+                epochs=None, steps=_QUICK_STEPS, batch_size=_QUICK_BATCH, seed=seed, **others
+            )
+        batch = 128 if pictures >= _LARGE_SET else 32
+        return TrainingOptions(epochs=self.epochs, batch_size=batch, seed=seed, **others)
+
+    def examples(self, pictures: int) -> int:
+        """Crops that a training sees in all."""
+        if self.quick:
+            return _QUICK_STEPS * _QUICK_BATCH
+        return round(self.epochs * pictures * self.crops)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What results of one folder must share, as JSON: all but the number of seeds."""
+        return {"quick": self.quick, "crops": self.crops, "epochs": self.epochs}

@@ -1,0 +1,98 @@
+"""What is there to run the experiments with: data sets, and weights to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from qmamba.datasets import RatedDataset, Split, find_datasets, read_dataset, split_by_content
+from qmamba.errors import DataError
+from qmamba.models import model_config
+from qmamba.models.timm_config import TimmConfig
+from qmamba.reproduce.plan import Training
+from qmamba.reproduce.protocol import TRAIN_SHARE, Protocol
+
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What was found.
+
+    Attributes:
+        datasets: complete data sets by name.
+        problems: why a data set cannot be used, by name.
+        weights: folder with ImageNet weights, a file per model, named after it.
+        fresh: start from random weights where there are none.
+    """
+
+    datasets: Mapping[str, RatedDataset]
+    problems: Mapping[str, str]
+    weights: Path | None = None
+    fresh: bool = False
+
+    def start(self, model: str) -> Path | None:
+        """The weights that a model starts from, None for random ones."""
+        if self.weights is None:
+            return None
+        paths = (self.weights / f"{model}{suffix}" for suffix in WEIGHT_SUFFIXES)
+        return next((path for path in paths if path.is_file()), None)
+
+    def missing(self, training: Training, tests: Iterable[str] = ()) -> list[str]:
+        """What a training and its tests lack, one phrase each; its base is asked, too."""
+        lacking: dict[str, None] = {}
+        for name in (*training.sets, *tests):
+            if name not in self.datasets:
+                lacking[self.problems.get(name, f"{name} is not there")] = None
+        if training.base is not None:
+            lacking.update(dict.fromkeys(self.missing(training.base)))
+            return list(lacking)
+        if isinstance(model_config(training.model), TimmConfig) and find_spec("timm") is None:
+            lacking[f'{training.model} needs timm (pip install "qmamba[timm]")'] = None
+        if not self.fresh and self.start(training.model) is None:
+            lacking[f"no weights to start {training.model} from"] = None
+        return list(lacking)
+
+
+def find_sources(
+    root: Path, names: Iterable[str], *, weights: Path | None = None, fresh: bool = False
+) -> Sources:
+    """Look for data sets at or below a folder and read their label files.
+
+    Args:
+        root: folder at or up to three levels above the data sets.
+        names: the data sets that are wanted.
+        weights: folder with weights to start from.
+        fresh: start from random weights where there are none.
+
+    Raises:
+        DataError: a folder does not exist.
+    """
+    if weights is not None and not weights.is_dir():
+        raise DataError(f"The folder of weights {str(weights)!r} does not exist.")
+    folders = find_datasets(root)
+    datasets: dict[str, RatedDataset] = {}
+    problems: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        if name not in folders:
+            problems[name] = f"{name} is not in {str(root)!r}"
+            continue
+        try:
+            datasets[name] = read_dataset(name, folders[name])
+        except DataError as error:
+            problems[name] = f"{name} cannot be used ({str(error).rstrip('.')})"
+    return Sources(datasets, problems, weights, fresh)
+
+
+def parts(dataset: RatedDataset, seed: int, protocol: Protocol) -> Split:
+    """The training and test positions of a data set that a run with this seed uses."""
+    split = split_by_content(dataset, seed, TRAIN_SHARE)
+    return Split(
+        split.rule,
+        train=protocol.chosen(split.train),
+        test=protocol.chosen(split.test),
+        seed=split.seed,
+        train_share=split.train_share,
+    )

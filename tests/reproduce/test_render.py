@@ -1,0 +1,93 @@
+"""Tables with three columns for each of the paper's."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qmamba.evaluation.paper_tables import TABLES
+from qmamba.reproduce import Measurement
+from qmamba.reproduce.plan import NOT_HERE, paper_table
+from qmamba.reproduce.render import comma_separated, heading, latex, markdown, write_table
+from qmamba.reproduce.results import TableResult, collect
+
+
+def measured(measurement: Measurement) -> dict[str, Any] | None:
+    """Figures that depend on the seed; LIVE was not there."""
+    if measurement.test == "live":
+        return None
+    return {"plcc": 0.5 + 0.1 * measurement.training.seed, "srcc": 0.25}
+
+
+def table3(seeds: int = 3) -> TableResult:
+    return collect(paper_table("table3"), seeds, measured, notes=("a note",))
+
+
+def test_cells() -> None:
+    rows = {row.label: row for row in table3().rows}
+    plcc, srcc, absent = rows["StylePrompt & R"].cells[:3]
+    assert plcc.ours == pytest.approx(0.6) and plcc.by_seed == pytest.approx((0.5, 0.6, 0.7))
+    assert plcc.paper == 0.921 and plcc.difference == pytest.approx(0.6 - 0.921)
+    assert srcc.ours == 0.25
+    assert absent.ours is None and absent.difference is None and absent.reason == "not measured"
+    assert rows["DEIQT"].cells[0].reason == NOT_HERE
+    # A mean over all transfers needs every one of them.
+    assert rows["StylePrompt & R"].cells[-1].ours is None
+    whole = collect(paper_table("table3"), 1, lambda _: {"plcc": 0.5, "srcc": 0.3})
+    assert whole.rows[-1].cells[-1].ours == pytest.approx(0.4)
+    assert table3().measured == 5 * 14 and table3().to_dict()["notes"] == ["a note"]
+
+
+def test_markdown() -> None:
+    lines = markdown(table3()).splitlines()
+    assert lines[0].startswith("# Table 3: Transfer")
+    header, rule, *rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == 7
+    assert all(line.count("|") == 2 + 3 * 17 for line in (header, rule, *rows))
+    assert header.startswith("| method | KonIQ+LIVEC to KADID PLCC: ours | paper | difference |")
+    assert rows[2].startswith("| Without_tuning | 0.600 | 0.535 | +0.065 |")
+    assert rows[5].startswith("| StylePrompt * |")
+    assert "- a note" in lines
+    assert any("Labels marked *" in line for line in lines)
+    assert "- Without figures of ours: DEIQT, LoDa (a method that is not part" in "\n".join(lines)
+    assert "- Number of random splits by content behind the median of ours: 3." in lines
+
+
+def test_comma_separated() -> None:
+    header, *rows = csv.reader(io.StringIO(comma_separated(table3())))
+    assert header[:4] == [
+        "method",
+        *(f"KonIQ+LIVEC to KADID PLCC {kind}" for kind in ("ours", "paper", "difference")),
+    ]
+    assert rows[0][:4] == ["DEIQT", "", "0.583", ""]
+    assert all(len(row) == 1 + 3 * 17 for row in rows)
+
+
+def test_latex() -> None:
+    text = latex(table3())
+    assert "StylePrompt \\& R & 0.600 & 0.921 & -0.321" in text
+    assert "Without\\_tuning" in text and text.endswith("\\end{tabular}\n")
+    rows = [line for line in text.splitlines() if line.endswith("\\\\")][1:]
+    cells = {line.replace("\\&", "").count("&") for line in rows}
+    assert cells == {3 * 17}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_can_be_written(name: str, tmp_path: Path) -> None:
+    result = collect(paper_table(name), 1, lambda _: {"plcc": 0.5, "srcc": 0.3})
+    paths = write_table(result, tmp_path)
+    assert [path.name for path in paths] == [f"{name}{s}" for s in (".md", ".csv", ".tex", ".json")]
+    content = json.loads(paths[-1].read_text())
+    assert [row["label"] for row in content["rows"]] == [row.label for row in TABLES[name].rows]
+    titles = [heading(column) for column in TABLES[name].columns]
+    assert len(set(titles)) == len(titles)
+
+
+def test_rows_can_be_chosen() -> None:
+    result = collect(paper_table("table1"), 1, measured, pattern="lqmamba-*")
+    assert [row.label for row in result.rows] == ["LQMamba-T", "LQMamba-S", "LQMamba-B"]
