@@ -1,0 +1,209 @@
+"""Many pictures: where each restored file goes, and restoring one after the other."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from qmamba.errors import ConfigError, DataError, QMambaError
+from qmamba.images import ENCODED_SUFFIXES
+from qmamba.images.encode import DEFAULT_QUALITY
+from qmamba.restore.attempts import Cancelled, Progress
+from qmamba.restore.restored import RestoredImage
+from qmamba.restore.restorer import Restorer
+
+FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
+"""Formats that can be asked for, and the endings of their files."""
+
+_NEAREST_SUFFIX = {".jpe": ".jpg", ".jfif": ".jpg", ".mpo": ".jpg"}
+_NO_SPACE = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name)}
+
+
+class Source(NamedTuple):
+    """A picture that was found."""
+
+    path: str
+    inside: str = ""
+    """Folder that it lies in, relative to the input that it was found in."""
+    error: str | None = None
+    """Why it cannot be read, known beforehand."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to restore."""
+
+    source: str
+    """The picture's path."""
+    target: Path
+    """Where the restored picture goes."""
+    error: str | None = None
+    """Why it cannot be done, known beforehand."""
+
+
+@dataclass(frozen=True)
+class RestoredRow:
+    """What became of one picture."""
+
+    image: str
+    """The picture's path."""
+    output: str
+    """Path of the restored picture."""
+    restored: RestoredImage | None = None
+    """The restored picture; ``None`` where there is an error or the picture was passed over."""
+    notes: tuple[str, ...] = ()
+    """What was done to the picture from decoding to encoding, one phrase each."""
+    seconds: float = 0.0
+    """Time from reading to writing."""
+    error: str | None = None
+    """Why it was not restored: one sentence."""
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the picture was passed over because its output was there."""
+        return self.restored is None and self.error is None
+
+
+def target_name(source: str, file_format: str | None = None) -> str:
+    """The name of a restored file: the source's, with the ending of its format.
+
+    Args:
+        source: path of the picture; its last part counts.
+        file_format: one of :data:`FORMATS`; ``None`` keeps the ending where such files can be
+            written (GIF, BMP and names without an image ending become PNG).
+
+    Raises:
+        ConfigError: the format is unknown.
+    """
+    stem, suffix = os.path.splitext(os.path.basename(source))
+    if file_format is None:
+        if suffix.lower() in ENCODED_SUFFIXES:
+            return stem + suffix
+        return stem + _NEAREST_SUFFIX.get(suffix.lower(), FORMATS["png"])
+    if file_format not in FORMATS:
+        raise ConfigError(f"The format must be one of {', '.join(FORMATS)}, got {file_format!r}.")
+    wanted = FORMATS[file_format]
+    same = ENCODED_SUFFIXES.get(suffix.lower()) == ENCODED_SUFFIXES[wanted]
+    return stem + (suffix if same else wanted)
+
+
+def plan_jobs(
+    sources: Iterable[Source], folder: Path, file_format: str | None = None
+) -> Iterator[Job]:
+    """Where the restored pictures of a folder go: the same tree of folders below ``folder``.
+
+    A picture that would be written over its source, or over the result of a picture before it (as
+    ``a.jpg`` and ``a.png`` with one format), comes as a job with an error.
+
+    Args:
+        sources: the pictures.
+        folder: where the results go.
+        file_format: see :func:`target_name`.
+    """
+    taken: dict[str, str] = {}
+    for source, inside, error in sources:
+        target = folder / inside / target_name(source, file_format)
+        key = os.path.normcase(os.path.abspath(target))
+        if error is not None:
+            pass
+        elif key in taken:
+            error = (
+                f"its result would be written over that of {taken[key]!r}; choose another format "
+                "or folder for it"
+            )
+        elif os.path.realpath(target) == os.path.realpath(source):
+            error = "its result would be written over the picture itself; choose another folder"
+        else:
+            taken[key] = source
+        yield Job(source, target, error)
+
+
+def restore_paths(
+    restorer: Restorer,
+    jobs: Iterable[Job],
+    *,
+    quality: int = DEFAULT_QUALITY,
+    strip_metadata: bool = False,
+    overwrite: bool = False,
+    skip_existing: bool = False,
+    progress: Progress | None = None,
+) -> Generator[RestoredRow, None, None]:
+    """Restore picture files, one row per file in the order given; a bad file gives an error row.
+
+    Every output appears under its name only when it is complete, so what an interrupt leaves is
+    good, and with ``skip_existing`` the same call goes on from there.
+
+    Args:
+        restorer: what restores them.
+        jobs: from :func:`plan_jobs`, or made by hand. Missing folders are made.
+        quality, strip_metadata: see :func:`qmamba.images.write_layers`.
+        overwrite: replace files that are there; otherwise they give error rows.
+        skip_existing: pass over pictures whose output is there.
+        progress: called with the tiles of the present picture that are done, and all of them.
+
+    Raises:
+        ConfigError: ``overwrite`` and ``skip_existing`` together.
+        DataError: the disk is full.
+    """
+    if overwrite and skip_existing:
+        raise ConfigError("Files that are there can be replaced or passed over, not both.")
+    return (
+        _row(restorer, job, quality, strip_metadata, overwrite, skip_existing, progress)
+        for job in jobs
+    )
+
+
+def _row(
+    restorer: Restorer,
+    job: Job,
+    quality: int,
+    strip_metadata: bool,
+    overwrite: bool,
+    skip_existing: bool,
+    progress: Progress | None,
+) -> RestoredRow:
+    output = os.fspath(job.target)
+    started = time.monotonic()
+    try:
+        if job.error is not None:
+            return RestoredRow(job.source, output, error=job.error)
+        if not overwrite and os.path.lexists(job.target):
+            if skip_existing:
+                return RestoredRow(job.source, output)
+            return RestoredRow(job.source, output, error=f"{output!r} exists already")
+        restored = restorer.restore(job.source, progress=progress)
+        _make_folder(job.target.parent)
+        lost = restored.save(
+            job.target, quality=quality, strip_metadata=strip_metadata, overwrite=overwrite
+        )
+    except Cancelled:
+        raise
+    except QMambaError as error:
+        if _is_disk_full(error):
+            raise
+        # The row names the picture already.
+        return RestoredRow(job.source, output, error=str(error).replace(f" {job.source!r}", ""))
+    except Exception as error:
+        # One picture must not end the work on all the others, whatever it does.
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return RestoredRow(job.source, output, error=f"cannot be restored ({reason})")
+    return RestoredRow(
+        job.source, output, restored, (*restored.notes, *lost), time.monotonic() - started
+    )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder {str(folder)!r}: {error.strerror}") from error
+
+
+def _is_disk_full(error: QMambaError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in _NO_SPACE

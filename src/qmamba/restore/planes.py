@@ -1,0 +1,132 @@
+"""A network on the planes of a picture: grey or colour whatever it was trained on, and alpha."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qmamba.errors import ImageError
+from qmamba.images import resize_to
+
+Alpha = Literal["resample", "restore"]
+"""What becomes of alpha: resized by bicubic interpolation (kept where the size stays), or restored
+by the network as if it were a grey picture."""
+
+_LUMA = (0.299, 0.587, 0.114)
+
+
+class PlaneNetwork:
+    """Restores planes ``(channels, height, width)`` with a network of one or three channels.
+
+    Grey goes through a network of colours as three equal channels, whose mean is the result. Of
+    colours, a network of grey restores the luma (BT.601, full range, as in a JPEG file); what is
+    added to the luma is added to each channel of the enlarged picture, so the chroma stays. Colours
+    below full transparency are made up from their surroundings first, since nobody has seen them
+    and the network would let them bleed into the visible edge.
+
+    Args:
+        run: images ``(1, channels, height, width)`` on the device to ``(1, channels, scale *
+            height, scale * width)``.
+        channels: of the network, 1 or 3.
+        scale: of the network.
+        device: where it runs.
+        ensemble: take the mean over the eight flips and turns of the picture.
+        alpha: what becomes of alpha.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Tensor], Tensor],
+        *,
+        channels: int,
+        scale: int,
+        device: torch.device,
+        ensemble: bool = False,
+        alpha: Alpha = "resample",
+    ) -> None:
+        self.channels = channels
+        self.scale = scale
+        self.device = device
+        self.ensemble = ensemble
+        self.alpha = alpha
+        self._run = run
+
+    def __call__(self, planes: Tensor, with_alpha: bool = False) -> Tensor:
+        """Restore a picture or a tile of one.
+
+        Args:
+            planes: float32 ``(1 or 3 channels, height, width)`` in [0, 1]; one channel more where
+                the last one is alpha.
+            with_alpha: whether it is.
+
+        Returns:
+            float32 on the CPU in [0, 1], the same channels, sides times the scale.
+
+        Raises:
+            ImageError: the network's output is not finite.
+        """
+        planes = planes.to(self.device)
+        if not with_alpha:
+            return self._finished(self._colours(planes))
+        colours, alpha = planes[:-1], planes[-1:]
+        restored = self._colours(_filled(colours, alpha))
+        enlarged = self._colours(alpha) if self.alpha == "restore" else self._resized(alpha)
+        return self._finished(torch.cat([restored, enlarged]))
+
+    def _finished(self, planes: Tensor) -> Tensor:
+        if not bool(torch.isfinite(planes).all()):
+            raise ImageError("the network's output for this picture is not finite")
+        return planes.clamp_(0, 1).cpu()
+
+    def _colours(self, colours: Tensor) -> Tensor:
+        if colours.shape[0] == self.channels:
+            return self._network(colours)
+        if self.channels == 3:
+            return self._network(colours.expand(3, -1, -1)).mean(0, keepdim=True)
+        enlarged = self._resized(colours)
+        return enlarged + (self._network(_luma(colours)) - _luma(enlarged))
+
+    def _network(self, image: Tensor) -> Tensor:
+        if not self.ensemble:
+            return self._run(image[None])[0].float()
+        total: Tensor | None = None
+        for transposed in (False, True):
+            for axes in ((), (1,), (2,), (1, 2)):
+                turned = image.transpose(1, 2) if transposed else image
+                output = self._run(turned.flip(axes).contiguous()[None])[0].float().flip(axes)
+                output = output.transpose(1, 2) if transposed else output
+                total = output.contiguous() if total is None else total.add_(output)
+        assert total is not None
+        return total / 8
+
+    def _resized(self, planes: Tensor) -> Tensor:
+        height, width = planes.shape[1:]
+        return resize_to(planes, (self.scale * height, self.scale * width))
+
+
+def _luma(colours: Tensor) -> Tensor:
+    weights = colours.new_tensor(_LUMA).view(3, 1, 1)
+    return (colours * weights).sum(0, keepdim=True)
+
+
+def _filled(colours: Tensor, alpha: Tensor) -> Tensor:
+    """Colours with those below full transparency replaced by the mean of visible ones around."""
+    visible = (alpha > 0).to(colours)
+    if bool(visible.all()) or not bool(visible.any()):
+        return colours
+    return torch.where(visible > 0, colours, _spread(colours * visible, visible))
+
+
+def _spread(weighted: Tensor, weight: Tensor) -> Tensor:
+    """Weighted means of ever larger squares, of the smallest square that has any weight."""
+    known = weighted / weight.clamp(min=1e-6)
+    if max(weight.shape[1:]) == 1:
+        return known
+    odd = (0, weight.shape[2] % 2, 0, weight.shape[1] % 2)
+    half, half_weight = (F.avg_pool2d(F.pad(part, odd), 2) for part in (weighted, weight))
+    around = _spread(half, half_weight).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    return torch.where(weight > 0, known, around[:, : weight.shape[1], : weight.shape[2]])

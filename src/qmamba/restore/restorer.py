@@ -1,0 +1,374 @@
+"""Restorer: a picture in, a better picture out, with everything else of its file kept."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO, Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from qmamba.errors import CheckpointError, ConfigError, ImageError, ShapeError
+from qmamba.images import DEFAULT_MAX_PIXELS, PictureLayers, layers_of, read_layers
+from qmamba.models import MambaIRConfig, ModelMetadata
+from qmamba.models.inference import Precision
+from qmamba.restore import memory
+from qmamba.restore.attempts import Progress, Watch, restore_tiles
+from qmamba.restore.catalogue import Wish, check_wish, find_weights, purpose_of, task_of
+from qmamba.restore.degradations import Degradation, RestorationTask
+from qmamba.restore.network import load_network, runner
+from qmamba.restore.planes import Alpha, PlaneNetwork
+from qmamba.restore.restored import RestoredImage
+from qmamba.restore.tiles import MIN_TILE, RestoreTile, TilePlan, plan_tiles
+
+DEFAULT_OVERLAP = 32
+"""Pixels of the input that neighbouring tiles share."""
+
+_OVERSHOOT = 0.5
+
+Tile: TypeAlias = int | Literal["auto", "whole"]
+Picture: TypeAlias = (
+    str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray | Tensor | PictureLayers
+)
+"""One picture: a path, a file's bytes or stream, a Pillow picture, an array (height, width[, 1 to 4
+channels]), a tensor (1 to 4 channels, height, width), or layers."""
+
+
+class Restorer:
+    """Restores pictures with one model.
+
+    The same picture gets the same bits on one machine with one number of threads and one tiling.
+    Tiles change the result a little, because the scan runs through all pixels that it is given;
+    ``RestoredImage.tiling`` says what was taken.
+
+    Args:
+        model: a MambaIR, also a quantised one. It is put in evaluation mode and stays on its
+            device.
+        metadata: what the model is for; ``None`` takes ``model.metadata``.
+        tile: ``"auto"`` takes the whole picture where the free memory allows it and otherwise the
+            largest tiles that it does; ``"whole"`` never divides; a number is the largest side of
+            a tile in pixels of the input. Where memory runs out all the same, tiles of half the
+            size are tried, except with ``"whole"``.
+        overlap: pixels of the input that neighbouring tiles share, at most a quarter of a tile.
+        precision: ``"fp32"``, or ``"bf16"``: half the memory for activations, slightly different
+            pixels.
+        ensemble: mean over the eight flips and turns of the picture: eight times the work, a
+            little better.
+        alpha: ``"resample"`` enlarges transparency by bicubic interpolation and keeps it where the
+            size stays; ``"restore"`` sends it through the network too.
+        max_pixels: largest picture, in pixels, that is decoded from a file.
+        memory_budget: bytes that the network may take; ``None`` takes half of what is free.
+
+    Raises:
+        CheckpointError: the model is not a restoration network.
+        ConfigError: an option is not allowed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        metadata: ModelMetadata | None = None,
+        *,
+        tile: Tile = "auto",
+        overlap: int = DEFAULT_OVERLAP,
+        precision: Precision = "fp32",
+        ensemble: bool = False,
+        alpha: Alpha = "resample",
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        memory_budget: int | None = None,
+    ) -> None:
+        metadata = metadata or getattr(model, "metadata", None)
+        config = getattr(model, "config", None)
+        if not isinstance(config, MambaIRConfig):
+            name = "The model" if metadata is None else f"The model {metadata.name!r}"
+            raise CheckpointError(
+                f"{name} is a {type(model).__name__} network, which restores nothing; give weights "
+                "of a MambaIR."
+            )
+        if tile not in ("auto", "whole") and not (isinstance(tile, int) and tile >= MIN_TILE):
+            raise ConfigError(
+                f"tile must be 'auto', 'whole' or a number of at least {MIN_TILE}, got {tile!r}."
+            )
+        if not isinstance(overlap, int) or overlap < 0:
+            raise ConfigError(f"overlap must be a number of 0 or more, got {overlap!r}.")
+        if alpha not in get_args(Alpha):
+            raise ConfigError(f"alpha must be resample or restore, got {alpha!r}.")
+        if memory_budget is not None and memory_budget < 1:
+            raise ConfigError(f"memory_budget must be positive, got {memory_budget!r}.")
+        self.model = model.eval()
+        self.config = config
+        self.metadata = metadata
+        self.device = next(model.parameters()).device
+        """Where the network runs."""
+        if self.device.type == "meta":
+            raise ConfigError("The device 'meta' computes nothing; choose cpu, cuda or mps.")
+        self.tile = tile
+        self.overlap = overlap
+        self.precision: Precision = precision
+        self.max_pixels = max_pixels
+        self.memory_budget = memory_budget
+        self._planes = PlaneNetwork(
+            runner(model, precision),
+            channels=config.channels,
+            scale=config.scale,
+            device=self.device,
+            ensemble=ensemble,
+            alpha=alpha,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path | None = None,
+        *,
+        task: RestorationTask | None = None,
+        scale: int | None = None,
+        sigma: float | None = None,
+        quality: int | None = None,
+        device: torch.device | str = "cpu",
+        revision: str | None = None,
+        tile: Tile = "auto",
+        overlap: int = DEFAULT_OVERLAP,
+        precision: Precision = "fp32",
+        ensemble: bool = False,
+        alpha: Alpha = "resample",
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        memory_budget: int | None = None,
+    ) -> Restorer:
+        """Load weights and make a restorer of them; the parameters are frozen.
+
+        Args:
+            name_or_path: embedded weights (:func:`~qmamba.models.list_weights`), path or hub id;
+                of a full-precision or a packed file of ours, or of an official checkpoint. ``None``
+                chooses among the embedded weights by the next four.
+            task: ``"sr"`` (the default), ``"denoise"`` or ``"jpeg"``.
+            scale: factor of ``sr``; the smallest there is where none is given.
+            sigma: deviation of the noise on the scale 0 to 255, for ``denoise``.
+            quality: of the JPEG file that is to be restored, for ``jpeg``.
+            device: where the network runs, for example ``"cpu"``, ``"cuda:0"`` or ``"mps"``.
+            revision: branch, tag or commit of a hub repository.
+            tile, overlap, precision, ensemble, alpha, max_pixels, memory_budget: see the class.
+
+        Raises:
+            CheckpointError: the weights cannot be found or do not restore.
+            ConfigError: the weights are for something else than what is asked for, or the device
+                or an option is not available.
+        """
+        wish = Wish(task, scale, sigma, quality)
+        named = name_or_path is not None
+        source = name_or_path if name_or_path is not None else find_weights(wish)
+        model = load_network(source, device=device, revision=revision)
+        restorer = cls(
+            model,
+            tile=tile,
+            overlap=overlap,
+            precision=precision,
+            ensemble=ensemble,
+            alpha=alpha,
+            max_pixels=max_pixels,
+            memory_budget=memory_budget,
+        )
+        if named:
+            check_wish(wish, restorer.config, restorer.metadata)
+        return restorer
+
+    @property
+    def task(self) -> RestorationTask:
+        """``sr``, ``denoise`` or ``jpeg``."""
+        return task_of(self.config)
+
+    @property
+    def scale(self) -> int:
+        """Sides of the output as a multiple of those of the input."""
+        return self.config.scale
+
+    @property
+    def purpose(self) -> Degradation | None:
+        """What the model was trained to undo, where its weights say so."""
+        return purpose_of(self.metadata)
+
+    def restore(
+        self,
+        picture: Picture,
+        *,
+        progress: Progress | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> RestoredImage:
+        """Restore one picture.
+
+        Args:
+            picture: see :data:`Picture`. Of a file everything is kept: grey, 16 bits, alpha, ICC
+                profile and metadata; see :mod:`qmamba.images.layers`.
+            progress: see :data:`~qmamba.restore.Progress`.
+            cancel: asked before every tile; ``True`` stops.
+
+        Raises:
+            ImageError: the picture cannot be decoded or is not in an accepted form, memory does
+                not even suffice for the smallest tiles, or the network's output is not finite.
+            Cancelled: ``cancel`` said so.
+        """
+        layers = self._layers(picture)
+        scale = self.scale
+        stored = [layers.colours]
+        if layers.alpha is not None:
+            stored.append(layers.alpha[..., None])
+        samples = stored[0] if len(stored) == 1 else np.concatenate(stored, axis=2)
+        shape = (scale * layers.height, scale * layers.width)
+        try:
+            result = np.empty((*shape, samples.shape[2]), samples.dtype)
+        except MemoryError as error:
+            raise ImageError(
+                f"memory does not suffice for a result of {shape[1]} x {shape[0]} pixels"
+            ) from error
+        top = int(np.iinfo(samples.dtype).max)
+
+        def read(rows: slice, columns: slice) -> Tensor:
+            planes = np.moveaxis(samples[rows, columns], 2, 0).astype(np.float32, order="C")
+            return torch.from_numpy(planes).div_(top)
+
+        def write(row: int, band: Tensor) -> None:
+            values = band.mul_(top).round_().numpy()
+            result[row : row + band.shape[1]] = np.moveaxis(values, 0, 2)
+
+        plan = self._plan(layers.height, layers.width)
+        used = self._work(
+            plan,
+            lambda rows, columns: self._planes(read(rows, columns), layers.alpha is not None),
+            write,
+            Watch(progress, cancel),
+        )
+        colours = result if layers.alpha is None else np.ascontiguousarray(result[..., :-1])
+        alpha = None if layers.alpha is None else np.ascontiguousarray(result[..., -1])
+        metadata = layers.metadata.resized(shape[1], shape[0])
+        return RestoredImage(
+            layers=replace(
+                layers,
+                colours=colours,
+                alpha=alpha,
+                metadata=metadata,
+                notes=(*layers.notes, *self._treatment(layers), *_tiling_notes(plan, used)),
+            ),
+            task=self.task,
+            scale=scale,
+            tiling=str(used),
+            model="" if self.metadata is None else self.metadata.name,
+            sha256="" if self.metadata is None else self.metadata.sha256 or "",
+        )
+
+    def restore_tensor(
+        self,
+        images: Tensor,
+        *,
+        progress: Progress | None = None,
+        cancel: Callable[[], bool] | None = None,
+    ) -> Tensor:
+        """Restore a batch, one image after the other, without gradients.
+
+        Args:
+            images: ``(batch, 1 or 3 channels, height, width)``, floating point, in [0, 1], on any
+                device. Overshoot up to 0.5 is taken as it is, because noise may stand above white.
+            progress, cancel: see :meth:`restore`.
+
+        Returns:
+            float32 ``(batch, channels, scale * height, scale * width)`` in [0, 1], not rounded, on
+            the device of ``images``.
+
+        Raises:
+            ShapeError: another shape or dtype, or values outside [0, 1].
+            ImageError, Cancelled: see :meth:`restore`.
+        """
+        shape = tuple(images.shape)
+        if len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape:
+            raise ShapeError(
+                f"restore_tensor needs images (batch, 1 or 3, height, width), got {shape}."
+            )
+        near = (images >= -_OVERSHOOT) & (images <= 1 + _OVERSHOOT)
+        if not images.is_floating_point() or not bool(near.all()):
+            raise ShapeError(
+                f"restore_tensor needs floating-point values in [0, 1], got {images.dtype}; divide "
+                "8-bit values by 255."
+            )
+        batch, channels, height, width = shape
+        result = torch.empty(batch, channels, self.scale * height, self.scale * width)
+        for image, target in zip(images.detach().float(), result, strict=True):
+            self._restore_planes(image, target, Watch(progress, cancel))
+        return result.to(images.device)
+
+    def _restore_planes(self, image: Tensor, target: Tensor, watch: Watch) -> None:
+        def write(row: int, band: Tensor) -> None:
+            target[:, row : row + band.shape[1]] = band
+
+        self._work(
+            self._plan(*image.shape[1:]),
+            lambda rows, columns: self._planes(image[:, rows, columns]),
+            write,
+            watch,
+        )
+
+    def _work(
+        self,
+        plan: TilePlan,
+        restore_tile: RestoreTile,
+        write: Callable[[int, Tensor], None],
+        watch: Watch,
+    ) -> TilePlan:
+        return restore_tiles(
+            plan,
+            restore_tile,
+            write,
+            scale=self.scale,
+            device=self.device,
+            overlap=None if self.tile == "whole" else self.overlap,
+            watch=watch,
+        )
+
+    def _plan(self, height: int, width: int) -> TilePlan:
+        if self.tile == "whole":
+            return plan_tiles(height, width, None, 0)
+        if self.tile != "auto":
+            return plan_tiles(height, width, self.tile, self.overlap)
+        budget = self.memory_budget
+        if budget is None:
+            budget = int(memory.free_memory(self.device) * memory.USABLE_SHARE)
+        pixels = budget // memory.bytes_per_pixel(self.config, self.precision)
+        if height * width <= pixels:
+            return plan_tiles(height, width, None, 0)
+        side = math.isqrt(pixels)
+        shorter = min(height, width)
+        side = max(MIN_TILE, side if shorter > side else pixels // shorter)
+        return plan_tiles(height, width, side, self.overlap)
+
+    def _layers(self, picture: Picture) -> PictureLayers:
+        if isinstance(picture, PictureLayers):
+            return picture
+        if isinstance(picture, (Image.Image, np.ndarray, Tensor)):
+            return layers_of(picture)
+        return read_layers(picture, max_pixels=self.max_pixels)
+
+    def _treatment(self, layers: PictureLayers) -> list[str]:
+        """What is to be said about the layers that the network was not made for."""
+        notes = []
+        channels = layers.colours.shape[2]
+        if channels == 3 and self.config.channels == 1:
+            kept = "kept" if self.scale == 1 else "enlarged by bicubic interpolation"
+            notes.append(f"luma restored, chroma {kept}")
+        if layers.alpha is not None:
+            if self._planes.alpha == "restore":
+                notes.append("alpha restored")
+            else:
+                notes.append(
+                    "alpha kept" if self.scale == 1 else "alpha enlarged by bicubic interpolation"
+                )
+        return notes
+
+
+def _tiling_notes(planned: TilePlan, used: TilePlan) -> list[str]:
+    if used != planned:
+        return [f"memory ran out, so tiles were made smaller: {used}"]
+    return [str(used)] if len(used) > 1 else []
