@@ -12,26 +12,36 @@ if TYPE_CHECKING:
     from qmamba.assess import Score, Scorer
     from qmamba.models import create_model, list_models, load
     from qmamba.ops import selective_scan, ss2d
+    from qmamba.quantization import QuantConfig, quantize_
+    from qmamba.restore import RestoredImage, Restorer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "QuantConfig",
+    "RestoredImage",
+    "Restorer",
     "Score",
     "Scorer",
     "__version__",
     "create_model",
     "list_models",
     "load",
+    "quantize_",
     "selective_scan",
     "ss2d",
 ]
 
 _HOMES = {
+    "QuantConfig": "qmamba.quantization",
+    "RestoredImage": "qmamba.restore",
+    "Restorer": "qmamba.restore",
     "Score": "qmamba.assess",
     "Scorer": "qmamba.assess",
     "create_model": "qmamba.models",
     "list_models": "qmamba.models",
     "load": "qmamba.models",
+    "quantize_": "qmamba.quantization",
     "selective_scan": "qmamba.ops",
     "ss2d": "qmamba.ops",
 }

@@ -36,7 +36,7 @@ def test_a_blurred_photograph_scores_lower(scorer: Scorer) -> None:
     assert 0 < blurred.score < sharp.score < 1
 
 
-@pytest.mark.parametrize("precision", ["bf16"])
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_other_precisions_stay_close(scorer: Scorer, precision: str) -> None:
     other = Scorer.from_pretrained(precision=precision)  # type: ignore[arg-type]
     for path in sorted(EXAMPLES.glob("*.jpg")):

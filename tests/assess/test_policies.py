@@ -153,3 +153,12 @@ def test_bad_texts(text: str) -> None:
 def test_bad_metadata(entry: dict[str, object]) -> None:
     with pytest.raises(CheckpointError, match="polic"):
         policy_from_metadata(entry)
+
+
+def test_short_forms() -> None:
+    assert parse_policy("crops:5") == CropsPolicy(count=5)
+    assert parse_policy("crops:5,layout=random") == CropsPolicy(count=5, layout="random")
+    assert parse_policy("resize:384") == ResizePolicy(384)
+    assert parse_policy("paper") == CropsPolicy(size=224, count=10, layout="random")
+    base = CropsPolicy(size=32, count=2, shorter=384, seed=3)
+    assert parse_policy("paper", base) == CropsPolicy(224, 10, "random", seed=3, shorter=384)

@@ -19,7 +19,7 @@ from PIL import Image
 from qmamba.assess import CropsPolicy, NativePolicy, Score, Scorer
 from qmamba.errors import CheckpointError, ConfigError, ImageError, ShapeError
 from qmamba.images import normalize, take_crops, to_tensor
-from qmamba.models import ModelMetadata, create_model, save_model
+from qmamba.models import ModelMetadata, QMamba, create_model, save_model
 from tests.assess.samples import SCALE, encoded, pixels, save_tiny, tiny_model, write_picture
 
 
@@ -221,6 +221,7 @@ def test_pixel_limit(weights: Path, tmp_path: Path) -> None:
 
 def test_output_that_is_not_finite_is_an_error(weights: Path) -> None:
     model = Scorer.from_pretrained(weights).model
+    assert isinstance(model, QMamba)
     model.classifier.head.bias.data.fill_(torch.inf)
     scorer = Scorer(model)
     with pytest.raises(ImageError, match="not finite"):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-import qmamba
+import qmamba.models
 from qmamba.cli import app
+from tests.restore.stand_ins import save_networks
 
 
 def run(*arguments: str) -> Result:
@@ -56,14 +57,18 @@ def test_wrong_usage(arguments: list[str], message: str) -> None:
     assert message in result.stderr and result.stdout == ""
 
 
-def test_embedded_weights(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = qmamba.load
-    monkeypatch.setattr("qmamba.models.list_weights", lambda: ["tiny"])
-    monkeypatch.setattr("qmamba.models.load", lambda _: load(weights))
-    text = run("models", "tiny").stdout
+def test_embedded_weights(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"tiny": weights, "tiny-denoise": save_networks(tmp_path)["denoise"]}
+    describe = qmamba.models.describe
+    monkeypatch.setattr("qmamba.models.list_weights", lambda: list(files))
+    monkeypatch.setattr("qmamba.models.describe", lambda name: describe(files[name]))
+    text = run("models", "tiny*").stdout
     assert "Embedded weights\n  tiny\n" in text
     assert "test MOS, 0 to 100, higher is better" in text
     assert "data    noise" in text and "terms   none" in text
+    assert "  tiny-denoise\n    task    denoising, sigma 0 to 50\n    sha256  " in text
 
 
 def test_backends() -> None:
@@ -98,3 +103,10 @@ def test_version() -> None:
 def test_unknown_command() -> None:
     result = run("scoer")
     assert result.exit_code == 2 and "scoer" in result.stderr
+
+
+def test_networks_bound_to_a_size_have_no_figure_at_another() -> None:
+    lines = run("models", "*t*-tiny", "--flops", "--size", "448x224").stdout.splitlines()
+    assert lines[1].split() == ["vit-tiny", "5,524,609", "-", "-"]
+    lines = run("models", "swin-tiny", "--flops").stdout.splitlines()
+    assert lines[1].split() == ["swin-tiny", "27,520,123", "4.508", "4.508"]

@@ -170,6 +170,11 @@ POLICIES: dict[str, type[Policy]] = {
     policy.name: policy for policy in (CropsPolicy, NativePolicy, ResizePolicy)
 }
 
+PRESETS = {"paper": "crops:size=224,count=10,layout=random"}
+"""Texts with a name of their own. ``paper``: ten random crops of 224, as in QMamba's paper."""
+
+_FIRST_FIELD = {"crops": "count", "native": "max_pixels", "resize": "size"}
+
 _METADATA_KEYS = {
     "crops": {"crop_size": "size", "crop_count": "count", "shorter_side": "shorter"},
     "native": {},
@@ -180,20 +185,24 @@ _METADATA_KEYS = {
 def parse_policy(text: str, base: Policy | None = None) -> Policy:
     """The policy that a text names: "native", "crops:count=5,layout=random", "resize(size=384)".
 
-    Fields left out keep the value of `base` where that is a policy of the same kind, else the
-    default. `parse_policy(str(policy)) == policy` for every policy of which no field is idle.
-    Raises ConfigError for an unknown policy, field or value.
+    "crops:5" is short for "crops:count=5", and "resize:384" for "resize:size=384"; "paper" is that
+    of :data:`PRESETS`. Fields left out keep the value of `base` where that is a policy of the same
+    kind, else the default. `parse_policy(str(policy)) == policy` for every policy of which no field
+    is idle. Raises ConfigError for an unknown policy, field or value.
     """
+    text = PRESETS.get(text.strip(), text)
     match = re.fullmatch(r"\s*(\w+)\s*(?::(?P<plain>[^()]*)|\((?P<call>[^()]*)\))?\s*", text)
     if match is None or match[1] not in POLICIES:
         raise ConfigError(
-            f"The policy {text!r} is unknown; write one of {', '.join(POLICIES)}, with fields as in"
-            " crops:count=5,layout=random."
+            f"The policy {text!r} is unknown; write one of {', '.join([*POLICIES, *PRESETS])}, with"
+            " fields as in crops:count=5,layout=random."
         )
     kind = POLICIES[match[1]]
     known = [field.name for field in fields(kind)]
     values: dict[str, Any] = {}
     for item in filter(None, (match["plain"] or match["call"] or "").split(",")):
+        if item.strip().isdecimal():
+            item = f"{_FIRST_FIELD[kind.name]}={item}"
         key, separator, value = (part.strip() for part in item.partition("="))
         if key not in known or not separator:
             raise ConfigError(

@@ -18,8 +18,9 @@ from qmamba.assess.score import Score, pool_views
 from qmamba.assess.views import Picture, PictureViews, cut_views, prepare
 from qmamba.errors import CheckpointError, ConfigError, ImageError, QMambaError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, normalize
-from qmamba.models import Model, ModelMetadata, QMamba, ScoreScale, load
+from qmamba.models import Model, ModelMetadata, QMamba, ScoreScale, TimmBackbone, load
 from qmamba.models.inference import Precision, inference_network
+from qmamba.prompts import load_tuned, load_tuned_model
 
 DEFAULT_WEIGHTS = "qmamba-nano-biq2021"
 """The weights that come with the package and are taken where none are named."""
@@ -60,15 +61,17 @@ class Scorer:
         metadata: what the model is for; ``None`` takes ``model.metadata``.
         policy: which views of a picture are scored, as an object or as a text such as
             ``"crops:count=5"`` whose other fields are the model's own; ``None`` takes the model's.
-        precision: ``"fp32"``, or ``"bf16"`` for bfloat16 weights and activations: faster where the
-            processor has instructions for it, slightly different scores.
+        precision: ``"fp32"``; ``"bf16"`` for bfloat16 weights and activations; ``"int8"``, on the
+            CPU, for products of 8-bit integers. Both are faster where the processor has
+            instructions for them and change scores slightly.
         batch_size: number of pictures that are sent to a GPU before the first result is waited
             for. Scores do not depend on it; the CPU finishes one picture after the other.
         max_pixels: largest picture, in pixels, that is decoded from a file.
+        tuned: a tuned file (:mod:`qmamba.prompts`) that is put on the model, which stays as it is.
 
     Raises:
         CheckpointError: the model was not trained to score: it has no score scale, or several
-            outputs.
+            outputs; or the tuned file belongs to another model.
         ConfigError: an option is not allowed.
     """
 
@@ -81,9 +84,12 @@ class Scorer:
         precision: Precision = "fp32",
         batch_size: int = 16,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        tuned: str | Path | None = None,
     ) -> None:
+        if tuned is not None:
+            model = load_tuned(model, tuned)
         metadata = metadata or model.metadata
-        if not isinstance(model, QMamba):
+        if not isinstance(model, QMamba | TimmBackbone):
             raise CheckpointError(
                 f"{_named(metadata)} is a {type(model).__name__} network, which gives no score; "
                 "give weights of a quality model."
@@ -104,6 +110,8 @@ class Scorer:
         if self.device.type == "meta":
             raise ConfigError("The device 'meta' computes nothing; choose cpu, cuda or mps.")
         self.model = model.eval()
+        self.precision: Precision = precision
+        """How the network computes."""
         self._network = inference_network(self.model, precision)
         self.metadata = metadata
         self.scale: ScoreScale = metadata.score
@@ -112,13 +120,14 @@ class Scorer:
             parse_policy(policy, own) if isinstance(policy, str) else policy or own
         )
         """Which views of a picture are scored."""
+        _require_views(self.policy, model.config.image_size, _named(metadata))
         self.batch_size = _positive("batch_size", batch_size)
         self.max_pixels = _positive("max_pixels", max_pixels)
 
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | Path = DEFAULT_WEIGHTS,
+        name_or_path: str | Path | None = None,
         *,
         device: torch.device | str = "cpu",
         policy: Policy | str | None = None,
@@ -126,20 +135,29 @@ class Scorer:
         batch_size: int = 16,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         revision: str | None = None,
+        tuned: str | Path | None = None,
     ) -> Scorer:
         """Load weights and make a scorer of them; the parameters are frozen.
 
         Args:
-            name_or_path: embedded weights (:func:`~qmamba.models.list_weights`), path or hub id.
+            name_or_path: embedded weights (:func:`~qmamba.models.list_weights`), path or hub id;
+                ``None`` is :data:`DEFAULT_WEIGHTS`, or the embedded base of a tuned file.
             device: where the network runs, for example ``"cpu"``, ``"cuda:0"`` or ``"mps"``.
             policy, precision, batch_size, max_pixels: see the class.
             revision: branch, tag or commit of a hub repository.
+            tuned: path or hub id of a tuned file that belongs to these weights.
 
         Raises:
-            CheckpointError: the weights cannot be found or were not trained to score.
+            CheckpointError: the weights cannot be found or were not trained to score, or a tuned
+                file does not belong to them.
             ConfigError: the device or an option is not available.
         """
-        model = load(name_or_path, device=device, revision=revision).requires_grad_(False)
+        model: Model
+        if tuned is None:
+            model = load(name_or_path or DEFAULT_WEIGHTS, device=device, revision=revision)
+        else:
+            model = load_tuned_model(name_or_path, tuned, device=device, revision=revision)
+        model.requires_grad_(False)
         return cls(
             model,
             policy=policy,
@@ -295,6 +313,14 @@ class Scorer:
             height=sent.height,
             notes=sent.notes,
             image=sent.name,
+        )
+
+
+def _require_views(policy: Policy, side: int | None, name: str) -> None:
+    if side is not None and getattr(policy, "size", None) != side:
+        raise ConfigError(
+            f"{name} is bound to views of {side} x {side} pixels, which the policy {policy} does "
+            f"not give; use crops:size={side} or resize:size={side}."
         )
 
 

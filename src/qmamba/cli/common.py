@@ -129,8 +129,8 @@ class Progress:
         self._started = self._drawn = clock()
         self._length = 0
 
-    def update(self, done: int, failed: int) -> None:
-        """Tell how many pictures are done and how many of them failed."""
+    def update(self, done: float, failed: int) -> None:
+        """Tell how many pictures are done, parts of one included, and how many of them failed."""
         now = self._clock()
         pause = _SECONDS_BETWEEN_BARS if self._on_terminal else _SECONDS_BETWEEN_LINES
         if now - self._drawn < pause:
@@ -149,10 +149,11 @@ class Progress:
             write("\r" + " " * self._length + "\r", self._stream)
             self._length = 0
 
-    def _line(self, done: int, failed: int, seconds: float) -> str:
+    def _line(self, done: float, failed: int, seconds: float) -> str:
         rate = done / seconds if seconds > 0 else 0.0
-        parts = [f"{done} images" if self._total is None else f"{done}/{self._total} images"]
-        parts.append(f"{rate:.1f}/s")
+        whole = int(done)
+        parts = [f"{whole} images" if self._total is None else f"{whole}/{self._total} images"]
+        parts.append(f"{1 / rate:.1f} s each" if 0 < rate < 0.5 else f"{rate:.1f}/s")
         if self._total is not None and rate > 0:
             left = round((self._total - done) / rate)
             parts.append(f"{left // 60}:{left % 60:02d} left")
@@ -160,6 +161,6 @@ class Progress:
             parts.append(f"{failed} failed")
         text = ", ".join(parts)
         if self._total and self._on_terminal:
-            filled = min(_BAR_WIDTH, _BAR_WIDTH * done // self._total)
+            filled = min(_BAR_WIDTH, int(_BAR_WIDTH * done / self._total))
             text = f"[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {text}"
         return text

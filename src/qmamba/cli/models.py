@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from fnmatch import fnmatchcase
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qmamba.cli.common import shown, table_lines
 from qmamba.errors import ConfigError
+
+if TYPE_CHECKING:
+    from qmamba.models import Config
 
 _DEFAULT_SIZE = "224x224"
 
@@ -29,7 +32,7 @@ def models(
     ] = None,
 ) -> None:
     """List the models, their parameters and cost, and the embedded weights."""
-    from qmamba.models import MODELS, count_flops, count_parameters, list_models, list_weights
+    from qmamba.models import MODELS, count_parameters, list_models, list_weights
 
     if size is not None and not flops:
         raise ConfigError("--size is the image size for --flops; add --flops.")
@@ -47,22 +50,31 @@ def models(
         ]
         if flops:
             header += ("GFLOPs as in the paper", "GFLOPs with the scan")
-            reports = [count_flops(MODELS[name], height, width) for name in names]
             rows = [
-                (*row, f"{report.paper / 1e9:.3f}", f"{report.total / 1e9:.3f}")
-                for row, report in zip(rows, reports, strict=True)
+                (*row, *_gflops(MODELS[name], height, width))
+                for row, name in zip(rows, names, strict=True)
             ]
         typer.echo("\n".join(table_lines(header, rows)))
         if flops:
             typer.echo(
                 f"\nMultiply-adds of one image of {height} x {width} (height x width), in 10^9."
                 "\nThe papers count the scan for QMamba and MambaIR and leave it out for LQMamba;"
-                "\nMambaIR's figures are for the input whose output has 720 x 1280."
+                "\nMambaIR's figures are for the input whose output has 720 x 1280; ViT and Swin"
+                "\nTransformer take 224 x 224 alone."
             )
     if weights:
         typer.echo("\nEmbedded weights" if names else "Embedded weights")
         for name in weights:
             typer.echo("\n".join(_described(name)))
+
+
+def _gflops(config: Config, height: int, width: int) -> tuple[str, str]:
+    from qmamba.models import count_flops
+
+    if config.image_size is not None and (config.image_size,) * 2 != (height, width):
+        return "-", "-"
+    report = count_flops(config, height, width)
+    return f"{report.paper / 1e9:.3f}", f"{report.total / 1e9:.3f}"
 
 
 def _parsed_size(text: str) -> tuple[int, int]:
@@ -73,12 +85,14 @@ def _parsed_size(text: str) -> tuple[int, int]:
 
 
 def _described(weights: str) -> list[str]:
-    from qmamba.models import load
+    from qmamba.models import describe
+    from qmamba.restore.catalogue import purpose_of
 
-    metadata = load(weights).metadata
+    metadata = describe(weights)
     lines = [f"  {weights}"]
-    if metadata is None:
-        return lines
+    purpose = purpose_of(metadata)
+    if purpose is not None:
+        lines.append(f"    task    {purpose}")
     if metadata.score is not None:
         better = "higher" if metadata.score.higher_is_better else "lower"
         lines.append(

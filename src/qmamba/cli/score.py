@@ -49,6 +49,14 @@ def score(
             show_default=False,
         ),
     ] = None,
+    tuned: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A file that `qmamba tune` wrote, for the weights that it was tuned on.",
+            show_default=False,
+        ),
+    ] = None,
     policy: Annotated[
         str | None,
         typer.Option(
@@ -62,7 +70,8 @@ def score(
         str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:0, mps, ...")
     ] = "cpu",
     precision: Annotated[
-        str, typer.Option(metavar="NAME", help="fp32, or bf16: faster on recent processors.")
+        str,
+        typer.Option(metavar="NAME", help="fp32; bf16 or int8: faster on recent processors."),
     ] = "fp32",
     batch_size: Annotated[
         int,
@@ -125,7 +134,7 @@ def score(
     try:
         with ExitStack() as stack:
             table = None if output is None else stack.enter_context(TableFile(output))
-            scorer = _scorer(model, policy, device, precision, batch_size, max_pixels, seed)
+            scorer = _scorer(model, tuned, policy, device, precision, batch_size, max_pixels, seed)
             say(_legend(scorer))
             screen = _screen(scorer, as_json=as_json, quiet=table is not None)
             report = stack.enter_context(Report(table, screen, sort))
@@ -157,6 +166,7 @@ def score(
 
 def _scorer(
     model: str | None,
+    tuned: Path | None,
     policy: str | None,
     device: str,
     precision: str,
@@ -164,11 +174,12 @@ def _scorer(
     max_pixels: int | None,
     seed: int | None,
 ) -> Scorer:
-    from qmamba.assess import DEFAULT_WEIGHTS, CropsPolicy, Scorer
+    from qmamba.assess import CropsPolicy, Scorer
     from qmamba.images import DEFAULT_MAX_PIXELS
 
     scorer = Scorer.from_pretrained(
-        model or DEFAULT_WEIGHTS,
+        model,
+        tuned=tuned,
         device=device,
         policy=policy,
         precision=cast("Precision", precision),

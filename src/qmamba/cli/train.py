@@ -1,0 +1,124 @@
+"""`qmamba train`: learn to rate pictures from rated ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qmamba.cli.common import EXIT_INTERRUPTED, say
+from qmamba.cli.quality_options import QualityArguments, quality_task, with_quality_options
+from qmamba.cli.training_display import TrainingDisplay
+from qmamba.cli.training_options import with_training_options
+from qmamba.errors import ConfigError
+from qmamba.training.options import TrainingOptions
+
+
+@with_training_options()
+@with_quality_options
+def train(
+    data: QualityArguments,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="FOLDER", help="Where the run leaves its files."),
+    ],
+    options: TrainingOptions,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Architecture (`qmamba models` has the names); with --from, that of the file.",
+            show_default=False,
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="WEIGHTS",
+            help="Weights to start from: embedded name, file (also official VMamba), or hub id.",
+            show_default=False,
+        ),
+    ] = None,
+    drop_path: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", help="Probability of dropping a branch in training.", show_default=False
+        ),
+    ] = None,
+    windows: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,N,N",
+            help="Side of the local scan windows of each stage, 1 for the cross scan.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Name of the weights (that of --out).", show_default=False
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out; give the same options.")
+    ] = False,
+    device: Annotated[
+        str, typer.Option(help="Where to train, such as cpu, cuda or cuda:1.")
+    ] = "cpu",
+) -> None:
+    """Train a model on rated pictures: one data set, a CSV file, or a mix of several.
+
+    The folder receives model.safetensors, options.json, splits.json, log.jsonl and checkpoint.pt.
+    The test part of a split is never opened; `qmamba evaluate` measures on it. A run that was
+    killed goes on with the same command and --resume. Under torchrun it runs on several GPUs or
+    machines.
+
+    Exit code: 0 finished, 2 wrong usage or data, 130 stopped by a signal after a checkpoint.
+    """
+    from qmamba.training.distributed import is_main, process_group
+    from qmamba.training.quality_run import MODEL_NAME, require_new_or_resumed, train_quality
+    from qmamba.training.start import starting_model, usable_device
+
+    usable_device(device)
+    require_new_or_resumed(out, resume)
+    overrides = _overrides(drop_path=drop_path, windows=windows)
+    network = starting_model(model, weights, seed=options.seed, **overrides)
+    with process_group(device):
+        tell = say if is_main() else _nothing
+        task = quality_task(data, out, tell, resume=resume)
+        display = TrainingDisplay()
+        result = train_quality(
+            network,
+            task,
+            options,
+            out,
+            name=name or out.absolute().name,
+            resume=resume,
+            device=device,
+            report=display,
+        )
+        display.clear()
+        if result.interrupted:
+            tell(f"stopped after step {result.step}; the same command with --resume goes on")
+            raise typer.Exit(EXIT_INTERRUPTED)
+        tell(f"{result.step} steps done, weights in {out / MODEL_NAME}")
+
+
+def _nothing(message: str) -> None:
+    """Ranks other than the first are silent."""
+
+
+def _overrides(drop_path: float | None, windows: str | None) -> dict[str, Any]:
+    overrides: dict[str, Any] = {}
+    if drop_path is not None:
+        overrides["drop_path"] = drop_path
+    if windows is not None:
+        try:
+            overrides["windows"] = tuple(int(part) for part in windows.split(","))
+        except ValueError:
+            raise ConfigError(
+                f"--windows takes whole numbers such as 8,4,2,2, got {windows!r}."
+            ) from None
+    return overrides

@@ -1,0 +1,237 @@
+"""`qmamba train-restoration`: learn to undo shrinking, noise or JPEG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qmamba.cli.common import EXIT_INTERRUPTED, say, shown
+from qmamba.cli.training_display import TrainingDisplay
+from qmamba.cli.training_options import with_training_options
+from qmamba.errors import ConfigError
+from qmamba.training.options import TrainingOptions
+
+RECIPE: dict[str, Any] = {
+    "epochs": None,
+    "steps": 20_000,
+    "batch_size": 32,
+    "learning_rate": 2e-4,
+    "milestones": (0.5, 0.75, 0.875, 0.9375),
+    "milestone_factor": 0.5,
+    "weight_decay": 0.0,
+    "betas": (0.9, 0.99),
+    "clip_norm": None,
+}
+"""Training of the quantised networks as published: options of `TrainingOptions`."""
+
+_GIBIBYTE = 1 << 30
+
+
+@with_training_options(**RECIPE)
+def train_restoration_command(
+    data: Annotated[
+        list[Path],
+        typer.Option(
+            "--data",
+            metavar="FOLDER",
+            help="Clean pictures, also in the folders inside; may be given several times.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="FOLDER", help="Where the run leaves its files."),
+    ],
+    options: TrainingOptions,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="sr|denoise|jpeg",
+            help="What is learnt; without it, what the model is for.",
+            show_default=False,
+        ),
+    ] = None,
+    scale: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Factor of super-resolution (2).", show_default=False),
+    ] = None,
+    sigma: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X|LOW-HIGH",
+            help="Deviation of the noise, on the scale 0 to 255 (25).",
+            show_default=False,
+        ),
+    ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|LOW-HIGH",
+            help="Quality of the JPEG files, 1 to 100 (10-50).",
+            show_default=False,
+        ),
+    ] = None,
+    grey: Annotated[
+        bool, typer.Option("--grey", help="Denoise grey pictures; JPEG artefacts always are.")
+    ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Architecture (`qmamba models 'mambair-*'`); without it the nano one of the task.",
+            show_default=False,
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="WEIGHTS",
+            help="Weights to start from: embedded name, file (also official MambaIR), or hub id.",
+            show_default=False,
+        ),
+    ] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="wNaN",
+            help="Train with fake quantisation: bits of weights and activations, such as w4a4.",
+            show_default=False,
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Quantisers: dls+rfa (the default), dls, rfa, lsq, lsq+, pams, dorefa, quantsr.",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out; give the same options.")
+    ] = False,
+    exclude: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Pictures that must not train, such as test sets; compared pixel by pixel.",
+            show_default=False,
+        ),
+    ] = None,
+    crop: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PIXELS",
+            help="Side of the crops of the degraded picture (64; 48 for a scale of 4, 128 without"
+            " enlargement).",
+            show_default=False,
+        ),
+    ] = None,
+    loss: Annotated[str, typer.Option(metavar="l1|charbonnier", help="What is made small.")] = "l1",
+    start: Annotated[
+        str,
+        typer.Option(
+            metavar="interpolation|random",
+            help="First weights without --from: such that the network begins as bicubic"
+            " interpolation or as the identity, or as published.",
+        ),
+    ] = "interpolation",
+    drop_path: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Probability of dropping a scan (0; 0.1 as published).",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Name of the weights (that of --out).", show_default=False
+        ),
+    ] = None,
+    memory: Annotated[
+        float, typer.Option(metavar="GIB", help="Memory for decoded pictures.")
+    ] = 4.0,
+    device: Annotated[
+        str, typer.Option(help="Where to train, such as cpu, cuda or cuda:1.")
+    ] = "cpu",
+) -> None:
+    """Train a restoration network on clean pictures, which are degraded on the fly.
+
+    The defaults are the published training of the quantised networks: 20,000 steps of 32 crops.
+    One content in twenty, and at most 20, is set aside to validate (the same on every run; the
+    validation folder of DIV2K where it is there). The folder receives model.safetensors,
+    options.json, log.jsonl and checkpoint.pt. A run that was killed goes on with the same command
+    and --resume.
+
+    Exit code: 0 finished, 2 wrong usage or data, 130 stopped by a signal after a checkpoint.
+    """
+    from qmamba.datasets.restoration import find_clean_images, split_clean_images
+    from qmamba.training.distributed import is_main, process_group
+    from qmamba.training.restoration import CropOptions, RestorationTask
+    from qmamba.training.restoration_run import refuse_unfinished, train_restoration
+    from qmamba.training.restoration_start import (
+        degradation_for,
+        prepare_quantized,
+        published_crop,
+        quantization_of,
+        restoration_network,
+    )
+    from qmamba.training.start import usable_device
+
+    if method is not None and quantize is None:
+        raise ConfigError("--method is how --quantize quantises; give both.")
+    quantization = None if quantize is None else quantization_of(quantize, method or "dls+rfa")
+    place = usable_device(device)
+    refuse_unfinished(out, resume)
+    overrides: dict[str, Any] = {} if drop_path is None else {"drop_path": drop_path}
+    if grey:
+        overrides["channels"] = 1
+    network = restoration_network(
+        task, scale, name=model, weights=weights, start=start, seed=options.seed, **overrides
+    )
+    degradation = degradation_for(network, sigma, quality)
+    with process_group(place):
+        images = find_clean_images(data, exclude or ())
+        training, validation = split_clean_images(images)
+        if is_main():
+            say(f"{degradation}: {len(training)} pictures train, {len(validation)} validate")
+        lesson = RestorationTask(
+            degradation,
+            training,
+            validation,
+            CropOptions(
+                side=crop or published_crop(degradation),
+                loss=loss,
+                cache_bytes=round(memory * _GIBIBYTE),
+            ),
+        )
+        if quantization is not None:
+            prepare_quantized(network, quantization, lesson, seed=options.seed)
+        display = TrainingDisplay()
+        result = train_restoration(
+            network,
+            lesson,
+            options,
+            out,
+            name=name or out.absolute().name,
+            quantization=quantization,
+            card={
+                "data": f"{len(training)} pictures of "
+                + ", ".join(sorted({shown(folder.absolute().name) for folder in data})),
+                "terms": "those of the pictures, which are not part of the weights",
+            },
+            resume=resume,
+            device=device,
+            report=display if is_main() else None,
+        )
+        display.clear()
+        if result.interrupted:
+            if is_main():
+                say(f"stopped after step {result.step}; the same command with --resume goes on")
+            raise typer.Exit(EXIT_INTERRUPTED)
+        if is_main():
+            say(f"{result.step} steps done, weights in {out / 'model.safetensors'}")

@@ -1,0 +1,145 @@
+"""`qmamba tune`: adapt a model to other pictures with few parameters."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from qmamba.cli.common import EXIT_INTERRUPTED, say
+from qmamba.cli.quality_options import QualityArguments, quality_task, with_quality_options
+from qmamba.cli.training_display import TrainingDisplay
+from qmamba.cli.training_options import with_training_options
+from qmamba.errors import ConfigError
+from qmamba.training.options import TrainingOptions
+
+if TYPE_CHECKING:
+    from qmamba.prompts import TuningConfig
+
+
+@with_training_options()
+@with_quality_options
+def tune(
+    data: QualityArguments,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="FOLDER", help="Where the run leaves its files."),
+    ],
+    options: TrainingOptions,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WEIGHTS",
+            help="The model to adapt: embedded name, file, or hub id. Without it the embedded"
+            " default.",
+            show_default=False,
+        ),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="style (StylePrompt), convolution or cross-attention for prompts; ssf scales and"
+            " shifts every layer; probe trains the output layer alone, full everything.",
+        ),
+    ] = "style",
+    regressor: Annotated[
+        bool, typer.Option("--regressor", help="Train the output layer as well.")
+    ] = False,
+    prompts: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Prompt components of each stage.")
+    ] = 6,
+    width: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Channels of a prompt; 256 as in the paper fits its large models, 32 the nano.",
+        ),
+    ] = 256,
+    size: Annotated[
+        str,
+        typer.Option(
+            metavar="HxW|layer",
+            help="Height and width of a StylePrompt, or those of the map that it follows.",
+        ),
+    ] = "1x1",
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Name of the tuned model (that of --out).", show_default=False
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out; give the same options.")
+    ] = False,
+    device: Annotated[
+        str, typer.Option(help="Where to train, such as cpu, cuda or cuda:1.")
+    ] = "cpu",
+) -> None:
+    """Adapt a model to rated pictures; everything but a few parameters stays as it is.
+
+    The folder receives tuned.safetensors, which holds only what was trained and works with its base
+    alone (`qmamba score --model BASE --tuned FILE`), and the other files of `qmamba train`, whose
+    options for data and schedule this command shares.
+
+    Exit code: 0 finished, 2 wrong usage or data, 130 stopped by a signal after a checkpoint.
+    """
+    from qmamba.assess import DEFAULT_WEIGHTS
+    from qmamba.models import load
+    from qmamba.training.distributed import is_main, process_group
+    from qmamba.training.quality_run import require_new_or_resumed
+    from qmamba.training.start import usable_device
+    from qmamba.training.tuning import TUNED_NAME, facing
+    from qmamba.training.tuning import tune as run_tuning
+
+    tuning = _tuning(method, regressor, prompts, width, size)
+    usable_device(device)
+    require_new_or_resumed(out, resume)
+    model = load(base or DEFAULT_WEIGHTS).requires_grad_(False)
+    with process_group(device):
+        tell = say if is_main() else _nothing
+        task = quality_task(
+            data, out, tell, resume=resume, facing=lambda parts: facing(parts, model, tuning)
+        )
+        display = TrainingDisplay()
+        result = run_tuning(
+            model,
+            task,
+            tuning,
+            options,
+            out,
+            name=name or out.absolute().name,
+            resume=resume,
+            device=device,
+            report=display,
+        )
+        display.clear()
+        if result.interrupted:
+            tell(f"stopped after step {result.step}; the same command with --resume goes on")
+            raise typer.Exit(EXIT_INTERRUPTED)
+        tell(
+            f"{result.step} steps done, {result.parameters:,} tuned parameters in"
+            f" {out / TUNED_NAME}"
+        )
+
+
+def _tuning(method: str, regressor: bool, prompts: int, width: int, size: str) -> TuningConfig:
+    from qmamba.prompts import TuningConfig
+
+    match = re.fullmatch(r"(\d{1,4})x(\d{1,4})", size)
+    if match is None and size != "layer":
+        raise ConfigError(f"--size is height x width such as 7x7, or layer, got {size!r}.")
+    return TuningConfig(
+        method=cast(Any, method),
+        regressor=regressor,
+        prompts=prompts,
+        width=width,
+        size="layer" if match is None else (int(match[1]), int(match[2])),
+    )
+
+
+def _nothing(message: str) -> None:
+    """Ranks other than the first are silent."""

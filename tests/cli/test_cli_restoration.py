@@ -1,0 +1,170 @@
+"""`qmamba train-restoration` and `qmamba evaluate-restoration`."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from qmamba.cli import app
+from qmamba.models import MambaIR, ModelMetadata, load, save_model
+from qmamba.restore.degradations import Degradation
+from qmamba.training.restoration_start import restoration_network
+from tests.datasets.pictures import textured_picture
+
+
+def run(*arguments: str | float | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for name, seeds in (("clean", range(3)), ("Set5", range(5, 7)), ("Classic5", range(8, 9))):
+        (folder / name).mkdir()
+        for seed in seeds:
+            pixels = textured_picture(seed, 40, 44)
+            pixels = pixels[..., 0] if name == "Classic5" else pixels
+            Image.fromarray(pixels).save(folder / name / f"{name}{seed}.png")
+    return folder
+
+
+def train(pictures: Path, out: Path, *more: str | float | Path) -> Result:
+    return run(
+        "train-restoration", "--data", pictures / "clean", "--out", out, "--steps", 2,
+        "--batch-size", 1, "--crop", 8, *more,
+    )  # fmt: skip
+
+
+def tiny(path: Path) -> Path:
+    """Weights of a small network for a scale of 2, called as the file."""
+    model = restoration_network(
+        "sr", name="mambair-nano-x2", dim=12, depths=(1,), attention_reduction=4
+    )
+    metadata = ModelMetadata(
+        name=path.stem,
+        architecture="mambair",
+        training={"degradation": Degradation("sr", scale=2).to_dict()},
+    )
+    save_model(model, path, metadata=metadata)
+    return path
+
+
+def test_training_and_going_on(pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "denoiser"
+    result = train(pictures, out, "--task", "denoise", "--sigma", "10-30", "--learning-rate", 1e-3)
+    assert result.exit_code == 0, result.output
+    assert "denoising, sigma 10 to 30: 2 pictures train, 1 validate" in result.stderr
+    record = json.loads((out / "options.json").read_text())
+    assert record["training"]["betas"] == [0.9, 0.99] and record["training"]["weight_decay"] == 0
+    network = load(out / "model.safetensors")
+    assert isinstance(network, MambaIR) and network.metadata is not None
+    assert network.metadata.name == "denoiser"
+    assert network.metadata.training["data"] == "2 pictures of clean"
+    assert network.metadata.training["degradation"]["sigma"] == [10, 30]
+
+    again = train(pictures, out, "--task", "denoise", "--sigma", "10-30", "--learning-rate", 1e-3)
+    assert again.exit_code == 2 and "--resume" in again.stderr
+    more = ("--task", "denoise", "--sigma", "10-30", "--learning-rate", 1e-3, "--resume")
+    assert train(pictures, out, *more).exit_code == 0
+
+    # The strength of the noise is that of the weights.
+    tuned = train(pictures, tmp_path / "tuned", "--from", out / "model.safetensors")
+    assert tuned.exit_code == 0, tuned.output
+    assert "denoising, sigma 10 to 30" in tuned.stderr
+
+
+def test_few_bits_from_full_precision(pictures: Path, tmp_path: Path) -> None:
+    weights, few = tiny(tmp_path / "full.safetensors"), tmp_path / "few"
+    result = train(
+        pictures, few, "--from", weights, "--quantize", "w4a2", "--method", "rfa", "--seed", 3
+    )
+    assert result.exit_code == 0, result.output
+    record = json.loads((few / "options.json").read_text())
+    assert record["quantization"]["activation"] == "static"
+    assert record["from"]["source"] == str(weights)
+    packed = few / "model.safetensors"
+    assert packed.stat().st_size < weights.stat().st_size
+    measured = run(
+        "evaluate-restoration", "--data", pictures, "--model", packed, "--model", weights
+    )
+    assert measured.exit_code == 0, measured.output
+    lines = [line.split() for line in measured.stdout.splitlines()]
+    assert [line[0] for line in lines] == ["method", "bicubic", "few", "full"]
+    assert lines[2][3] == "4/2" and lines[2][4] == f"{packed.stat().st_size:,}"
+    assert float(lines[2][6]) < float(lines[3][6])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ((), "Say what is learnt"),
+        (("--task", "sr", "--sigma", "25"), "no sigma"),
+        (("--task", "sr", "--method", "lsq"), "--quantize"),
+        (("--task", "sr", "--quantize", "4"), "w4a4"),
+        (("--task", "sr", "--loss", "l2"), "l1"),
+        (("--task", "sr", "--model", "mambair-nano-jpeg"), "for jpeg and not for sr"),
+    ],
+)
+def test_contradictions(
+    pictures: Path, tmp_path: Path, arguments: tuple[str, ...], problem: str
+) -> None:
+    result = train(pictures, tmp_path / "out", *arguments)
+    assert result.exit_code == 2 and problem in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_inputs_are_measured_without_a_model(pictures: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    result = run(
+        "evaluate-restoration", "--data", pictures, "--task", "jpeg", "--quality", 10,
+        "--quality", 40, "-o", table,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "Classic5 has only 1 of its pictures here" in result.stderr
+    with open(table, newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["input"] for row in rows] == ["quality 10", "quality 40"]
+    assert float(rows[0]["psnr"]) < float(rows[1]["psnr"]) - 2
+    assert float(rows[0]["psnr_b"]) < float(rows[0]["psnr"]) and rows[0]["bytes"] == ""
+
+
+def test_networks_side_by_side(pictures: Path, tmp_path: Path) -> None:
+    sources: list[str | Path] = []
+    for number in range(2):
+        sources += ["--model", tiny(tmp_path / f"net{number}.safetensors")]
+    table, report = tmp_path / "table.md", tmp_path / "table.json"
+    for path in (table, report):
+        result = run("evaluate-restoration", "--data", pictures, *sources, "-o", path)
+        assert result.exit_code == 0, result.output
+    lines = table.read_text().splitlines()
+    assert lines[0] == ("| method | input | parameters | W/A bits | bytes | GMACs | TBOPs | Set5 |")
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| bicubic", "| net0", "| net1"]
+    size = (tmp_path / "net0.safetensors").stat().st_size
+    assert f"| 32 | {size:,} |" in lines[3]
+    content = json.loads(report.read_text())
+    assert list(content["rows"][1]["sets"]["Set5"]["pictures"]) == ["Set55", "Set56"]
+    assert content["settings"]["mode"] == "whole"
+    plus = run(
+        "evaluate-restoration", "--data", pictures, *sources[:2], "--sets", "Set5", "--ensemble",
+        "--mode", "official",
+    )  # fmt: skip
+    assert plus.exit_code == 0 and "net0" in plus.stdout
+
+
+def test_wrong_usage_of_the_evaluation(pictures: Path, weights: Path, tmp_path: Path) -> None:
+    data = ("--data", pictures)
+    for arguments, problem in (
+        ((*data,), "--model"),
+        ((*data, "--task", "sr", "--sets", "Kodak24"), "no folder of 'Kodak24'"),
+        ((*data, "--task", "denoise"), "None of CBSD68"),
+        ((*data, "--task", "sr", "-o", tmp_path / "table.xls"), ".json"),
+        ((*data, "--task", "sr", "--mode", "tiles"), "whole, official"),
+        ((*data, "--model", weights), "restores no pictures"),
+    ):
+        result = run("evaluate-restoration", *arguments)
+        assert result.exit_code == 2 and problem in result.stderr, result.output
