@@ -13,35 +13,44 @@ from typing import Any
 
 import torch
 
+Competitors = Mapping[str, Callable[[], object]]
+Times = dict[str, dict[str, float]]
+
 
 def take_turns(
-    competitors: Mapping[str, Callable[[], object]], repeats: int, seconds: float = 20.0
-) -> dict[str, dict[str, float]]:
-    """Median, minimum and maximum milliseconds of each competitor.
+    competitors: Competitors, repeats: int, seconds: float = 20.0, *, fewest: int = 3
+) -> Times:
+    """Median, quartiles, minimum and maximum milliseconds of each competitor.
 
     All of them run once unmeasured, then one after the other in every round, so that a drift of the
     machine's speed meets all alike. Rounds end after ``repeats`` or when ``seconds`` have passed,
-    but not before three.
+    but not before ``fewest``.
     """
     for run in competitors.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in competitors}
     started = time.perf_counter()
     for done in range(repeats):
-        if done >= 3 and time.perf_counter() - started > seconds:
+        if done >= fewest and time.perf_counter() - started > seconds:
             break
         for name, run in competitors.items():
+            # Threads of another library may still spin for a moment after their last call.
+            time.sleep(0.002)
             before = time.perf_counter()
             run()
             times[name].append(1e3 * (time.perf_counter() - before))
+    return {name: _summary(values) for name, values in times.items()}
+
+
+def _summary(values: list[float]) -> dict[str, float]:
+    quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else 3 * values
     return {
-        name: {
-            "median_ms": statistics.median(values),
-            "min_ms": min(values),
-            "max_ms": max(values),
-            "rounds": len(values),
-        }
-        for name, values in times.items()
+        "median_ms": statistics.median(values),
+        "low_quartile_ms": quartiles[0],
+        "high_quartile_ms": quartiles[2],
+        "min_ms": min(values),
+        "max_ms": max(values),
+        "rounds": len(values),
     }
 
 
@@ -57,6 +66,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "capability": torch.backends.cpu.get_cpu_capability(),
+        "load": os.getloadavg()[0],
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -1,72 +1,154 @@
-"""Whole models at 224 x 224: plain modules, the prepared network, and well-known backbones.
+"""Whole models: plain modules, the prepared networks, and well-known backbones.
 
-Swin-T and ResNet-50 come from timm where it is installed (`pip install --no-deps timm`); without it
-their rows are left out. All weights are random.
+At 224 x 224 against Swin-T, ViT-S and ResNet-50 of timm, eager and under ONNX Runtime; the same
+with the instruction sets held down to AVX2, in a process of its own; and a restoration network
+against its own loop. All weights are random. What is not installed is left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from competitors import backbones, on_backend, onnx_runtime
 from measure import take_turns, write
 
-from qmamba.models import QMamba, create_model
-from qmamba.models.inference import InferenceModel, Precision
+from qmamba.models import Model, create_model
+from qmamba.models.inference import Precision, inference_network
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+AVX2 = {
+    "QMAMBA_INSTRUCTION_SET": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+}
+Row = dict[str, Any]
+Runs = dict[str, Callable[[], object]]
 
 
-def known_backbones() -> dict[str, torch.nn.Module]:
-    try:
-        # timm imports torchvision, whose wheels need the operators of a CUDA build of torch.
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float threshold) -> Tensor")
-        import timm
-    except (ImportError, RuntimeError) as error:
-        print(f"without timm's models ({error})")
-        return {}
-    names = {"Swin-T": "swin_tiny_patch4_window7_224", "ResNet-50": "resnet50"}
-    return {label: timm.create_model(name).eval() for label, name in names.items()}
+def quality(batch: int, threads: int, quick: bool) -> Runs:
+    """QMamba in every way it can be run on this machine, and the backbones."""
+    images = torch.randn(batch, 3, 224, 224)
+    runs: Runs = {}
+    for name in ("qmamba-tiny", "qmamba-nano"):
+        model = create_model(name).eval()
+        runs[f"{name} module"] = partial(model, images)
+        for precision in PRECISIONS:
+            runs[f"{name} {precision}"] = partial(inference_network(model, precision), images)
+    for label, module in backbones().items():
+        runs[label] = partial(module, images)
+        if label == "Swin-T":
+            # A copy: bfloat16() changes the module itself.
+            half = backbones()[label].bfloat16()
+            runs["Swin-T bf16"] = partial(half, images.bfloat16())
+        if batch == 1 and not quick:
+            exported = onnx_runtime(module, images, threads)
+            if exported is not None:
+                runs[f"{label} ONNX Runtime"] = exported
+    return runs
+
+
+def without_kernel(model: Model, images: torch.Tensor) -> Callable[[], object]:
+    """The network that is prepared where there is no compiled code of this package."""
+    prepared: list[Callable[[torch.Tensor], torch.Tensor]] = []
+    on_backend("chunked", lambda: prepared.append(inference_network(model)))()
+    return partial(prepared[0], images)
+
+
+def fallbacks() -> Runs:
+    """What there is without compiled code, beside the loop and Swin-T."""
+    images = torch.randn(1, 3, 224, 224)
+    model = create_model("qmamba-tiny").eval()
+    runs: Runs = {
+        "qmamba-tiny loop": on_backend("naive", partial(model, images)),
+        "qmamba-tiny chunked": on_backend("chunked", partial(model, images)),
+        "qmamba-tiny chunked fp32": on_backend("chunked", without_kernel(model, images)),
+        "qmamba-tiny fp32": partial(inference_network(model), images),
+    }
+    found = backbones()
+    return runs | ({"Swin-T": partial(found["Swin-T"], images)} if found else {})
+
+
+def narrow() -> Runs:
+    """What goes into the process that may use AVX2 only."""
+    images = torch.randn(1, 3, 224, 224)
+    model = create_model("qmamba-tiny").eval()
+    runs: Runs = {"qmamba-tiny fp32": partial(inference_network(model), images)}
+    for label, module in backbones().items():
+        runs[label] = partial(module, images)
+    return runs
+
+
+def restoration(side: int, loop: bool) -> Runs:
+    """The lightweight MambaIR."""
+    images = torch.rand(1, 3, side, side)
+    name = "mambair-light-x4"
+    model = create_model(name).eval()
+    runs: Runs = {f"{name} module": on_backend("native", partial(model, images))}
+    if loop:
+        runs[f"{name} loop"] = on_backend("naive", partial(model, images))
+        runs[f"{name} chunked"] = on_backend("chunked", partial(model, images))
+    for precision in ("fp32", "bf16"):
+        runs[f"{name} {precision}"] = partial(inference_network(model, precision), images)
+    return runs
+
+
+def measured(group: str, runs: Runs, size: Row, repeats: int, seconds: float) -> list[Row]:
+    """One row for each competitor of a group that took turns."""
+    with torch.no_grad():
+        found = take_turns(runs, repeats, seconds, fewest=min(3, repeats))
+    rows = [{"group": group, "model": name, **size, **times} for name, times in found.items()]
+    for row in rows:
+        print(f"{group:12} {row['model']:24} {row['median_ms']:9.1f} ms", flush=True)
+    return rows
+
+
+def in_avx2(arguments: argparse.Namespace) -> list[Row]:
+    """The rows of this script's AVX2 group, from a process that can use no more."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "avx2.json"
+        command = [sys.executable, __file__, "--only", "avx2", "-o", str(out)]
+        command += ["--threads", str(arguments.threads), "--repeats", str(arguments.repeats)]
+        command += ["--quick"] if arguments.quick else []
+        subprocess.run(command, env={**os.environ, **AVX2}, check=True)
+        return json.loads(out.read_text())["rows"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--models", nargs="+", default=["qmamba-tiny", "qmamba-nano"])
+    parser.add_argument("--quick", action="store_true", help="a few rounds: does it run?")
+    parser.add_argument("--only", choices=("avx2",), help=argparse.SUPPRESS)
     parser.add_argument("-o", "--out", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    others = known_backbones()
+    repeats = 2 if arguments.quick else arguments.repeats
+    at_224: Row = {"side": 224, "batch": 1}
+    if arguments.only:
+        rows = measured("avx2", narrow(), at_224, repeats, 15)
+        write(arguments.out, {"rows": rows})
+        return
     rows = []
-    for batch in arguments.batches:
-        runs = competitors(arguments.models, others, torch.randn(batch, 3, 224, 224))
-        with torch.no_grad():
-            found = take_turns(runs, arguments.repeats, seconds=60)
-        for name, values in found.items():
-            rows.append({"model": name, "batch": batch, **values})
-            print(f"{name:24} batch {batch}: {values['median_ms']:.1f} ms", flush=True)
+    for batch in (1,) if arguments.quick else (1, 8):
+        runs = quality(batch, arguments.threads, arguments.quick)
+        rows += measured("quality", runs, {"side": 224, "batch": batch}, repeats, 20)
+    rows += measured("fallback", fallbacks(), at_224, min(repeats, 5), 10)
+    rows += in_avx2(arguments)
+    for side in (32,) if arguments.quick else (64, 256):
+        size = {"side": side, "batch": 1}
+        loop = side == 64 and not arguments.quick
+        rows += measured("restoration", restoration(side, loop), size, min(repeats, 5), 20)
     write(arguments.out, {"rows": rows})
-
-
-def competitors(
-    names: list[str], others: dict[str, torch.nn.Module], images: torch.Tensor
-) -> dict[str, Callable[[], object]]:
-    runs: dict[str, Callable[[], object]] = {}
-    precisions: tuple[Precision, ...] = ("fp32", "bf16")
-    for name in names:
-        model = create_model(name).eval()
-        assert isinstance(model, QMamba)
-        runs[f"{name} module"] = partial(model, images)
-        for precision in precisions:
-            runs[f"{name} {precision}"] = partial(InferenceModel(model, precision), images)
-    for name, module in others.items():
-        runs[name] = partial(module, images)
-    return runs
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Correlation of `qmamba score` with the ratings of a list, per precision and policy.
 
 The list is a `scores.csv` with image, mos and split beside a folder `images`. Nothing is trained or
-chosen here; the figures of the model card come from the first row.
+chosen here; the figures of the model card come from the first row. The other precisions are
+compared with the first row on the same pictures: the correlation of the ranks and the largest
+change of a score.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from qmamba.models.inference import Precision
 SETTINGS: tuple[tuple[Precision, str | None], ...] = (
     ("fp32", None),
     ("bf16", None),
+    ("int8", None),
     ("fp32", "crops:count=5"),
     ("fp32", "crops:count=1"),
     ("fp32", "native"),
@@ -34,9 +37,12 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--model", default=DEFAULT_WEIGHTS)
     parser.add_argument("-o", "--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--limit", type=int, help="pictures to score, the first ones of the split")
+    parser.add_argument("--quick", action="store_true", help="20 pictures: does it run?")
     arguments = parser.parse_args()
     with open(arguments.folder / "scores.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == arguments.split]
+    rows = rows[: 20 if arguments.quick else arguments.limit]
     ratings = np.array([float(row["mos"]) for row in rows])
     paths = [arguments.folder / "images" / row["image"] for row in rows]
     results, reference = [], np.empty(0)
@@ -55,6 +61,7 @@ def main() -> None:
                 "rmse": rmse(predicted, ratings),
                 "srcc_to_first": srcc(predicted, reference),
                 "largest_change": float(np.abs(predicted - reference).max()),
+                "typical_change": float(np.sqrt(np.mean((predicted - reference) ** 2))),
             }
         )
         print(results[-1], flush=True)

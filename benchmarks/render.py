@@ -1,0 +1,276 @@
+"""Put the tables and plots of docs/performance.md in place, from the JSON of the benchmarks alone.
+
+    python -m benchmarks.render
+
+Each table stands between `<!-- NAME -->` and `<!-- /NAME -->`. Plots need matplotlib.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from goals import Results, Rows, goals  # noqa: E402
+
+PAGE = HERE.parent / "docs" / "performance.md"
+LABELS = {
+    "qmamba-tiny": "QMamba-T",
+    "qmamba-nano": "qmamba-nano",
+    "mambair-light-x4": "MambaIR-light x4",
+    "mambair-nano-x2": "mambair-nano-x2",
+    "transformers": "transformers, slow path",
+    "mambapy": "mambapy, parallel scan",
+    "native": "C++ kernel",
+    "chunked": "chunked PyTorch",
+    "naive": "loop",
+}
+WAYS = {
+    "module": "module",
+    "fp32": "prepared, fp32",
+    "bf16": "prepared, bf16",
+    "int8": "prepared, int8",
+    "loop": "module, loop",
+    "chunked": "module, chunked PyTorch",
+    "chunked fp32": "prepared, fp32, chunked PyTorch",
+}
+
+
+def label(name: str) -> str:
+    model, _, way = name.partition(" ")
+    return f"{LABELS[model]} {WAYS[way]}" if model in LABELS and way in WAYS else name
+
+
+def milliseconds(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(head), *map(list, rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def spread(row: dict[str, Any]) -> str:
+    """Median and quartiles."""
+    low, high = (milliseconds(row[key]) for key in ("low_quartile_ms", "high_quartile_ms"))
+    return f"{milliseconds(row['median_ms'])} ({low} to {high})"
+
+
+def scan_table(rows: Rows) -> str:
+    names = ["naive", "chunked", "mambapy", "transformers", "native"]
+
+    def cell(row: dict[str, Any], name: str) -> str:
+        if name not in row["ms"]:
+            return "-"
+        time = milliseconds(row["ms"][name]["median_ms"])
+        return time if name == "naive" else f"{time} ({row['times'][name]:.3g}x)"
+
+    return table(
+        ["shape", "pass", *(f"{LABELS[name]}, ms" for name in names)],
+        (
+            [
+                row["shape"],
+                "forward and backward" if row["gradients"] else "forward",
+                *(cell(row, name) for name in names),
+            ]
+            for row in rows
+        ),
+    )
+
+
+def models_table(rows: Rows, groups: tuple[str, ...] = ("quality",)) -> str:
+    rows = [row for row in rows if row["group"] in groups]
+    batches = sorted({row["batch"] for row in rows})
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    found = {(row["model"], row["batch"]): row for row in rows}
+    lines = []
+    for name in names:
+        line = [label(name)]
+        for batch in batches:
+            row, swin = found.get((name, batch)), found.get(("Swin-T", batch))
+            ratio = f"{row['median_ms'] / swin['median_ms']:.2f}" if row and swin else "-"
+            line += [spread(row) if row else "-", ratio]
+        lines.append(line)
+    head = [item for batch in batches for item in (f"batch {batch}, ms", "of Swin-T")]
+    return table(["model", *head], lines)
+
+
+def restoration_table(rows: Rows) -> str:
+    rows = [row for row in rows if row["group"] == "restoration"]
+    sides = sorted({row["side"] for row in rows})
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    found = {(row["model"], row["side"]): row for row in rows}
+    return table(
+        ["model", *(f"{side} x {side}, ms" for side in sides)],
+        (
+            [label(name)]
+            + [spread(found[name, side]) if (name, side) in found else "-" for side in sides]
+            for name in names
+        ),
+    )
+
+
+def parts_table(rows: Rows) -> str:
+    kinds = ["linear", "integer linear", "convolution", "norm", "scan", "rest"]
+    return table(
+        ["network", "whole, ms", *kinds, "floor"],
+        (
+            [f"{LABELS[row['model']]} {row['precision']}, {row['batch']} x {row['side']}²"]
+            + [milliseconds(row["whole_ms"])]
+            + [milliseconds(row["parts_ms"][k]) if k in row["parts_ms"] else "-" for k in kinds]
+            + [milliseconds(row["floor_ms"])]
+            for row in rows
+        ),
+    )
+
+
+def iqa_table(rows: Rows) -> str:
+    sizes = list(dict.fromkeys((row["width"], row["height"]) for row in rows))
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    found = {(row["model"], row["width"], row["height"]): row for row in rows}
+    return table(
+        ["model", *(f"{width} x {height}, ms" for width, height in sizes)],
+        (
+            [label(name)]
+            + [spread(found[place]) if (place := (name, *size)) in found else "-" for size in sizes]
+            for name in names
+        ),
+    )
+
+
+def memory_table(rows: Rows) -> str:
+    return table(
+        ["what", "network", "precision", "input", "peak, MB", "bytes per pixel"],
+        (
+            [
+                row["kind"],
+                LABELS[row["model"]],
+                row["precision"],
+                f"{row['batch']} x {row['side']}²",
+                f"{row['bytes'] / 1e6:.0f}",
+                str(row["bytes_per_pixel"]),
+            ]
+            for row in rows
+        ),
+    )
+
+
+def scaling_table(rows: Rows) -> str:
+    return table(
+        ["network", "picture", "seconds", "microseconds per pixel"],
+        (
+            [
+                LABELS[row["model"]],
+                f"{row['side']} x {row['side']}",
+                f"{min(row['seconds']):.2f}",
+                f"{row['microseconds']:.2f}",
+            ]
+            for row in rows
+        ),
+    )
+
+
+def agreement_table(rows: Rows) -> str:
+    return table(
+        ["precision", "views", "SRCC with ratings", "SRCC with fp32", "largest change", "typical"],
+        (
+            [
+                row["precision"],
+                row["policy"].split("(")[0] + (f", {count[1]}" if (count := _count(row)) else ""),
+                f"{row['srcc'][0]:.4f}",
+                f"{row['srcc_to_first']:.4f}",
+                f"{row['largest_change']:.4f}",
+                f"{row['typical_change']:.4f}",
+            ]
+            for row in rows
+        ),
+    )
+
+
+def _count(row: dict[str, Any]) -> re.Match[str] | None:
+    return re.search(r"count=(\d+)", row["policy"])
+
+
+def folder_table(reports: dict[str, dict[str, Any]]) -> str:
+    lines = []
+    for name, report in reports.items():
+        if not name.startswith("score_folder"):
+            continue
+        precision = report["options"][-1] if report["options"] else "fp32"
+        for row in report["rows"]:
+            seconds = "-" if name.endswith("memory") else f"{row['seconds']:.1f}"
+            pace = "" if name.endswith("memory") else f"{report['pictures_per_second']:.1f}"
+            last = row is report["rows"][-1]
+            peak = f"{row['peak_megabytes']:.0f} MB"
+            lines.append([precision, str(row["pictures"]), seconds, pace if last else "", peak])
+    return table(["precision", "pictures", "seconds", "pictures per second", "peak memory"], lines)
+
+
+def goals_table(results: Results) -> str:
+    return table(
+        ["goal", "wanted", "measured", ""],
+        (
+            [goal.what, goal.wanted, f"{goal.found:.3g}x", "met" if goal.met else "**missed**"]
+            for goal in goals(results)
+        ),
+    )
+
+
+TABLES: dict[str, tuple[str, Callable[[Rows], str]]] = {
+    "scan": ("scan", scan_table),
+    "models": ("models", models_table),
+    "fallback": ("models", lambda rows: models_table(rows, ("fallback",))),
+    "avx2": ("models", lambda rows: models_table(rows, ("avx2",))),
+    "restoration": ("models", restoration_table),
+    "parts": ("parts", parts_table),
+    "iqa": ("iqa", iqa_table),
+    "memory": ("memory", memory_table),
+    "scaling": ("scaling", scaling_table),
+    "agreement": ("score_agreement", agreement_table),
+}
+
+
+def put(page: str, name: str, content: str) -> str:
+    """The page with one table replaced."""
+    pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+    if not re.search(pattern, page, flags=re.DOTALL):
+        raise SystemExit(f"The page has no place <!-- {name} --> ... <!-- /{name} -->")
+    return re.sub(pattern, lambda m: f"{m[1]}\n{content}\n\n{m[2]}", page, flags=re.DOTALL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of JSON")
+    parser.add_argument("--page", type=Path, default=PAGE, help="Markdown with the places")
+    arguments = parser.parse_args()
+    reports = {
+        path.stem: json.loads(path.read_text()) for path in sorted(arguments.results.glob("*.json"))
+    }
+    results: Results = {name: report.get("rows", []) for name, report in reports.items()}
+    page = arguments.page.read_text(encoding="utf-8")
+    for name, (source, draw) in TABLES.items():
+        if source in results:
+            page = put(page, name, draw(results[source]))
+        else:
+            print(f"{name} stays: {source}.json is not in {arguments.results}")
+    page = put(page, "folder", folder_table(reports))
+    page = put(page, "goals", goals_table(results))
+    arguments.page.write_text(page, encoding="utf-8")
+    try:
+        from plots import draw_plots
+    except ImportError as error:
+        print(f"plots stay ({error})")
+        return
+    draw_plots(results, arguments.page.parent / "figures", label)
+
+
+if __name__ == "__main__":
+    main()

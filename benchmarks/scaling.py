@@ -1,0 +1,56 @@
+"""Time per pixel of whole pictures, from small to large: the scan is linear in their number."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import write
+
+from qmamba.models import create_model
+from qmamba.models.inference import inference_network
+
+SIDES = {
+    "qmamba-tiny": (256, 512, 1024, 2048),
+    "mambair-nano-x2": (256, 512, 1024, 2048),
+    "mambair-light-x4": (128, 256, 512),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=2, help="passes over all sizes")
+    parser.add_argument("--quick", action="store_true", help="one pass over small sizes")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="JSON file to write")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows: list[dict[str, Any]] = []
+    for name, sides in SIDES.items():
+        network = inference_network(create_model(name).eval())
+        sides = tuple(side for side in sides if side <= 256 or not arguments.quick)
+        seconds: dict[int, list[float]] = {side: [] for side in sides}
+        network(torch.rand(1, 3, sides[0], sides[0]))
+        for done in range(1 if arguments.quick else arguments.rounds):
+            for side in sides:
+                # One look at the largest size, which alone takes longer than all others.
+                if done and side == sides[-1] and seconds[side][0] > 20:
+                    continue
+                images = torch.rand(1, 3, side, side)
+                before = time.perf_counter()
+                network(images)
+                seconds[side].append(time.perf_counter() - before)
+        for side, values in seconds.items():
+            best = min(values)
+            per_pixel = 1e6 * best / side**2
+            row = {"model": name, "side": side, "seconds": values, "microseconds": per_pixel}
+            rows.append(row)
+            print(f"{name:18} {side:5}: {best:.2f} s, {per_pixel:.2f} us per pixel", flush=True)
+    write(arguments.out, {"rows": rows})
+
+
+if __name__ == "__main__":
+    main()
