@@ -1,0 +1,75 @@
+"""The folders are floors: an import may only point to the own folder or down."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import qmamba
+
+PACKAGE = Path(qmamba.__file__).parent
+
+FLOORS: tuple[frozenset[str], ...] = (
+    frozenset({"errors"}),
+    frozenset({"files"}),
+    frozenset({"ops", "images"}),
+    frozenset({"nn"}),
+    frozenset({"models"}),
+    frozenset({"quantization", "prompts"}),
+    frozenset({"assess", "restore"}),
+    frozenset({"datasets"}),
+    frozenset({"evaluation"}),
+    frozenset({"training"}),
+    frozenset({"reproduce"}),
+    frozenset({"cli"}),
+)
+DOORS = {"__init__", "__main__"}
+# `load` is one function for every kind of weights, and hands files of packed codes on.
+HANDED_UP = {("models/checkpoint.py", "quantization")}
+
+
+def level(folder: str) -> int:
+    return next(height for height, floor in enumerate(FLOORS) if folder in floor)
+
+
+def sources() -> list[Path]:
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if "weights" not in path.parts]
+
+
+def folder_of(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """The folders of this package that a module imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "qmamba" and len(parts) > 1 and not parts[1].startswith("__"):
+                found.add(parts[1])
+    return found
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    folder = folder_of(path)
+    if folder in DOORS:
+        return
+    own = level(folder)
+    place = path.relative_to(PACKAGE).as_posix()
+    above = {
+        name
+        for name in imported(path)
+        if name != folder and level(name) >= own and (place, name) not in HANDED_UP
+    }
+    assert not above, f"{path.name} of {folder} imports from {', '.join(sorted(above))}"
