@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,12 @@ def test_ctrl_c_keeps_the_rows(weights: Path, tmp_path: Path) -> None:
         "score", "-", "--model", weights, "-o", tmp_path / "out.csv", "--workers", "1"
     )
     with subprocess.Popen(
-        arguments, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+        arguments,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        # A shell starts background jobs, and so the tests in one, with this signal ignored.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdin is not None and process.stderr is not None
         process.stdin.write(b"%s\n" % os.fsencode(path) * 6)
