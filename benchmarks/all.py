@@ -2,21 +2,64 @@
 
     python -m benchmarks.all -o benchmarks/results --photographs FOLDER
 
-takes about ten minutes; `python -m benchmarks.render` then puts the tables and plots into the page.
-The folder holds `scores.csv` and `images/`, as for `benchmarks/score_agreement.py`; without it the
-scores of the precisions are not compared and no folder is scored.
+takes about twenty minutes; `python -m benchmarks.render` then puts the tables and plots into the
+page. A part that fails or takes too long does not stop the others, and `--resume` goes on with a
+run that was cut off. The folder holds `scores.csv` and `images/`, as for
+`benchmarks/score_agreement.py`; without it the scores of the precisions are not compared and no
+folder is scored.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SCRIPTS = ("scan", "models", "parts", "iqa", "memory", "scaling")
+SCRIPTS = ("scan", "models", "parts", "memory", "scaling", "iqa", "quantized")
+PROGRESS = "progress.json"
+"""Which parts of a run are done, beside their results."""
+
+
+def commands(arguments: argparse.Namespace) -> dict[str, list[str]]:
+    """The name of each part, which is that of its JSON, and its script with the options."""
+    quick = ["--quick"] if arguments.quick else []
+    shared = ["--threads", str(arguments.threads), *quick]
+    found = {name: [f"{name}.py", *shared] for name in SCRIPTS}
+    found["quantized"] += ["--seconds", "15"]
+    if arguments.photographs is None:
+        return found
+    for precision in ("fp32", "bf16", "int8"):
+        suffix = "" if precision == "fp32" else f"_{precision}"
+        found[f"score_folder{suffix}"] = [
+            *("score_folder.py", str(arguments.photographs / "images"), "--repeats", "1"),
+            *("--sizes", *(("5", "10") if arguments.quick else ("20", "125"))),
+            *("--option=--precision", f"--option={precision}"),
+        ]
+    folder = str(arguments.photographs)
+    found["score_agreement"] = ["score_agreement.py", folder, "--limit", "500", *quick]
+    return found
+
+
+def succeeds(command: list[str], out: Path, seconds: float) -> bool:
+    """Run one part; its JSON takes its place only when it is complete."""
+    unfinished = out.with_suffix(".unfinished")
+    script = [sys.executable, str(HERE / command[0]), *command[1:], "-o", str(unfinished)]
+    try:
+        subprocess.run(script, timeout=seconds, check=True)
+        unfinished.replace(out)
+    except (subprocess.SubprocessError, OSError) as error:
+        print(f"{out.stem} failed: {error}", file=sys.stderr, flush=True)
+        unfinished.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
 def main() -> int:
@@ -25,35 +68,41 @@ def main() -> int:
     parser.add_argument("--photographs", type=Path, help="rated pictures for score_agreement.py")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="a few rounds each: do they run?")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="names of the JSON files")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="parts to run; see --list")
+    parser.add_argument("--list", action="store_true", help="print the names of the parts")
+    parser.add_argument("--resume", action="store_true", help="leave out what the last run did")
+    parser.add_argument("--minutes", type=float, default=60, help="no part starts after these")
+    parser.add_argument("--limit", type=float, default=10, help="longest that a part may take")
     arguments = parser.parse_args()
+    parts = commands(arguments)
+    if arguments.list:
+        print("\n".join(parts))
+        return 0
+    if unknown := set(arguments.only or ()) - set(parts):
+        parser.error(f"no part is called {', '.join(sorted(unknown))}; there are {list(parts)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    shared = ["--quick"] if arguments.quick else []
-    commands = {name: ["--threads", str(arguments.threads), *shared] for name in SCRIPTS}
-    if arguments.photographs is not None:
-        limit = ["--limit", "500"]
-        commands["score_agreement"] = [str(arguments.photographs), *limit, *shared]
-        for precision in ("fp32", "bf16", "int8"):
-            sizes = ["5", "10"] if arguments.quick else ["20", "125"]
-            suffix = "" if precision == "fp32" else f"_{precision}"
-            commands[f"score_folder{suffix}"] = [
-                *(str(arguments.photographs / "images"), "--repeats", "1", "--sizes", *sizes),
-                *("--option=--precision", f"--option={precision}"),
-            ]
+    progress = arguments.out / PROGRESS
+    done: dict[str, int] = {}
+    if arguments.resume and progress.exists():
+        done = json.loads(progress.read_text())["seconds"]
+    names = [name for name in arguments.only or parts if name not in done]
     failed = []
-    for name, options in commands.items():
-        if arguments.only and name not in arguments.only:
-            continue
-        print(f"== {name}", flush=True)
+    begun = time.perf_counter()
+    for place, name in enumerate(names, 1):
         started = time.perf_counter()
-        source = "score_folder" if name.startswith("score_folder") else name
-        script = [sys.executable, str(HERE / f"{source}.py"), *options]
-        run = subprocess.run([*script, "-o", str(arguments.out / f"{name}.json")])
-        print(f"== {name}: {time.perf_counter() - started:.0f} s", flush=True)
-        if run.returncode:
+        if started - begun > 60 * arguments.minutes:
+            failed += names[place - 1 :]
+            break
+        print(f"== {place} of {len(names)}, {name}: at {clock(started - begun)}", flush=True)
+        if succeeds(parts[name], arguments.out / f"{name}.json", 60 * arguments.limit):
+            done[name] = round(time.perf_counter() - started)
+            progress.write_text(json.dumps({"seconds": done}, indent=1) + "\n")
+        else:
             failed.append(name)
+        print(f"== {name}: {clock(time.perf_counter() - started)}", flush=True)
+    print(f"{clock(time.perf_counter() - begun)} in all", flush=True)
     if failed:
-        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+        print(f"failed or not begun: {', '.join(failed)}; see --resume", file=sys.stderr)
     return len(failed)
 
 

@@ -30,7 +30,7 @@ class Goal:
 
 def goals(results: Results) -> Iterator[Goal]:
     """Every goal whose figures there are."""
-    for build in (_scan, _quality, _restoration, _fallbacks, _scaling):
+    for build in (_scan, _quality, _restoration, _quantized, _fallbacks, _scaling):
         yield from _found(build, results)
 
 
@@ -84,6 +84,21 @@ def _restoration(results: Results) -> Iterator[Goal]:
     yield Goal("MambaIR-light, 256 x 256 to 64 x 64", 20, False, growth)
     faster = small[f"{name} loop"] / small[f"{name} fp32"]
     yield Goal("MambaIR-light, 64 x 64: faster than the loop", 60, True, faster)
+
+
+def _quantized(results: Results) -> Iterator[Goal]:
+    scans = {(row["scan"], row["way"]): row["median_ms"] for row in results["quantized scans"]}
+    full, tables = scans["light", "fp32"], scans["light", "tables, 4 bits"]
+    whole = tables + scans["light", "its operands onto their grids, 4 bits"]
+    yield Goal("scan of 4 bits by tables: faster than its fp32", 3, True, full / tables)
+    yield Goal("the same with all that stands before it", 3, True, full / whole)
+    networks = {
+        row["precision"]: row["median_ms"]
+        for row in results["quantized networks"]
+        if row["model"] == "mambair-light-x4"
+    }
+    faster = networks["fp32"] / networks["W4A4"]
+    yield Goal("MambaIR-light W4A4: faster than its fp32", 2, True, faster)
 
 
 def _fallbacks(results: Results) -> Iterator[Goal]:

@@ -254,7 +254,12 @@ def main() -> None:
     reports = {
         path.stem: json.loads(path.read_text()) for path in sorted(arguments.results.glob("*.json"))
     }
-    results: Results = {name: report.get("rows", []) for name, report in reports.items()}
+    results: Results = {
+        name: report["rows"] for name, report in reports.items() if "rows" in report
+    }
+    for part in ("networks", "scans"):
+        if part in reports.get("quantized", {}):
+            results[f"quantized {part}"] = reports["quantized"][part]
     page = arguments.page.read_text(encoding="utf-8")
     for name, (source, draw) in TABLES.items():
         if source in results:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
+import functools
 import os
 import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -68,7 +68,7 @@ def test_ctrl_c_keeps_the_rows(weights: Path, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         env=ENVIRONMENT,
         # A shell starts background jobs, and so the tests in one, with this signal ignored.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdin is not None and process.stderr is not None
         process.stdin.write(b"%s\n" % os.fsencode(path) * 6)
