@@ -96,8 +96,8 @@ def grid() -> Iterator[Cell]:
     for bits in ("w4a4", "w2a2", "w8a8"):
         for task in LESSONS:
             yield Cell(task, bits, MAIN, 0)
-    for task in LESSONS:
-        for seed in SEEDS:
+    for seed in SEEDS:
+        for task in LESSONS:
             for bits in ("w4a4", "w2a2"):
                 yield from (
                     Cell(task, bits, method, seed)
