@@ -6,7 +6,7 @@ takes about twenty minutes; `python -m benchmarks.render` then puts the tables a
 page. A part that fails or takes too long does not stop the others, and `--resume` goes on with a
 run that was cut off. The folder holds `scores.csv` and `images/`, as for
 `benchmarks/score_agreement.py`; without it the scores of the precisions are not compared and no
-folder is scored.
+folder is scored. Packed networks have a script of their own, `benchmarks/quantized.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SCRIPTS = ("scan", "models", "parts", "memory", "scaling", "iqa", "quantized")
+SCRIPTS = ("scan", "models", "parts", "memory", "scaling", "iqa")
 PROGRESS = "progress.json"
 """Which parts of a run are done, beside their results."""
 
@@ -29,7 +29,6 @@ def commands(arguments: argparse.Namespace) -> dict[str, list[str]]:
     quick = ["--quick"] if arguments.quick else []
     shared = ["--threads", str(arguments.threads), *quick]
     found = {name: [f"{name}.py", *shared] for name in SCRIPTS}
-    found["quantized"] += ["--seconds", "15"]
     if arguments.photographs is None:
         return found
     for precision in ("fp32", "bf16", "int8"):

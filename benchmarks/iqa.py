@@ -26,7 +26,7 @@ PYIQA: dict[str, tuple[str, str, dict[str, Any]]] = {
     "NIMA": ("nima", "NIMA", {"pretrained": False}),
     "HyperIQA": ("hypernet", "HyperNet", {"pretrained": False}),
     "TOPIQ-NR": ("topiq", "CFANet", {"pretrained": False, "use_ref": False}),
-    "WaDIQaM-NR": ("wadiqam", "WaDIQaM", {"metric_type": "NR"}),
+    "WaDIQaM-NR": ("wadiqam", "WaDIQaM", {"pretrained": False, "metric_type": "NR"}),
     "CNNIQA": ("cnniqa", "CNNIQA", {"pretrained": None}),
 }
 """Label: module, class and arguments."""

@@ -97,7 +97,7 @@ def restoration(side: int, loop: bool) -> Runs:
     if loop:
         runs[f"{name} loop"] = on_backend("naive", partial(model, images))
         runs[f"{name} chunked"] = on_backend("chunked", partial(model, images))
-    for precision in ("fp32", "bf16"):
+    for precision in PRECISIONS:
         runs[f"{name} {precision}"] = partial(inference_network(model, precision), images)
     return runs
 

@@ -41,6 +41,7 @@ CASES: tuple[tuple[str, Precision, int, int], ...] = (
     ("qmamba-tiny", "int8", 8, 224),
     ("mambair-light-x4", "fp32", 1, 64),
     ("mambair-light-x4", "bf16", 1, 64),
+    ("mambair-light-x4", "int8", 1, 64),
 )
 
 

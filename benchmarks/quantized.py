@@ -4,14 +4,17 @@ Weights are random. Networks take turns in one process; the memory of each is th
 loads its file and runs it once, above what it had before, weights included (Linux only).
 
     python -m benchmarks.quantized -o benchmarks/results/quantized.json
+    python -m benchmarks.quantized_page
 
-prints the tables of docs/quantization.md.
+measures and puts the tables into docs/quantization.md. The file is written after each network, and
+what it holds already is left out the next time, unless `--again` is given.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import json
 import subprocess
 import sys
 import tempfile
@@ -29,9 +32,9 @@ from measure import take_turns, write
 from qmamba.models import ModelMetadata, create_model, load, save_model
 from qmamba.models.inference import Precision, inference_network
 from qmamba.ops import scan_routes
-from qmamba.ops.operands import Constant, GridRule, place_operand, step_codes
+from qmamba.ops.operands import Constant, GridRule
 from qmamba.ops.packed import PackedScan
-from qmamba.ops.table import TableScan
+from qmamba.ops.table import ScanRules, TableScan
 from qmamba.quantization import QuantConfig, calibrate, quantize_
 from qmamba.quantization.packed_file import save_quantized
 from qmamba.quantization.pictures import calibration_inputs
@@ -100,23 +103,30 @@ def print_memory(path: str, precision: str, side: int) -> None:
     print((resident("VmHWM") - before) / 1000)
 
 
-def measure_networks(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Size, time and memory of every network in every precision."""
+def measure_network(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Size, time and memory of a network in every precision."""
     rows: list[dict[str, Any]] = []
+    side = NETWORKS[name]
     with tempfile.TemporaryDirectory() as folder:
-        for name in arguments.models:
-            side = NETWORKS[name]
-            files = written(name, Path(folder))
-            runs = {label: prepared(*file, side) for label, file in files.items()}
-            found = take_turns(runs, arguments.repeats, seconds=arguments.seconds)
-            del runs
-            for label, (path, precision) in files.items():
-                memory = peak_megabytes(path, precision, side, arguments.threads)
-                size = path.stat().st_size / (2 if label == "bf16" else 1)
-                row = {"model": name, "precision": label, "side": side, "file_bytes": size}
-                rows.append({**row, "peak_megabytes": memory, **found[label]})
-                print(line(rows[-1], found["fp32"]["median_ms"]), flush=True)
+        files = written(name, Path(folder))
+        runs = {label: prepared(*file, side) for label, file in files.items()}
+        found = take_turns(runs, arguments.repeats, seconds=arguments.seconds)
+        del runs
+        for label, (path, precision) in files.items():
+            memory = peak_megabytes(path, precision, side, arguments.threads)
+            size = path.stat().st_size / (2 if label == "bf16" else 1)
+            row = {"model": name, "precision": label, "side": side, "file_bytes": size}
+            rows.append({**row, "peak_megabytes": memory, **found[label]})
+            print(line(rows[-1], found["fp32"]["median_ms"]), flush=True)
     return rows
+
+
+def kept(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of networks and of scans that have been measured already."""
+    if arguments.again or arguments.out is None or not arguments.out.exists():
+        return [], []
+    report = json.loads(arguments.out.read_text())
+    return report["networks"], report["scans"]
 
 
 def line(row: dict[str, Any], full: float) -> str:
@@ -130,11 +140,11 @@ def line(row: dict[str, Any], full: float) -> str:
 
 
 def measure_scans(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The scan in float32, and that with tables with all that stands before it."""
+    """The scan in float32, and that with tables, with the pass that finds its grids apart."""
     rows = []
     for name, (channels, states, rank) in SCANS.items():
         runs = scan_runs(channels, states, rank)
-        found = take_turns(runs, arguments.repeats, seconds=arguments.seconds)
+        found = take_turns(runs, arguments.repeats, seconds=min(arguments.seconds, 10.0))
         for label, values in found.items():
             ratio = found["fp32"]["median_ms"] / values["median_ms"]
             rows.append({"scan": name, "way": label, "ratio": ratio, **values})
@@ -143,7 +153,7 @@ def measure_scans(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def scan_runs(channels: int, states: int, rank: int) -> dict[str, Callable[[], object]]:
-    """One call of each scan: time steps, four routes, norm."""
+    """One call of each scan: time steps, four routes, norm; with tables in two parts."""
     pixels = _SIDE * _SIDE
     x = torch.randn(1, pixels, channels)
     projected = torch.randn(1, pixels, 4, rank + 2 * states)
@@ -157,40 +167,43 @@ def scan_runs(channels: int, states: int, rank: int) -> dict[str, Callable[[], o
     )
     runs: dict[str, Callable[[], object]] = {"fp32": partial(full, x, projected, routes)}
     for bits in (4, 2):
-
-        def codes(*shape: int, bits: int = bits) -> torch.Tensor:
-            return torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), shape, dtype=torch.int8)
-
-        rule = GridRule(bits, weights=torch.tensor([0, 0.5, 0, 0, -1, -0.25, 0, 0]))
-        table = TableScan(
-            rule,
-            Constant(codes(4, channels), 0.3, 1.0),
-            Constant(codes(4, channels, states), 0.1, 1.0),
-            Constant(codes(4, channels), 0.2, 0.1),
-            norm=norm,
-        )
-        padded = torch.nn.functional.pad(codes(4, rank, channels), (0, -channels % 16))
-        weight = Constant(padded.contiguous(), 0.1, 0.03)
-        steps = step_codes(projected, weight, channels, rule)
-
-        def operands(rule: GridRule = rule, weight: Constant = weight) -> object:
-            rows = projected.clone().flatten(1, 2)
-            for first, last in ((0, rank), (rank, rank + states), (rank + states, None)):
-                place_operand(rows[..., first:last], rule)
-            place_operand(x.clone(), rule)
-            return step_codes(projected, weight, channels, rule)
-
-        runs[f"tables, {bits} bits"] = partial(table, x, steps, projected, routes)
-        runs[f"its operands onto their grids, {bits} bits"] = operands
+        table = table_scan(channels, states, rank, bits, norm)
+        numbers = projected.clone()
+        grids = table.grids(x, numbers)
+        runs[f"tables, {bits} bits"] = partial(table, x, numbers, routes, grids=grids)
+        runs[f"its operands onto their grids, {bits} bits"] = partial(table.grids, x, numbers)
     return runs
 
 
+def table_scan(
+    channels: int, states: int, rank: int, bits: int, norm: torch.nn.LayerNorm
+) -> TableScan:
+    """A scan with random codes whose grids follow the image."""
+
+    def codes(*shape: int) -> torch.Tensor:
+        return torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), shape, dtype=torch.int8)
+
+    rule = GridRule(bits, weights=torch.tensor([0, 0.5, 0, 0, -1, -0.25, 0, 0]))
+    low = GridRule(bits, grid=(4 / 2**bits, 0.0))
+    padded = torch.nn.functional.pad(codes(4, rank, channels), (0, -channels % 16))
+    return TableScan(
+        ScanRules(low, rule, rule, rule, rule),
+        Constant(padded.contiguous(), 0.1, 0.03),
+        Constant(codes(4, channels), 0.3, 1.0),
+        Constant(codes(4, channels, states), 0.1, 1.0),
+        Constant(codes(4, channels), 0.2, 0.1),
+        norm=norm,
+        output=rule,
+    )
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-o", "--out", type=Path, help="JSON file to write")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("-o", "--out", type=Path, help="JSON file to write, or to complete")
+    parser.add_argument("--again", action="store_true", help="measure what it holds as well")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--seconds", type=float, default=60.0, help="for each network at most")
+    parser.add_argument("--seconds", type=float, default=40.0, help="for each network at most")
     parser.add_argument("--models", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--quick", action="store_true", help="a few rounds: does it run?")
     parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
@@ -202,14 +215,18 @@ def main() -> None:
     if arguments.quick:
         arguments.repeats, arguments.seconds = 3, 1.0
         arguments.models = ["mambair-light-x4"]
+    networks, scans = kept(arguments)
+    done = {row["model"] for row in networks}
     with torch.no_grad():
-        print("| network | precision | file | time | against fp32 | peak memory |")
+        print("| scan | way | time | against fp32 |\n|---|---|---|---|")
+        scans = scans or measure_scans(arguments)
+        print("\n| network | precision | file | time | against fp32 | peak memory |")
         print("|---|---|---|---|---|---|")
-        networks = measure_networks(arguments)
-        print("\n| scan | way | time | against fp32 |\n|---|---|---|---|")
-        scans = measure_scans(arguments)
-    if arguments.out is not None:
-        write(arguments.out, {"networks": networks, "scans": scans})
+        for name in arguments.models:
+            if name not in done:
+                networks += measure_network(name, arguments)
+            if arguments.out is not None:
+                write(arguments.out, {"networks": networks, "scans": scans})
 
 
 if __name__ == "__main__":

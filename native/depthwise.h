@@ -20,13 +20,17 @@ QMAMBA_INLINE vfloat activate(vfloat v, int32_t activation) {
   return v;
 }
 
+// The widest window; wider ones are not computed here.
+constexpr int kWidestWindow = 15;
+
 // The rows of one part of an image. `ring` holds as many padded rows as the window is high.
 template <int Side>
-static void depthwise_part(const qmamba_depthwise& call, int64_t image, int64_t part, float* ring) {
+static void depthwise_part(const qmamba_depthwise& call, int64_t image, int64_t part, int64_t parts,
+                           float* ring) {
   const int side = Side ? Side : (int)call.side;
   const int64_t reach = side / 2 * call.dilation, high = 2 * reach + 1;
   const int64_t padded_width = call.width + 2 * reach;
-  const int64_t begin = call.height * part / kParts, end = call.height * (part + 1) / kParts;
+  const int64_t begin = call.height * part / parts, end = call.height * (part + 1) / parts;
   const Levels levels(call.grid ? *call.grid : qmamba_grid{1, 0, 0, 0}, call.first, call.last);
   const float* x = call.x + image * call.height * call.width * call.stride;
   float* y = call.y + image * call.height * call.width * call.channels;
@@ -45,15 +49,23 @@ static void depthwise_part(const qmamba_depthwise& call, int64_t image, int64_t 
       }
       const int64_t centre = row - reach;
       if (centre < begin) continue;
+      // Rows of the window and its weights, which stores would otherwise have read again.
+      constexpr int kMost = Side ? Side : kWidestWindow;
+      const float* from[kMost];
+      for (int a = 0; a < side; a++) {
+        const int64_t source = centre + (a - side / 2) * call.dilation;
+        from[a] = ring + (source + high) % high * padded_width * W;
+      }
+      vfloat weights[kMost * kMost];
+      for (int a = 0; a < side; a++)
+        for (int b = 0; b < side; b++)
+          weights[a * side + b] = load(call.weights + (a * side + b) * call.padded + channel);
+      const vfloat bias = load(call.bias + channel);
       for (int64_t j = 0; j < call.width; j++) {
-        vfloat sum = load(call.bias + channel);
-        for (int a = 0; a < side; a++) {
-          const int64_t source = centre + (a - side / 2) * call.dilation;
-          const float* from = ring + ((source + high) % high * padded_width + j) * W;
-          const float* weight = call.weights + a * side * call.padded + channel;
+        vfloat sum = bias;
+        for (int a = 0; a < side; a++)
           for (int b = 0; b < side; b++)
-            sum += load(from + b * call.dilation * W) * load(weight + b * call.padded);
-        }
+            sum += load(from[a] + (j + b * call.dilation) * W) * weights[a * side + b];
         store_first(y + (centre * call.width + j) * call.channels + channel,
                     activate(sum, call.activation), count);
       }

@@ -36,6 +36,7 @@ QMAMBA_DECLARE_INTEGER(avxvnni)
 #define QMAMBA_DECLARE_TABLE(variant)                                                      \
   void qmamba_operand_##variant(const qmamba_operand*, qmamba_parallel_for);               \
   void qmamba_steps_##variant(const qmamba_steps*, qmamba_parallel_for);                   \
+  void qmamba_scan_grids_##variant(const qmamba_scan_grids*, qmamba_parallel_for);         \
   void qmamba_depthwise_##variant(const qmamba_depthwise*, qmamba_parallel_for);           \
   void qmamba_table_scan_##variant(const qmamba_table_scan*, Partition, qmamba_parallel_for);
 QMAMBA_DECLARE_TABLE(base)
@@ -187,9 +188,9 @@ QMAMBA_EXPORT void qmamba_integer_linear(const qmamba_integer_call* call,
 // Numbers of `tables` that a call with these sizes needs.
 QMAMBA_EXPORT int64_t qmamba_table_floats(const qmamba_table_scan* call) {
   const qmamba_scan& scan = call->scan;
-  const int64_t codes = int64_t{1} << call->bits;
+  const int64_t codes = int64_t{1} << call->operands[QMAMBA_STEPS].bits;
   return scan.batch * scan.routes * scan.padded * ((codes + 1) * call->lanes + codes) +
-         (2 * scan.routes + 1) * scan.padded;
+         ((2 + scan.rank) * scan.routes + 1) * scan.padded;
 }
 
 #if defined(QMAMBA_X86)
@@ -213,6 +214,7 @@ QMAMBA_EXPORT int64_t qmamba_table_floats(const qmamba_table_scan* call) {
   }
 QMAMBA_RUN(operand)
 QMAMBA_RUN(steps)
+QMAMBA_RUN(scan_grids)
 QMAMBA_RUN(depthwise)
 
 QMAMBA_EXPORT void qmamba_run_table_scan(const qmamba_table_scan* call,

@@ -62,6 +62,11 @@ QMAMBA_INLINE void store_bytes(uint8_t* p, vfloat v, int count) {
 #endif
 }
 
+// Whole numbers below 2^22 as integers.
+QMAMBA_INLINE vint whole_numbers(vfloat v) {
+  return (vint)(v + 12582912.0f) & 0x3fffff;  // from 1.5 * 2^23 on, the last bits count
+}
+
 // To the nearest whole number, ties to even, of numbers below 2^22.
 QMAMBA_INLINE vfloat nearest(vfloat v) { return (v + 12582912.0f) - 12582912.0f; }
 
@@ -80,6 +85,8 @@ QMAMBA_INLINE bool any_above(vfloat v, float bound) {
 // A grid as vector code needs it.
 struct Levels {
   float inverse, scale, offset, lowest, highest, first, last;
+  Levels(const qmamba_grid_rule& rule, int64_t image)
+      : Levels(rule.grids[image], rule.first, rule.last) {}
   Levels(const qmamba_grid& grid, int64_t first, int64_t last)
       : inverse(1.0f / grid.scale), scale(grid.scale), offset(grid.offset), lowest(grid.lowest),
         highest(grid.highest), first((float)first), last((float)last) {}
@@ -196,7 +203,7 @@ static void operand_moments(const qmamba_operand& call, int64_t image, int64_t p
 }
 
 static void operand_codes(const qmamba_operand& call, int64_t image, int64_t part) {
-  const Levels levels(call.rule.grids[image], call.rule.first, call.rule.last);
+  const Levels levels(call.rule, image);
   const float* x = call.x + image * call.image_stride;
   const int64_t begin = call.rows * part / kParts, end = call.rows * (part + 1) / kParts;
   if (part == 0 && call.codes) {

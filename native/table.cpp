@@ -51,25 +51,78 @@ static void steps(const qmamba_steps& call, qmamba_parallel_for parallel_for) {
       call.rule.grids[image] = dynamic_grid(call.partial + image * kParts * 4, count,
                                             first_step(call, image), call.rule);
   }
-  if (call.values || call.codes)
-    run(parallel_for, tasks, 1, [&](int64_t i) { step_codes(call, i / kParts, i % kParts); });
+  run(parallel_for, tasks, 1, [&](int64_t i) { step_levels(call, i / kParts, i % kParts); });
 }
 
-// The bias of the steps, and the skip terms summed over the routes, behind the tables.
+static void scan_grids(const qmamba_scan_grids& call, qmamba_parallel_for parallel_for) {
+  const int64_t columns = call.rank + 2 * call.states, pixels = call.pixels;
+  read_constant(call.dt_weight, call.routes * call.rank * call.padded, call.weights);
+  std::unique_ptr<float[]> pivots(new float[4 * call.batch]), low(new float[call.rank + W]);
+  for (int64_t image = 0; image < call.batch; image++) {
+    const float* numbers = call.projected + image * pixels * call.routes * columns;
+    const Levels levels(call.low, image);
+    for (int64_t r = 0; r < call.rank; r++) low[r] = levels.value(broadcast(numbers[r]))[0];
+    float* pivot = pivots.get() + 4 * image;
+    pivot[QMAMBA_X] = call.x[image * pixels * call.channels];
+    pivot[QMAMBA_STEPS] = first_step(low.get(), call.weights, call.rank, call.padded);
+    pivot[QMAMBA_B] = numbers[call.rank];
+    pivot[QMAMBA_C] = numbers[call.rank + call.states];
+  }
+  run(parallel_for, call.batch * kParts, 1, [&](int64_t i) {
+    scan_moments(call, i / kParts, i % kParts, pivots.get() + i / kParts * 4);
+  });
+  const double maps = (double)pixels * (double)call.routes;
+  const double counts[] = {(double)pixels * call.channels, maps * call.channels, maps * call.states,
+                           maps * call.states};
+  for (int which = 0; which < 4; which++)
+    for (int64_t image = 0; image < call.batch && call.operands[which].weights; image++)
+      call.operands[which].grids[image] =
+          dynamic_grid(call.partial + (which * call.batch + image) * kParts * 4, counts[which],
+                       pivots[4 * image + which], call.operands[which]);
+}
+
+// What a scan reads of its constants, behind the tables: the weights and the bias of the steps, and
+// the skip terms summed over the routes.
 static void read_constants(qmamba_table_scan& call) {
   qmamba_scan& scan = call.scan;
-  const int64_t padded = scan.padded;
+  const int64_t padded = scan.padded, size = scan.routes * padded;
   float* bias = Tables(call, scan.batch, 0).decays;
-  float *skips = bias + scan.routes * padded, *sum = skips + scan.routes * padded;
-  read_constant(call.bias, scan.routes * padded, bias);
-  read_constant(call.skip, scan.routes * padded, skips);
+  float *skips = bias + size, *sum = skips + size, *weights = sum + padded;
+  read_constant(call.dt_weight, size * scan.rank, weights);
+  read_constant(call.bias, size, bias);
+  read_constant(call.skip, size, skips);
   for (int64_t channel = 0; channel < padded; channel++) {
     sum[channel] = 0;
     for (int64_t route = 0; route < scan.routes && channel < scan.channels; route++)
       sum[channel] += skips[route * padded + channel];
   }
+  scan.dt_weight = weights;
   scan.dt_bias = bias;
   scan.skip = sum;
+}
+
+// Adds up the routes of all images, and takes the grids of the result where they are asked for.
+static void finish(const qmamba_table_scan& call, Partition cut, qmamba_parallel_for parallel_for) {
+  const qmamba_scan& scan = call.scan;
+  std::unique_ptr<float[]> pivots(new float[scan.batch]);
+  if (call.output.weights) {
+    std::unique_ptr<float[]> sums(new float[kRows * scan.padded]);
+    for (int64_t image = 0; image < scan.batch; image++)
+      pivots[image] = first_result(call, cut, image, sums.get());
+  }
+  run(parallel_for, scan.batch * kParts, 1, [&](int64_t i) {
+    const int64_t image = i / kParts, part = i % kParts, first = image * scan.pixels;
+    const int64_t end = first + scan.pixels * (part + 1) / kParts;
+    std::unique_ptr<float[]> sums(new float[kRows * scan.padded]);
+    Moments moments(call.output.weights ? pivots[image] : 0);
+    for (int64_t row = first + scan.pixels * part / kParts; row < end; row += kRows)
+      finish_rows(call, cut, row, std::min(kRows, end - row), sums.get(), moments);
+    if (call.output.weights) moments.finish(call.partial + i * 4);
+  });
+  for (int64_t image = 0; image < scan.batch && call.output.weights; image++)
+    call.output.grids[image] =
+        dynamic_grid(call.partial + image * kParts * 4, (double)scan.pixels * scan.channels,
+                     pivots[image], call.output);
 }
 
 static void table_scan(const qmamba_table_scan& given, Partition cut,
@@ -89,24 +142,20 @@ static void table_scan(const qmamba_table_scan& given, Partition cut,
                scan.routes * (split + 1) / cut.route_splits, slice,
                accumulator(scan, image * cut.route_splits + split, slice));
   });
-  constexpr int64_t kBand = 8 * kRows;
-  const int64_t rows = scan.batch * scan.pixels;
-  run(parallel_for, (rows + kBand - 1) / kBand, 1, [&](int64_t band) {
-    std::unique_ptr<float[]> sums(new float[kRows * scan.padded]);
-    const int64_t end = std::min(rows, (band + 1) * kBand);
-    for (int64_t row = band * kBand; row < end; row += kRows)
-      finish_rows(call, cut, row, std::min(kRows, end - row), sums.get());
-  });
+  finish(call, cut, parallel_for);
 }
 
 static void depthwise(const qmamba_depthwise& call, qmamba_parallel_for parallel_for) {
   const int64_t reach = call.side / 2 * call.dilation;
   const int64_t size = (2 * reach + 1) * (call.width + 2 * reach) * W;
   read_constant(call.weight, call.side * call.side * call.padded, call.weights);
-  run(parallel_for, call.batch * kParts, 1, [&](int64_t i) {
+  // The rows that a part shares with the next one are put on their grid twice.
+  const int64_t most = call.height / std::max<int64_t>(1, 6 * reach);
+  const int64_t parts = std::min(kParts, std::max<int64_t>(1, most));
+  run(parallel_for, call.batch * parts, 1, [&](int64_t i) {
     std::unique_ptr<float[]> ring(new float[size]);
-    if (call.side == 3) depthwise_part<3>(call, i / kParts, i % kParts, ring.get());
-    else depthwise_part<0>(call, i / kParts, i % kParts, ring.get());
+    if (call.side == 3) depthwise_part<3>(call, i / parts, i % parts, parts, ring.get());
+    else depthwise_part<0>(call, i / parts, i % parts, parts, ring.get());
   });
 }
 
@@ -119,6 +168,7 @@ static void depthwise(const qmamba_depthwise& call, qmamba_parallel_for parallel
   }
 QMAMBA_TABLE_PASS(operand)
 QMAMBA_TABLE_PASS(steps)
+QMAMBA_TABLE_PASS(scan_grids)
 QMAMBA_TABLE_PASS(depthwise)
 
 extern "C" void QMAMBA_JOIN(qmamba_table_scan_, QMAMBA_VARIANT)(const qmamba_table_scan* call,

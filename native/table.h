@@ -39,11 +39,10 @@ struct qmamba_operand {
   int64_t images, rows, count, row_stride, image_stride;
 };
 
-// The time steps of a map before bias and softplus, from their low-rank form.
+// The time steps of a map before bias and softplus, from their low-rank form, on their grids.
 struct qmamba_steps {
   const float* low;        // (batch, pixels, routes, row): the first `rank` numbers are read
-  uint8_t* codes;          // (batch, routes, padded / 16, pixels, 16), or null
-  float* values;           // (batch, routes, pixels, channels): their levels, or null
+  float* values;           // (batch, routes, pixels, channels)
   double* partial;         // scratch: (batch, kParts, 4)
   float* weights;          // scratch: (routes, rank, padded)
   qmamba_constant dt_weight;  // (routes, rank, padded)
@@ -51,22 +50,36 @@ struct qmamba_steps {
   int64_t batch, pixels, routes, channels, padded, rank, row;
 };
 
-// The scan with time steps as codes of at most 4 bits. `scan` holds the rest, with every operand on
-// its grid already; of its `projected` only B and C are read, `dt_weight`, `dt_bias`, `decay` and
-// `skip` are taken from the constants here, and x and y are float32 and merged.
+// What the scan below needs to know before it starts, in one pass over its operands: the grids of x,
+// the time steps, B and C; and the low-rank form of the steps is put on its own.
+struct qmamba_scan_grids {
+  const float* x;          // (batch, pixels, channels)
+  float* projected;        // (batch, pixels, routes, rank + 2 * states)
+  double* partial;         // scratch: (4, batch, kParts, 4)
+  float* weights;          // scratch: (routes, rank, padded)
+  qmamba_constant dt_weight;  // (routes, rank, padded)
+  qmamba_grid_rule low;    // given
+  qmamba_grid_rule operands[4];  // of x, the steps, B and C
+  int64_t batch, pixels, routes, channels, padded, rank, states;
+};
+
+// The scan with time steps as codes of at most 4 bits. `scan` holds the rest; of its `projected` the
+// low-rank steps are on their grid already, and x, B and C are put on theirs here. Its `dt_weight`,
+// `dt_bias`, `decay` and `skip` are taken from the constants instead; x and y are float32 and merged.
 //
 // A channel has one time step for each code: softplus and exponentials are taken of those alone.
 struct qmamba_table_scan {
   qmamba_scan scan;
-  const uint8_t* codes;      // as above
-  const qmamba_grid* grids;  // (batch): of the time steps
-  qmamba_constant bias;      // (routes, padded)
-  qmamba_constant decay;     // (routes, padded, lanes): A
-  qmamba_constant skip;      // (routes, padded)
-  const float* gate;         // y is multiplied by SiLU of this, rows gate_stride apart; or null
-  float* tables;             // scratch: qmamba_table_floats() numbers, aligned to 64 bytes
-  int64_t bits, lanes;       // lanes: states rounded up to a multiple of 16
-  int64_t first, last;       // the smallest and the largest code
+  qmamba_constant dt_weight;  // (routes, rank, padded)
+  qmamba_constant bias;       // (routes, padded)
+  qmamba_constant decay;      // (routes, padded, lanes): A
+  qmamba_constant skip;       // (routes, padded)
+  qmamba_grid_rule operands[4];  // of x, the steps, B and C, their grids known
+  qmamba_grid_rule output;    // of y; without weights its grids are not asked for
+  double* partial;            // scratch: (batch, kParts, 4), for the grids of y
+  const float* gate;          // y is multiplied by SiLU of this, rows gate_stride apart; or null
+  float* tables;              // scratch: qmamba_table_floats() numbers, aligned to 64 bytes
+  int64_t lanes;              // states rounded up to a multiple of 16
   int64_t gate_stride;
 };
 
@@ -83,6 +96,9 @@ struct qmamba_depthwise {
   int64_t first, last;      // codes of the input
   int32_t activation;       // qmamba_activation
 };
+
+// Places in `operands`.
+enum : int { QMAMBA_X = 0, QMAMBA_STEPS = 1, QMAMBA_B = 2, QMAMBA_C = 3 };
 
 enum qmamba_activation : int32_t { QMAMBA_NO_ACTIVATION = 0, QMAMBA_SILU = 1, QMAMBA_GELU = 2 };
 }

@@ -3,8 +3,7 @@
 // walks along the route with its states in registers, and one transposing sum at each step gives the
 // outputs of the tile. Included inside a namespace of its own by each variant.
 
-template <int Half, int... Lane>
-struct Lanes {};
+#define QMAMBA_ALWAYS_INLINE __attribute__((always_inline))
 
 #if defined(__clang__)
 #define QMAMBA_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -25,15 +24,17 @@ QMAMBA_INLINE vfloat add_halves(vfloat a, vfloat b, std::integer_sequence<int, L
   return kept + QMAMBA_SHUFFLE(a, b, (Lane & Half ? W + Lane - Half : Lane + Half)...);
 }
 
-// Lane i of the result is the sum of the lanes of vectors[i].
-template <int Half = W / 2>
-QMAMBA_INLINE vfloat lane_sums(vfloat* vectors) {
-#pragma GCC unroll 16
-  for (int i = 0; i < Half; i++)
-    vectors[i] = add_halves<Half>(vectors[i], vectors[i + Half],
-                                  std::make_integer_sequence<int, W>());
-  if constexpr (Half > 1) return lane_sums<Half / 2>(vectors);
-  return vectors[0];
+// Lane i of the result is the sum of the lanes of leaf(i), which is asked for as late as possible:
+// few vectors have to be kept beside what the leaves need.
+template <int First = 0, int Half = 1, class Leaf>
+QMAMBA_INLINE vfloat lane_sums(const Leaf& leaf) {
+  if constexpr (Half == W) {
+    return leaf(std::integral_constant<int, First>());
+  } else {
+    const vfloat even = lane_sums<First, 2 * Half>(leaf);
+    const vfloat odd = lane_sums<First + Half, 2 * Half>(leaf);
+    return add_halves<Half>(even, odd, std::make_integer_sequence<int, W>());
+  }
 }
 
 // Where the tables of one route of one image begin.
@@ -42,7 +43,7 @@ struct Tables {
   float* steps;   // (padded / 16, codes, 16)
   int64_t codes, rows;
   Tables(const qmamba_table_scan& call, int64_t image, int64_t route)
-      : codes(int64_t{1} << call.bits), rows(codes + 1) {
+      : codes(int64_t{1} << call.operands[QMAMBA_STEPS].bits), rows(codes + 1) {
     const qmamba_scan& scan = call.scan;
     const int64_t size = scan.padded * (rows * call.lanes + codes);
     decays = call.tables + (image * scan.routes + route) * size;
@@ -54,7 +55,7 @@ struct Tables {
 static void fill_tables(const qmamba_table_scan& call, int64_t image, int64_t route, int64_t first) {
   const qmamba_scan& scan = call.scan;
   const Tables tables(call, image, route);
-  const Levels levels(call.grids[image], call.first, call.last);
+  const Levels levels(call.operands[QMAMBA_STEPS], image);
   float rates[16 * 32];
   qmamba_constant decay = call.decay;
   decay.codes += (route * scan.padded + first) * call.lanes;
@@ -104,16 +105,6 @@ QMAMBA_INLINE vfloat look_up(const float* steps, vint codes) {
   return found[0];
 }
 
-QMAMBA_INLINE vint load_codes(const uint8_t* p) {
-#if W == 16
-  return (vint)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
-#elif W == 8
-  return (vint)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
-#else
-  return vint{p[0], p[1], p[2], p[3]};
-#endif
-}
-
 // Steps that all tiles of a task take before the next ones: their maps stay in the cache meanwhile.
 constexpr int kChunk = 64;
 
@@ -122,16 +113,18 @@ template <int V>
 struct alignas(64) Chunk {
   float B[kChunk][V * W];
   float C[kChunk][V * W];
+  const float* low[kChunk];  // low-rank time steps
   int64_t pixel[kChunk];
-  int64_t ahead[kChunk];  // the pixel of as many steps later, or any
+  int64_t ahead[kChunk];     // the pixel of as many steps later, or any
   int count;
 
   void read(const qmamba_table_scan& call, int64_t image, int64_t route, int64_t begin) {
     const qmamba_scan& scan = call.scan;
     const int64_t columns = scan.rank + 2 * scan.states, stride = scan.routes * columns;
     const float* projected =
-        scan.projected + (image * scan.pixels * scan.routes + route) * columns + scan.rank;
+        scan.projected + (image * scan.pixels * scan.routes + route) * columns;
     const int32_t* order = scan.order + route * scan.steps + begin;
+    const Levels levels_B(call.operands[QMAMBA_B], image), levels_C(call.operands[QMAMBA_C], image);
     count = (int)std::min<int64_t>(kChunk, scan.steps - begin);
     for (int t = 0; t < count; t++) {
       pixel[t] = order[t];
@@ -139,12 +132,16 @@ struct alignas(64) Chunk {
       ahead[t] = std::max<int64_t>(0, order[later ? kChunk + t : t]);
       const char* next = (const char*)(projected + ahead[t] * stride);
       for (int64_t i = 0; i < columns * 4; i += 64) __builtin_prefetch(next + i, 0, 2);
-      const float* numbers = projected + std::max<int64_t>(0, pixel[t]) * stride;
+      low[t] = projected + std::max<int64_t>(0, pixel[t]) * stride;
+      const float* numbers = low[t] + scan.rank;
       for (int v = 0; v < V; v++) {
-        int live = (int)std::min<int64_t>(W, scan.states - v * W);
-        if (pixel[t] < 0) live = 0;
-        store(B[t] + v * W, load_first(numbers + v * W, live));
-        store(C[t] + v * W, load_first(numbers + scan.states + v * W, live));
+        const int live = (int)std::min<int64_t>(W, scan.states - v * W);
+        vfloat b = levels_B.value(load_first(numbers + v * W, live));
+        vfloat c = levels_C.value(load_first(numbers + scan.states + v * W, live));
+        // Lanes after the states would carry levels of zero along.
+        const vint kept = first_lanes(pixel[t] < 0 ? 0 : live);
+        store(B[t] + v * W, (vfloat)((vint)b & kept));
+        store(C[t] + v * W, (vfloat)((vint)c & kept));
       }
     }
   }
@@ -153,10 +150,11 @@ struct alignas(64) Chunk {
 // A tile of channels along one route.
 struct Tile {
   const qmamba_table_scan& call;
+  const Levels x_levels, step_levels;
   const float* decays;   // of its first channel
   const float* steps;
+  const float* weights;  // (rank, padded): from the low-rank steps
   const float* x;
-  const uint8_t* codes;
   float* sum;            // (pixels, width)
   int64_t width;
   int live_channels;
@@ -164,14 +162,15 @@ struct Tile {
 
   Tile(const qmamba_table_scan& call, int64_t image, int64_t route, int64_t channel,
        int live_channels, float* sum, int64_t width, bool add)
-      : call(call), sum(sum), width(width), live_channels(live_channels), add(add) {
+      : call(call), x_levels(call.operands[QMAMBA_X], image),
+        step_levels(call.operands[QMAMBA_STEPS], image), sum(sum), width(width),
+        live_channels(live_channels), add(add) {
     const qmamba_scan& scan = call.scan;
     const Tables tables(call, image, route);
     decays = tables.decays + channel * tables.rows * call.lanes;
     steps = tables.steps + channel / 16 * 16 * tables.codes + channel % 16;
+    weights = scan.dt_weight + route * scan.rank * scan.padded + channel;
     x = (const float*)scan.x + image * scan.pixels * scan.channels + channel;
-    const int64_t tile = (image * scan.routes + route) * (scan.padded / 16) + channel / 16;
-    codes = call.codes + tile * scan.pixels * 16 + channel % 16;
   }
 };
 
@@ -189,29 +188,38 @@ QMAMBA_INLINE void prefetch(const Tile& tile, int64_t pixel) {
   __builtin_prefetch(x, 0, 2);
   __builtin_prefetch(x + W * sizeof(float) - 1, 0, 2);
   __builtin_prefetch(tile.sum + pixel * tile.width, 1, 2);
-  __builtin_prefetch(tile.codes + pixel * 16, 0, 2);
 }
 
-template <int Bits>
-QMAMBA_INLINE void read_inputs(const Tile& tile, const int64_t* pixel, int count,
-                               TileInputs& inputs) {
+template <int Bits, int V>
+QMAMBA_INLINE void read_inputs(const Tile& tile, const Chunk<V>& chunk, TileInputs& inputs) {
   constexpr int32_t codes = 1 << Bits;
+  const qmamba_scan& scan = tile.call.scan;
   vint lane;
   __builtin_memcpy(&lane, kLane, sizeof lane);
   const int32_t lanes = (int32_t)tile.call.lanes;
   const vint first_row = lane * ((codes + 1) * lanes);
-  for (int t = 0; t < count; t++) {
-    const int64_t p = pixel[t];
-    vint row = first_row + codes * lanes;
-    vfloat input = vfloat{};
-    if (p >= 0) {
-      const vint code = load_codes(tile.codes + p * 16);
-      row = first_row + code * lanes;
-      const vfloat dt = look_up<Bits>(tile.steps, code);
-      input = dt * load_first(tile.x + p * tile.call.scan.channels, tile.live_channels);
+  // The level of zero need not be zero, and dead lanes have to stay so.
+  const vint kept = first_lanes(tile.live_channels);
+  for (int begin = 0; begin < chunk.count; begin += kBlock) {
+    const int live = std::min(kBlock, chunk.count - begin);
+    const float* low[kBlock];
+    for (int t = 0; t < kBlock; t++) low[t] = chunk.low[begin + (t < live ? t : 0)];
+    vfloat raw[kBlock];
+    low_rank_steps(tile.weights, scan.rank, scan.padded, low, raw);
+    for (int t = 0; t < live; t++) {
+      const int64_t p = chunk.pixel[begin + t];
+      vint row = first_row + codes * lanes;
+      vfloat input = vfloat{};
+      if (p >= 0) {
+        const vint code = whole_numbers(tile.step_levels.code(raw[t]) - tile.step_levels.first);
+        row = first_row + code * lanes;
+        const vfloat x = load_first(tile.x + p * scan.channels, tile.live_channels);
+        input = look_up<Bits>(tile.steps, code) * tile.x_levels.value(x);
+        input = (vfloat)((vint)input & kept);
+      }
+      __builtin_memcpy(inputs.row[begin + t], &row, sizeof row);
+      store(inputs.input[begin + t], input);
     }
-    __builtin_memcpy(inputs.row[t], &row, sizeof row);
-    store(inputs.input[t], input);
   }
 }
 
@@ -223,31 +231,30 @@ static void scan_tile(const Tile& tile, const Chunk<V>& chunk, float* saved) {
 #pragma GCC unroll 64
   for (int i = 0; i < Used * V; i++) state[i] = load(saved + i * W);
   TileInputs inputs;
-  read_inputs<Bits>(tile, chunk.pixel, chunk.count, inputs);
+  read_inputs<Bits>(tile, chunk, inputs);
   float nowhere[W] = {};
   for (int t = 0; t < chunk.count; t++) {
     prefetch(tile, chunk.ahead[t]);
-    vfloat B[V], C[V], outputs[W];
+    vfloat B[V], C[V];
 #pragma GCC unroll 8
     for (int v = 0; v < V; v++) {
       B[v] = load(chunk.B[t] + v * W);
       C[v] = load(chunk.C[t] + v * W);
     }
-#pragma GCC unroll 16
-    for (int i = 0; i < Used; i++) {
-      const float* row = tile.decays + inputs.row[t][i];
+    const vfloat y = lane_sums([&](auto channel) QMAMBA_ALWAYS_INLINE {
+      constexpr int i = decltype(channel)::value;
       vfloat total = vfloat{};
+      if constexpr (i < Used) {
+        const float* row = tile.decays + inputs.row[t][i];
 #pragma GCC unroll 8
-      for (int v = 0; v < V; v++) {
-        vfloat& h = state[i * V + v];
-        h = load(row + v * W) * h + B[v] * inputs.input[t][i];
-        total = v ? total + h * C[v] : h * C[v];
+        for (int v = 0; v < V; v++) {
+          vfloat& h = state[i * V + v];
+          h = load(row + v * W) * h + B[v] * inputs.input[t][i];
+          total = v ? total + h * C[v] : h * C[v];
+        }
       }
-      outputs[i] = total;
-    }
-#pragma GCC unroll 16
-    for (int i = Used; i < W; i++) outputs[i] = vfloat{};
-    const vfloat y = lane_sums(outputs);
+      return total;
+    });
     float* to = chunk.pixel[t] < 0 ? nowhere : tile.sum + chunk.pixel[t] * tile.width;
     store(to, tile.add ? load(to) + y : y);
   }
@@ -257,8 +264,9 @@ static void scan_tile(const Tile& tile, const Chunk<V>& chunk, float* saved) {
 
 template <int V, int Used>
 static void scan_tile(const Tile& tile, const Chunk<V>& chunk, float* saved) {
-  if (tile.call.bits == 2) scan_tile<V, Used, 2>(tile, chunk, saved);
-  else if (tile.call.bits == 3) scan_tile<V, Used, 3>(tile, chunk, saved);
+  const int64_t bits = tile.call.operands[QMAMBA_STEPS].bits;
+  if (bits == 2) scan_tile<V, Used, 2>(tile, chunk, saved);
+  else if (bits == 3) scan_tile<V, Used, 3>(tile, chunk, saved);
   else scan_tile<V, Used, 4>(tile, chunk, saved);
 }
 
@@ -307,24 +315,26 @@ QMAMBA_INLINE vfloat sigmoid(vfloat v) { return 1.0f / (1.0f + exp2(v * -1.44269
 constexpr int64_t kRows = 8;
 
 // The sums over routes and skip terms of some rows into `sums` (rows, padded), and their means.
-static void merge(const qmamba_scan& scan, Partition cut, int64_t begin, int64_t number, float* sums,
-                  float* means) {
+static void merge(const qmamba_table_scan& call, Partition cut, int64_t begin, int64_t number,
+                  float* sums, float* means) {
+  const qmamba_scan& scan = call.scan;
   vfloat totals[kRows] = {};
   for (int64_t group = 0; group < cut.groups; group++) {
     const Slice slice = slice_of(scan, cut.groups, group);
     for (int64_t r = 0; r < number; r++) {
       const int64_t image = (begin + r) / scan.pixels, pixel = (begin + r) % scan.pixels;
       const float* x = (const float*)scan.x + (begin + r) * scan.channels;
+      const Levels levels(call.operands[QMAMBA_X], image);
       for (int v = 0; v < slice.vectors; v++) {
         const int64_t channel = slice.first + (int64_t)v * W;
         const int count = v + 1 == slice.vectors ? slice.last_count : W;
         // Routes are added in their order whether they were split or not. Dead lanes stay zero:
-        // those of x, of the accumulators and of the skip terms are.
+        // those of the accumulators and of the skip terms are.
         vfloat sum = vfloat{};
         for (int64_t split = 0; split < cut.route_splits; split++)
           sum += load(accumulator(scan, image * cut.route_splits + split, slice) +
                       pixel * slice.width() + (int64_t)v * W);
-        sum += load_first(x + channel, count) * load(scan.skip + channel);
+        sum += levels.value(load_first(x + channel, count)) * load(scan.skip + channel);
         store(sums + r * scan.padded + channel, sum);
         totals[r] += sum;
       }
@@ -350,10 +360,10 @@ static void inverse_deviations(const qmamba_scan& scan, int64_t number, const fl
 
 // At most kRows merged rows, normalised and gated.
 static void finish_rows(const qmamba_table_scan& call, Partition cut, int64_t begin, int64_t number,
-                        float* sums) {
+                        float* sums, Moments& moments) {
   const qmamba_scan& scan = call.scan;
   float means[kRows], inverse[kRows];
-  merge(scan, cut, begin, number, sums, means);
+  merge(call, cut, begin, number, sums, means);
   if (scan.norm_weight) inverse_deviations(scan, number, sums, means, inverse);
   for (int64_t r = 0; r < number; r++) {
     float* y = (float*)scan.y + (begin + r) * scan.channels;
@@ -369,6 +379,15 @@ static void finish_rows(const qmamba_table_scan& call, Partition cut, int64_t be
         value *= z * sigmoid(z);
       }
       store_first(y + channel, value, count);
+      if (call.output.weights) moments.add_first(value, count);
     }
   }
+  moments.flush();
+}
+
+// The first number of the result of an image, for its moments.
+static float first_result(const qmamba_table_scan& call, Partition cut, int64_t image, float* sums) {
+  Moments unused(0);
+  finish_rows(call, cut, image * call.scan.pixels, 1, sums, unused);
+  return ((const float*)call.scan.y)[image * call.scan.pixels * call.scan.channels];
 }

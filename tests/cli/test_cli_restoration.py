@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from qmamba.cli import app
 from qmamba.models import MambaIR, ModelMetadata, load, save_model
+from qmamba.ops import kernel
 from qmamba.restore.degradations import Degradation
 from qmamba.training.restoration_start import restoration_network
 from tests.datasets.pictures import textured_picture
@@ -154,6 +155,25 @@ def test_networks_side_by_side(pictures: Path, tmp_path: Path) -> None:
         "--mode", "official",
     )  # fmt: skip
     assert plus.exit_code == 0 and "net0" in plus.stdout
+
+
+@pytest.mark.skipif(
+    kernel.unavailable_reason() is not None, reason=str(kernel.unavailable_reason())
+)
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_precisions(pictures: Path, tmp_path: Path, precision: str) -> None:
+    arguments = ("--data", pictures, "--model", tiny(tmp_path / "net.safetensors"))
+    quality = {}
+    for each in ("fp32", precision):
+        table = tmp_path / f"{each}.json"
+        result = run("evaluate-restoration", *arguments, "--precision", each, "-o", table)
+        assert result.exit_code == 0, result.output
+        row = json.loads(table.read_text())["rows"][1]
+        quality[row["method"]] = row["sets"]["Set5"]["mean"]["psnr"]
+    assert list(quality) == ["net", f"net {precision}"]
+    assert abs(quality["net"] - quality[f"net {precision}"]) < 0.5
+    unknown = run("evaluate-restoration", *arguments, "--precision", "int4")
+    assert unknown.exit_code == 2 and "choose fp32, bf16 or int8" in unknown.stderr
 
 
 def test_wrong_usage_of_the_evaluation(pictures: Path, weights: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from qmamba import Restorer
 from qmamba.cli import app
 from qmamba.images import read_layers
+from qmamba.ops import kernel
 from qmamba.restore import catalogue
 from tests.images.test_encode import exif_block
 from tests.images.test_image_layers import noise
@@ -162,6 +163,9 @@ def test_tasks_tiles_and_options(run: Run, photos: Path) -> None:
     assert "luma restored, chroma kept; 4 tiles of 22x22" in result.stdout
     assert "grey JPEG, quality 10 to 40: model tiny-jpeg" in result.stderr
     assert run("big.png", "-o", "c.png", "--sigma", "15", model="denoise").exit_code == 0
+    eight_bits = run("big.png", "-o", "d.png", "--precision", "int8", model="denoise")
+    has_kernel = kernel.unavailable_reason() is None
+    assert (eight_bits.exit_code == 0) == has_kernel, eight_bits.output
 
 
 def test_strip_metadata(run: Run, photos: Path) -> None:

@@ -52,6 +52,19 @@ def test_bfloat16_stays_close_and_gives_float32(model: MambaIR) -> None:
 
 
 @needs_kernel
+def test_integers_stay_close_and_give_float32(model: MambaIR) -> None:
+    x = images(model.config, 10, 9)
+    with torch.no_grad():
+        expected = model(x)
+    network = inference_network(model, "int8")
+    assert isinstance(network, RestorationModel)
+    actual = network(x)
+    assert actual.dtype == torch.float32 and torch.equal(network(x), actual)
+    change = (actual - expected).abs().max()
+    assert 0 < change < 0.05 * expected.abs().max()
+
+
+@needs_kernel
 def test_weights_are_those_of_the_moment_of_preparation() -> None:
     model = build(VARIANTS["denoise"])
     network = inference_network(model)

@@ -80,7 +80,7 @@ def test_map_scan_equals_the_definition(
     check_map(sizes, window, merge)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(
     st.tuples(
         st.integers(1, 3),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmamba.errors import ShapeError
@@ -30,6 +30,7 @@ def formula(height: int, width: int, window: int) -> torch.Tensor:
     return table
 
 
+@settings(deadline=None)
 @given(sides, sides, st.integers(1, 8))
 def test_routes_follow_the_closed_form(height: int, width: int, window: int) -> None:
     assert torch.equal(scan_routes(height, width, window), formula(height, width, window))
@@ -45,6 +46,7 @@ def test_a_small_map_by_hand() -> None:
     assert scan_routes(2, 3, 2)[0].tolist() == [0, 1, 3, 4, 2, -1, 5, -1]
 
 
+@settings(deadline=None)
 @given(sides, sides, st.integers(1, 8))
 def test_scatter_undoes_gather(height: int, width: int, window: int) -> None:
     features = torch.randn(2, height * width, 3)

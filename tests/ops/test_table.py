@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,13 +15,12 @@ from qmamba.ops import kernel, scan_routes, ss2d_given_steps
 from qmamba.ops.operands import (
     Constant,
     GridRule,
-    StepCodes,
     operand_codes,
+    operand_grids,
     place_operand,
-    step_codes,
     step_levels,
 )
-from qmamba.ops.table import TableScan, table_scan_naive
+from qmamba.ops.table import ScanRules, TableScan, table_scan_naive
 
 needs_kernel = pytest.mark.skipif(
     kernel.unavailable_reason() is not None, reason=str(kernel.unavailable_reason())
@@ -36,10 +37,18 @@ def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 
 class Case:
-    """One scan with everything on its grid."""
+    """One scan; all its operands follow the image, or all have fixed grids."""
 
     def __init__(
-        self, batch: int, side: tuple[int, int], channels: int, states: int, bits: int, window: int
+        self,
+        batch: int,
+        side: tuple[int, int],
+        channels: int,
+        states: int,
+        bits: int,
+        window: int = 1,
+        *,
+        fixed: bool = False,
     ) -> None:
         random = torch.Generator().manual_seed(channels + 100 * states + bits)
         self.pixels, self.rank, self.bits = side[0] * side[1], 3, bits
@@ -58,46 +67,64 @@ class Case:
         self.A = Constant(codes(4, channels, states), 0.1, middle * 0.1, highest=-0.07)
         self.D = Constant(codes(4, channels), 0.2, -0.3, lowest=-0.1)
         self.dt_bias = Constant(codes(4, channels), 0.3, 1.0)
-        self.dt_weight = Constant(codes(4, channels, self.rank), 0.1, 0.03)
-        rule_weights = torch.tensor([0.01, 0.9 / 2 ** (bits - 2), 0.01, 0.0, -0.9, -0.1, 0.02, 0.0])
-        self.rule = GridRule(bits, weights=rule_weights)
-        transposed = Constant(
-            F.pad(self.dt_weight.codes.transpose(1, 2), (0, -channels % 16)).contiguous(),
-            self.dt_weight.scale,
-            self.dt_weight.offset,
+        weight = codes(4, channels, self.rank)
+        padded = F.pad(weight.transpose(1, 2), (0, -channels % 16))
+        self.dt_weight = Constant(weight, 0.1, 0.03)
+        self.transposed = self.dt_weight.arranged(padded)
+        spread = 0.9 / 2 ** (bits - 2)
+        dls = torch.tensor([0.01, spread, 0.01, 0.0, -0.9, -0.1, 0.02, 0.0])
+        grid = (4 / 2**bits, -0.1, -1.7, 1.9)
+        low = GridRule(bits, grid=(5 / 2**bits, 0.05))
+        others = [
+            GridRule(bits, grid=grid) if fixed else GridRule(bits, weights=dls, copies=copies)
+            for copies in (4, 1, 1, 1)
+        ]
+        self.rules = ScanRules(low, *others)
+
+    def scan(self, **options: Any) -> TableScan:
+        return TableScan(
+            self.rules, self.transposed, self.dt_bias, self.A, self.D, **options
         )
-        self.steps = step_codes(self.projected, transposed, channels, self.rule)
-        self.values = step_levels(self.projected, transposed, channels, self.rule)
 
-    def raw_steps(self) -> Tensor:
-        low = self.projected[..., : self.rank].double().transpose(1, 2)
-        return low @ self.dt_weight.values().double().transpose(1, 2)
-
-    def codes(self) -> Tensor:
-        """``(batch, routes, pixels, channels)``."""
-        channels = self.x.shape[2]
-        return self.steps.codes.permute(0, 1, 3, 2, 4).flatten(3)[..., :channels]
-
-    def levels(self) -> Tensor:
-        codes = torch.arange(2**self.bits) - 2 ** (self.bits - 1)
-        scale, offset, low, high = self.steps.grids.T[..., None]
-        return torch.clamp(codes * scale - offset, low, high)
-
-    def run(self, norm: nn.LayerNorm | None = None, gate: Tensor | None = None) -> Tensor:
-        scan = TableScan(self.rule, self.dt_bias, self.A, self.D, norm=norm)
-        return scan(self.x, self.steps, self.projected, self.routes, gate=gate)
+    def run(self, *, gate: Tensor | None = None, **options: Any) -> Tensor:
+        return self.scan(**options)(self.x, self.projected.clone(), self.routes, gate=gate).y
 
     def naive(self) -> Tensor:
+        """One image after the other, on operands that lie on the grids which the kernel finds."""
+        projected = self.projected.clone()
+        grids = self.scan().grids(self.x, projected)
+        return torch.cat([self._naive(i, projected, grids) for i in range(len(self.x))])
+
+    def _naive(self, image: int, projected: Tensor, grids: tuple[Tensor, ...]) -> Tensor:
+        def rule(which: int) -> GridRule:
+            return GridRule(self.bits, grid=tuple(grids[which][image].tolist()))
+
+        numbers = projected[image : image + 1].clone()
+        x = self.x[image : image + 1].clone()
+        states = self.A.codes.shape[2]
+        place_operand(x, rule(0))
+        rows = numbers.flatten(1, 2)
+        place_operand(rows[..., self.rank : self.rank + states], rule(2))
+        place_operand(rows[..., self.rank + states :], rule(3))
+        steps = step_levels(numbers, self.transposed, x.shape[2], rule(1))
+        levels = self.levels(grids[1][image : image + 1])
+        codes = (steps[..., None] - levels[0]).abs().argmin(-1)
         return table_scan_naive(
-            self.x.double(),
-            self.codes(),
-            self.levels().double(),
-            self.projected[..., self.rank :].double(),
+            x.double(),
+            codes,
+            levels.double(),
+            numbers[..., self.rank :].double(),
             self.routes,
             self.dt_bias.values().double(),
             self.A.values().double(),
             self.D.values().double(),
         )
+
+    def levels(self, grids: Tensor) -> Tensor:
+        """``(batch, count)``: the levels of the time steps."""
+        codes = torch.arange(2**self.bits) - 2 ** (self.bits - 1)
+        scale, offset, low, high = grids.T[..., None]
+        return torch.clamp(codes * scale - offset, low, high)
 
 
 def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
@@ -174,7 +201,7 @@ def test_norm_and_gate_follow_the_scan(instruction_set: str, channels: int) -> N
     expected = F.layer_norm(
         case.naive().float(), (channels,), norm.weight, norm.bias, norm.eps
     ) * F.silu(gate)
-    close(case.run(norm, gate), expected.detach(), 1e-4)
+    close(case.run(norm=norm, gate=gate), expected.detach(), 1e-4)
 
 
 @needs_kernel
@@ -190,30 +217,75 @@ def test_threads_and_batch_mates_change_no_bit() -> None:
         torch.set_num_threads(before)
     assert all(torch.equal(results[0], other) for other in results)
     case.x, case.projected = case.x[1:].contiguous(), case.projected[1:].contiguous()
-    case.steps = StepCodes(*(part[1:].contiguous() for part in case.steps))
     assert torch.equal(case.run()[0], results[0][1])
 
 
 @needs_kernel
+def test_fixed_grids_equal_the_definition(instruction_set: str) -> None:
+    case = Case(2, (6, 5), 40, 10, 4, fixed=True)
+    close(case.run(), case.naive())
+
+
+@needs_kernel
 @pytest.mark.parametrize(("channels", "bits"), [(72, 4), (19, 2), (33, 3)])
-def test_time_steps_get_the_codes_of_their_grid(
+def test_one_pass_finds_the_grids_of_all_operands(
     instruction_set: str, channels: int, bits: int
 ) -> None:
-    case = Case(2, (6, 8), channels, 3, bits, 1)
-    raw = case.raw_steps()
-    rows = raw.flatten(1)
-    scale, offset, low, high = case.steps.grids.double().T[:, :, None, None, None]
-    assert torch.allclose(low.flatten(), rows.amin(1), atol=1e-5)
-    assert torch.allclose(high.flatten(), rows.amax(1), atol=1e-5)
+    case = Case(2, (6, 8), channels, 3, bits)
+    projected = case.projected.clone()
+    x, steps, B, C = case.scan().grids(case.x, projected)
+    rank, rules = case.rank, case.rules
+    low = case.projected[..., :rank].flatten(1, 2).clone()
+    place_operand(low, rules.low)
+    assert torch.equal(projected[..., :rank].flatten(1, 2), low)
+    assert torch.equal(projected[..., rank:], case.projected[..., rank:])
+    rows = case.projected.flatten(1, 2)
+    for found, part, rule in (
+        (x, case.x, rules.x),
+        (B, rows[..., rank : rank + 3], rules.B),
+        (C, rows[..., rank + 3 :], rules.C),
+    ):
+        assert torch.allclose(found, operand_grids(part, rule), rtol=1e-5, atol=1e-6)
+    raw = low.unflatten(1, (case.pixels, 4)).transpose(1, 2)
+    raw = raw @ case.dt_weight.values().transpose(1, 2)
+    expected = operand_grids(raw.flatten(1, 2), rules.steps)
+    assert torch.allclose(steps, expected, rtol=1e-5, atol=1e-6)
+
+
+@needs_kernel
+@pytest.mark.parametrize(("channels", "bits"), [(72, 4), (19, 2), (33, 3)])
+def test_time_steps_get_the_levels_of_their_grid(
+    instruction_set: str, channels: int, bits: int
+) -> None:
+    case = Case(2, (6, 8), channels, 3, bits)
+    values = step_levels(case.projected, case.transposed, channels, case.rules.steps)
+    low = case.projected[..., : case.rank].double().transpose(1, 2)
+    raw = low @ case.dt_weight.values().double().transpose(1, 2)
+    grids = operand_grids(raw.float().flatten(1, 2), case.rules.steps)
+    scale, offset, least, most = grids.double().T[:, :, None, None, None]
     place = (raw + offset) / scale
     codes = place.round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     # Half-way between two levels either is right.
     decided = ((place - place.floor()) - 0.5).abs() > 1e-4
     assert decided.float().mean() > 0.99
-    signed = case.codes().int() - 2 ** (bits - 1)
-    assert torch.equal(signed[decided], codes.int()[decided])
-    expected = torch.clamp(codes * scale - offset, low, high)
-    assert torch.allclose(case.values.double()[decided], expected[decided], atol=1e-5)
+    expected = torch.clamp(codes * scale - offset, least, most)
+    assert torch.allclose(values.double()[decided], expected[decided], atol=1e-5)
+
+
+@needs_kernel
+@pytest.mark.parametrize(("channels", "gated"), [(72, True), (19, False)])
+def test_the_grids_of_the_result_come_with_it(
+    instruction_set: str, channels: int, gated: bool
+) -> None:
+    case = Case(3, (5, 7), channels, 6, 4)
+    rule = GridRule(4, weights=torch.tensor([0.1, 0.4, 0.02, 0.01, -1.0, 0.1, 0.05, 0.02]))
+    gate = torch.randn(case.x.shape) if gated else None
+    scan = case.scan(norm=nn.LayerNorm(channels), output=rule)
+    y, grids = scan(case.x, case.projected, case.routes, gate=gate)
+    assert grids is not None
+    assert torch.allclose(grids, operand_grids(y, rule), rtol=1e-5, atol=1e-6)
+    fixed = case.scan(output=GridRule(4, grid=(0.1, 0.0)))
+    assert fixed(case.x, case.projected, case.routes).grids is None
 
 
 @needs_kernel

@@ -329,7 +329,7 @@ def test_published_networks_are_as_small_as_their_codes(
         assert sum(parts.values()) / 1024 + 2 == pytest.approx(expected, rel=0.03)
 
 
-def test_a_published_network_is_written_at_that_size(tmp_path: Path) -> None:
+def test_a_published_network_is_written_at_that_size_and_read(tmp_path: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model: Any = build_model(model_config("mambair-light-x4"))
@@ -339,6 +339,10 @@ def test_a_published_network_is_written_at_that_size(tmp_path: Path) -> None:
         quantizer.initialised.fill_(True)
     save_quantized(model, tmp_path / "m.safetensors", METADATA)
     assert (tmp_path / "m.safetensors").stat().st_size / 1024 == pytest.approx(374, rel=0.03)
+    loaded = load(tmp_path / "m.safetensors")
+    codes = sum(m.codes.numel() for m in loaded.modules() if isinstance(m, FrozenTensor))
+    floats = sum(t.numel() for t in loaded.state_dict().values() if t.is_floating_point())
+    assert codes == 755_568 + 82_944 and floats < 90_000
 
 
 def test_a_quality_network_becomes_a_quality_network(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmamba.errors import ConfigError, ShapeError
@@ -17,6 +17,7 @@ def code_tensors(draw: st.DrawFn) -> tuple[int, torch.Tensor]:
     return bits, torch.tensor(values, dtype=torch.int8)
 
 
+@settings(deadline=None)
 @given(code_tensors())
 def test_codes_come_back_exactly(case: tuple[int, torch.Tensor]) -> None:
     bits, codes = case

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from qmamba.cli.common import EXIT_INTERRUPTED, EXIT_SOME_FAILED, Progress, say, shown
+from qmamba.cli.common import (
+    EXIT_INTERRUPTED,
+    EXIT_SOME_FAILED,
+    PrecisionOption,
+    Progress,
+    say,
+    shown,
+)
 from qmamba.cli.quality_display import show_report
 from qmamba.cli.rated_data import (
     DATA_HELP,
@@ -160,9 +167,7 @@ def evaluate(
     device: Annotated[
         str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:0, mps, ...")
     ] = "cpu",
-    precision: Annotated[
-        str, typer.Option(metavar="NAME", help="fp32, or bf16: faster on recent processors.")
-    ] = "fp32",
+    precision: PrecisionOption = "fp32",
     batch_size: Annotated[
         int, typer.Option(min=1, metavar="N", help="Images sent to a GPU before waiting.")
     ] = 16,

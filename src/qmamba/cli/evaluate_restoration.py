@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from qmamba.cli.common import Progress, say, shown, table_lines
+from qmamba.cli.common import PrecisionOption, Progress, say, shown, table_lines
 from qmamba.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from qmamba.datasets.restoration_sets import RestorationSet
     from qmamba.evaluation.restoration_table import TableRow
+    from qmamba.models.inference import Precision
     from qmamba.restore.degradations import Degradation
 
 
@@ -96,6 +97,7 @@ def evaluate_restoration(
     device: Annotated[
         str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:0, mps, ...")
     ] = "cpu",
+    precision: PrecisionOption = "fp32",
 ) -> None:
     """Measure restoration by the protocol of published tables.
 
@@ -118,7 +120,7 @@ def evaluate_restoration(
         raise ConfigError(f"--mode must be one of {', '.join(MODES)}, got {mode!r}.")
     if output is not None:
         check_suffix(output)
-    networks = [_Network(source, device) for source in model or ()]
+    networks = [_Network(source, device, precision) for source in model or ()]
     rows: list[TableRow] = []
     done: set[Degradation] = set()
     for degradation, network in _plan(networks, task, scale, sigma, quality):
@@ -156,6 +158,7 @@ def evaluate_restoration(
             "models": {network.name: network.source for network in networks},
             "mode": mode,
             "ensemble": ensemble,
+            "precision": precision,
         }
         write_table(output, rows, settings)
         say(f"written to {output}")
@@ -164,7 +167,7 @@ def evaluate_restoration(
 class _Network:
     """A loaded network with its name and its cost."""
 
-    def __init__(self, source: str, device: str) -> None:
+    def __init__(self, source: str, device: str, precision: str) -> None:
         from qmamba.evaluation.restoration_cost import network_cost
         from qmamba.models import MambaIR, load
         from qmamba.models.inference import inference_network
@@ -176,6 +179,8 @@ class _Network:
         quantization = getattr(network, "quantization", None)
         self.source = source
         self.name = shown(network.metadata.name if network.metadata else source)
+        if precision != "fp32":
+            self.name += f" {precision}"
         self.config = network.config
         self.degradation = purpose_of(network.metadata)
         self.cost = network_cost(
@@ -183,8 +188,8 @@ class _Network:
             quantization,
             file_bytes=Path(source).stat().st_size if Path(source).is_file() else None,
         )
-        self.run: Callable[[Tensor], Tensor] = (
-            inference_network(network) if quantization is None else network
+        self.run: Callable[[Tensor], Tensor] = inference_network(
+            network, cast("Precision", precision)
         )
 
 

@@ -24,8 +24,9 @@ def quantize(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="Weights: an embedded name, a file (also official MambaIR or VMamba checkpoints), "
-            "a hub id; the folder of a training run with --quantize; or a packed file.",
+            help="Weights: an embedded name, a file (also official MambaIR, Q-MambaIR or VMamba "
+            "checkpoints), a hub id; the folder of a training run with --quantize; or a packed "
+            "file.",
             show_default=False,
         ),
     ],
@@ -90,8 +91,8 @@ def quantize(
     """Quantise a network and write it to one small file.
 
     Full-precision weights are quantised after training: weight grids by least squared error,
-    activation grids from pictures. Weights of `qmamba train-restoration --quantize` are packed as
-    they were trained. The result is used like other weights: `qmamba restore`, `qmamba score`,
+    activation grids from pictures. Networks that were trained with quantisers are packed as they
+    were trained. The result is used like other weights: `qmamba restore`, `qmamba score`,
     `qmamba evaluate-restoration`.
 
     Exit code: 0 written, 2 wrong usage.
@@ -108,6 +109,7 @@ def quantize(
         "--statistics": statistics,
         "--calibrate": calibrate,
     }
+    before = "before"
     folder = Path(source)
     if folder.is_dir():
         from qmamba.training.quantized_run import trained_network
@@ -115,18 +117,20 @@ def quantize(
         _require_none(wishes, f"The run in {source} was trained with its own settings")
         model, metadata = trained_network(folder)
         source = str(metadata.source)
+        before = "full precision"
     else:
         model = cast(Any, load(source))
         metadata = _metadata(model, source)
         if getattr(model, "quantization", None) is not None:
             _require_none(wishes, f"{source} is quantised already")
         else:
+            before = "full precision"
             bits = weight_bits or _DEFAULT_BITS
             metadata = _after_training(
                 model, metadata, bits, activation_bits or bits, method, statistics, calibrate
             )
     metadata = save_quantized(model, output, metadata, rest=rest)
-    _report(model, metadata, source, output, size, measure)
+    _report(model, metadata, (before, source), output, size, measure)
 
 
 def _require_none(wishes: dict[str, Any], reason: str) -> None:
@@ -177,11 +181,12 @@ def _after_training(
 def _report(
     model: Model,
     metadata: ModelMetadata,
-    source: str,
+    before: tuple[str, str],
     output: Path,
     size: int | None,
     measure: bool,
 ) -> None:
+    """Size, time and memory, beside those of the source: ``before`` is what it is and its name."""
     from qmamba.models import QMamba, count_parameters
     from qmamba.quantization.packed_file import packed_parts
 
@@ -190,21 +195,21 @@ def _report(
     settings = cast("QuantConfig", model.quantization)
     say(f"{output}: {metadata.name}, sha256 {str(metadata.sha256)[:12]}")
     parts = ", ".join(f"{name} {_kib(count)}" for name, count in packed_parts(output).items())
-    header = ("", "full precision", f"W{settings.weight_bits}A{settings.activation_bits}", "")
+    header = ("", before[0], f"W{settings.weight_bits}A{settings.activation_bits}", "")
     rows: list[tuple[str, ...]] = [
-        ("size", _kib(full), _kib(packed), f"{full / packed:.1f}x smaller ({parts})")
+        ("size", _kib(full), _kib(packed), f"{full / packed:.1f}x smaller than float32 ({parts})")
     ]
     if measure:
         from qmamba.cli.measured import measured
 
         side = size or (224 if isinstance(model, QMamba) else 64)
         say(f"measuring one picture of {side} x {side}")
-        before, after = measured(source, side), measured(str(output), side)
-        if before is not None and after is not None:
-            ratio = before.milliseconds / after.milliseconds
-            times = (f"{each.milliseconds:.1f} ms" for each in (before, after))
+        first, second = measured(before[1], side), measured(str(output), side)
+        if first is not None and second is not None:
+            ratio = first.milliseconds / second.milliseconds
+            times = (f"{each.milliseconds:.1f} ms" for each in (first, second))
             rows.append(("time", *times, f"{ratio:.2f}x as fast"))
-            memory = (f"{each.megabytes:.1f} MB" for each in (before, after))
+            memory = (f"{each.megabytes:.1f} MB" for each in (first, second))
             rows.append(("peak memory", *memory, "above that of the program itself"))
     typer.echo("\n".join(table_lines(header, rows)))
 

@@ -15,6 +15,7 @@ import typer
 from qmamba.cli.common import (
     EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
+    PrecisionOption,
     Progress,
     say,
     shown,
@@ -138,9 +139,7 @@ def restore(
     device: Annotated[
         str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:0, mps, ...")
     ] = "cpu",
-    precision: Annotated[
-        str, typer.Option(metavar="NAME", help="fp32, or bf16: faster on recent processors.")
-    ] = "fp32",
+    precision: PrecisionOption = "fp32",
     file_format: Annotated[
         FileFormat,
         typer.Option("--format", help="Format in an output folder; same makes PNG of GIF and BMP."),

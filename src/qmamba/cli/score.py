@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from qmamba.cli.common import EXIT_INTERRUPTED, EXIT_SOME_FAILED, Progress, say
+from qmamba.cli.common import (
+    EXIT_INTERRUPTED,
+    EXIT_SOME_FAILED,
+    PrecisionOption,
+    Progress,
+    say,
+)
 from qmamba.cli.report import JsonScreen, Order, Report, Screen, TextScreen
 from qmamba.errors import ConfigError, DataError
 
@@ -69,10 +75,7 @@ def score(
     device: Annotated[
         str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:0, mps, ...")
     ] = "cpu",
-    precision: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="fp32; bf16 or int8: faster on recent processors."),
-    ] = "fp32",
+    precision: PrecisionOption = "fp32",
     batch_size: Annotated[
         int,
         typer.Option(

@@ -83,11 +83,12 @@ def load(
     Our own safetensors rebuild their model alone and must fit it exactly; packed files of
     :func:`~qmamba.quantization.save_quantized` give a quantised model. An official VMamba
     checkpoint (``.pth``) becomes the QMamba of its widths and depths with a fresh one-output head,
-    an official MambaIR checkpoint the MambaIR that it was made from, and a ResNet, ViT or Swin
-    Transformer of timm or its authors (``.safetensors`` or ``.pth``) the backbone with a fresh
-    one-output head. With ``name`` or overrides, the weights start another model of the same shapes:
-    an LQMamba from VMamba weights, a head with more outputs, or a MambaIR for another scale; the
-    new tensors keep their initial values (from torch's global generator).
+    an official MambaIR checkpoint the MambaIR that it was made from, an official Q-MambaIR
+    checkpoint that MambaIR with its trained quantisers, and a ResNet, ViT or Swin Transformer of
+    timm or its authors (``.safetensors`` or ``.pth``) the backbone with a fresh one-output head.
+    With ``name`` or overrides, the weights start another model of the same shapes: an LQMamba from
+    VMamba weights, a head with more outputs, or a MambaIR for another scale; the new tensors keep
+    their initial values (from torch's global generator).
 
     The weights of a MambaIR do not tell the range of its values, which is taken as 1, nor whether a
     grey network without enlargement removes noise or JPEG artefacts, which is taken as the latter;
@@ -125,7 +126,13 @@ def load(
     if file.content[8:9] == b"{":
         conversion, config, described = _read_safetensors(file)
     else:
-        conversion, config = _recognised(find_state_dict(_unpickled(file)))
+        state = find_state_dict(_unpickled(file))
+        if is_mambair(state):
+            from qmamba.quantization.official import is_official
+
+            if is_official(state):
+                return _trained_quantised(file, state, name, config_overrides).to(target)
+        conversion, config = _recognised(state)
         described = None
     wanted = (config if name is None else model_config(name)).replace(**config_overrides)
     if type(wanted) is not type(config):
@@ -157,6 +164,27 @@ def load(
     if model.load_report.dropped or fresh:
         logger.warning("Loaded %s.", model.load_report)
     return model.to(target).eval()
+
+
+def _trained_quantised(
+    file: WeightsFile, state: Mapping[str, Tensor], name: str | None, overrides: dict[str, Any]
+) -> Model:
+    """The prepared network of a checkpoint of the official Q-MambaIR training."""
+    from qmamba.quantization.official import load_official
+
+    if name is not None:
+        raise ConfigError(
+            f"{file.source} is a checkpoint of a quantised network, which only gives its own model."
+        )
+    try:
+        model = load_official(state, **overrides)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.source} cannot be read: {error}") from error
+    _require_finite(model.state_dict(), f"The weights of {file.source} are damaged")
+    digest = hashlib.sha256(file.content).hexdigest()
+    model.metadata = ModelMetadata(file.stem, "mambair", sha256=digest, source=file.source)
+    model.load_report = LoadReport(file.source, "q-mambair")
+    return model
 
 
 def save_model(

@@ -138,17 +138,16 @@ def inference_network(
     if getattr(model, "quantization", None) is not None:
         return _own_precision(model, precision)
     live = {row.device: row.name for row in backends() if row.live}
-    can_have_integers = (
-        isinstance(model, QMamba) and device == "cpu" and live.get("cpu") == "native"
-    )
+    is_prepared = isinstance(model, QMamba | MambaIR) and device == "cpu"
+    can_have_integers = is_prepared and live.get("cpu") == "native"
     if precision == "int8" and not can_have_integers:
         raise ConfigError(
-            "precision='int8' is for QMamba networks on the CPU with the C++ kernel "
+            "precision='int8' is for QMamba and MambaIR on the CPU with the C++ kernel "
             "(`qmamba backends` shows whether it is there); choose fp32 or bf16."
         )
     if isinstance(model, QMamba) and device == "cpu":
         return InferenceModel(model, precision, timed=timed)
-    if isinstance(model, MambaIR) and device == "cpu" and precision != "int8":
+    if isinstance(model, MambaIR) and device == "cpu":
         return RestorationModel(model, precision, timed=timed)
 
     @torch.no_grad()

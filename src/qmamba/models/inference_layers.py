@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -144,17 +145,17 @@ def sequence(
     for index, layer in enumerate(flat):
         following = flat[index + 1] if index + 1 < len(flat) else None
         if isinstance(layer, nn.Conv2d):
-            if integers and layer.in_channels >= _FEWEST_INTEGER_CHANNELS:
-                layers.append(integer_convolution(layer))
+            fused: Activation | None = "gelu" if isinstance(following, nn.GELU) else None
+            if integers and layer.groups == 1 and layer.in_channels >= _FEWEST_INTEGER_CHANNELS:
+                layers.append(partial(integer_convolution(layer), gelu=fused is not None))
             else:
-                fused: Activation | None = "gelu" if isinstance(following, nn.GELU) else None
                 layers.append(Convolution(layer, dtype, size, fused))
         elif isinstance(layer, nn.LayerNorm):
             layers.append(LayerNorm(layer, dtype))
         elif isinstance(layer, nn.PixelShuffle):
             layers.append(Shuffle(layer))
         elif isinstance(layer, nn.GELU):
-            if not (layers and isinstance(layers[-1], Convolution)):
+            if not (index and isinstance(flat[index - 1], nn.Conv2d)):
                 layers.append(F.gelu)
         else:
             assert isinstance(layer, nn.LeakyReLU), layer

@@ -18,11 +18,13 @@ from qmamba.models.inference_layers import (
     LayerNorm,
     Mixer,
     apply,
+    integer_weight,
     sequence,
 )
 from qmamba.models.mambair import RGB_MEAN, MambaIR
 from qmamba.nn import SS2D, ChannelAttention, ChannelAttentionBlock, ResidualGroup, ScaledSkipBlock
 from qmamba.nn.packed import PackedLinear
+from qmamba.ops.integer import IntegerCall
 
 _USUAL_SIDE = 64
 
@@ -32,19 +34,22 @@ class RestorationModel:
 
     Args:
         model: the network; its weights are copied as they are now.
-        precision: ``"fp32"``, or ``"bf16"`` for bfloat16 weights and activations with the state of
-            the scan, the input and what is added to it in float32.
+        precision: ``"fp32"``; ``"bf16"`` for bfloat16 weights and activations with the state of
+            the scan, the input and what is added to it in float32; ``"int8"`` for linear layers and
+            convolutions of many channels on 8-bit integers, but for the last one, which makes the
+            picture. Grids are as for :class:`~qmamba.models.inference.InferenceModel`.
         timed: see :class:`~qmamba.models.inference.InferenceModel`.
         group: what takes the place of each residual group, for networks that are quantised.
 
     Raises:
+        BackendError: the precision is ``int8`` and the C++ kernel is not available.
         ConfigError: the model is not on the CPU.
     """
 
     def __init__(
         self,
         model: MambaIR,
-        precision: Literal["fp32", "bf16"] = "fp32",
+        precision: Literal["fp32", "bf16", "int8"] = "fp32",
         *,
         timed: bool = False,
         group: Callable[[ResidualGroup], Layer] | None = None,
@@ -56,14 +61,16 @@ class RestorationModel:
         size = (_USUAL_SIDE, _USUAL_SIDE)
         self._first = Convolution(model.conv_first, dtype, size)
         self._embed = LayerNorm(cast(nn.LayerNorm, model.patch_embed[0]), dtype)
-        prepared = group or partial(_Group, dtype=dtype, timed=timed)
+        integers = precision == "int8"
+        prepared = group or partial(_Group, dtype=dtype, timed=timed, integers=integers)
         self._groups = [prepared(cast(ResidualGroup, layer)) for layer in model.layers]
         self._norm = LayerNorm(model.norm, dtype)
-        self._after_body = sequence([model.conv_after_body], dtype, size)
+        self._after_body = sequence([model.conv_after_body], dtype, size, integers=integers)
+        tail = {name: layer for name, layer in model.named_children() if name in _TAIL}
+        last = "conv_last" if "conv_last" in tail else "upsample"
         self._tail = {
-            name: sequence([layer], dtype, size)
-            for name, layer in model.named_children()
-            if name in _TAIL
+            name: sequence([layer], dtype, size, integers=integers and name != last)
+            for name, layer in tail.items()
         }
 
     @torch.no_grad()
@@ -112,12 +119,15 @@ _TAIL = ("conv_before_upsample", "upsample", "conv_up1", "conv_up2", "conv_hr", 
 class _Group:
     """A residual group on ``(batch, height, width, dim)``."""
 
-    def __init__(self, group: ResidualGroup, dtype: torch.dtype, timed: bool) -> None:
+    def __init__(
+        self, group: ResidualGroup, dtype: torch.dtype, timed: bool, integers: bool
+    ) -> None:
         blocks = cast(nn.Sequential, group.residual_group.blocks)
         self._blocks: list[Layer] = [
-            _Block(cast(ScaledSkipBlock, block), dtype, timed) for block in blocks
+            _Block(cast(ScaledSkipBlock, block), dtype, timed, integers) for block in blocks
         ]
-        self._convolution = sequence([group.conv], dtype, (_USUAL_SIDE, _USUAL_SIDE))
+        size = (_USUAL_SIDE, _USUAL_SIDE)
+        self._convolution = sequence([group.conv], dtype, size, integers=integers)
 
     def __call__(self, x: Tensor) -> Tensor:
         return apply(self._convolution, apply(self._blocks, x)).add_(x)
@@ -126,8 +136,12 @@ class _Group:
 class _Block:
     """A block on ``(batch, height, width, dim)``."""
 
-    def __init__(self, block: ScaledSkipBlock, dtype: torch.dtype, timed: bool) -> None:
-        def packed(weight: Tensor) -> PackedLinear:
+    def __init__(
+        self, block: ScaledSkipBlock, dtype: torch.dtype, timed: bool, integers: bool
+    ) -> None:
+        def packed(weight: Tensor) -> PackedLinear | IntegerCall:
+            if integers:
+                return IntegerCall(integer_weight(weight))
             return PackedLinear(weight.to(dtype), None, _USUAL_SIDE**2, timed=timed)
 
         size = (_USUAL_SIDE, _USUAL_SIDE)
@@ -140,7 +154,7 @@ class _Block:
         self._mix = Mixer(mixer, dtype, packed(scanned), project, size)
         self._out = packed(mixer.out_proj.weight)
         *convolutions, attention = cast(ChannelAttentionBlock, block.conv_blk).cab
-        self._convolutions = sequence(convolutions, dtype, size)
+        self._convolutions = sequence(convolutions, dtype, size, integers=integers)
         self._attention = Attention(cast(ChannelAttention, attention), dtype)
         self._skip = block.skip_scale.detach().to(dtype, copy=True)
         self._skip2 = block.skip_scale2.detach().to(dtype, copy=True)

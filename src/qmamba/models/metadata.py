@@ -145,8 +145,8 @@ class LoadReport:
     source: str
     """Where the file came from."""
     layout: str
-    """``"qmamba"`` for our safetensors, ``"tuned"`` for those of a tuning; ``"vmamba"``,
-    ``"mambair"`` or ``"timm"`` for others."""
+    """``"qmamba"`` for our safetensors, ``"packed"`` for packed ones, ``"tuned"`` for those of a
+    tuning; ``"vmamba"``, ``"mambair"``, ``"q-mambair"`` or ``"timm"`` for others."""
     dropped: tuple[str, ...] = ()
     """Tensors of the file that the model has no place for (head of another size, surplus block,
     enlargement by another scale)."""

@@ -15,6 +15,8 @@ from torch import Tensor
 from qmamba.ops.kernel import load_kernel
 from qmamba.ops.operands import Constant, ConstantStruct, GridRule
 
+WIDEST_WINDOW = 15
+"""The kernel keeps the weights of a larger window nowhere."""
 ACTIVATIONS = {None: 0, "silu": 1, "gelu": 2}
 """What may follow; ``qmamba_activation`` in ``native/table.h``."""
 
@@ -37,7 +39,7 @@ class DepthwiseConvolution:
     """A depthwise convolution that keeps the size of the map; outside the map is zero.
 
     Args:
-        weight: codes ``(channels, 1, side, side)``, the side odd.
+        weight: codes ``(channels, 1, side, side)``, the side odd, at most :data:`WIDEST_WINDOW`.
         bias: ``(channels,)`` or ``None``.
         rule: the fixed grid of the input.
         dilation: distance of the taps.
@@ -65,7 +67,7 @@ class DepthwiseConvolution:
         self._weight = weight.arranged(F.pad(taps, (0, missing)))
         bias = torch.zeros(channels) if bias is None else bias.detach().float()
         self._bias = F.pad(bias, (0, missing)).contiguous()
-        assert rule.grid is not None and side % 2
+        assert rule.grid is not None and side % 2 and side <= WIDEST_WINDOW
         self._rule, self._grid = rule, rule.grid
 
     @torch.no_grad()

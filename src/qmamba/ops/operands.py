@@ -61,7 +61,7 @@ class _OperandStruct(ctypes.Structure):
 
 class _StepsStruct(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("low", "codes", "values", "partial", "weights")),
+        *((name, ctypes.c_void_p) for name in ("low", "values", "partial", "weights")),
         ("dt_weight", ConstantStruct),
         ("rule", RuleStruct),
         *(
@@ -136,11 +136,23 @@ class GridRule:
             return torch.empty(images, 4)
         return self.grid if images == 1 else self.grid.expand(images, 4).contiguous()
 
-    def struct(self, grids: Tensor) -> RuleStruct:
-        """For the kernel."""
-        weights = None if self._weights is None else self._weights.data_ptr()
+    def struct(self, grids: Tensor, *, known: bool = False) -> RuleStruct:
+        """For the kernel.
+
+        Args:
+            grids: of :meth:`grids`.
+            known: the grids are filled in, so that statistics are not needed.
+        """
+        weights = None if self._weights is None or known else self._weights.data_ptr()
         return RuleStruct(
             grids.data_ptr(), weights, self.bits, self.first, self.last, self.copies
+        )
+
+    def is_cut(self, grids: Tensor) -> bool:
+        """Whether a bound cuts a level off in any image, which codes cannot tell."""
+        return any(
+            step * self.first - shift < lowest or step * self.last - shift > highest
+            for step, shift, lowest, highest in grids.tolist()
         )
 
 
@@ -157,18 +169,30 @@ class OperandCodes(NamedTuple):
     """Whether a bound cuts a level off in any image, which codes cannot tell."""
 
 
-def place_operand(x: Tensor, rule: GridRule) -> Tensor:
+def operand_grids(x: Tensor, rule: GridRule) -> Tensor:
+    """The grids of numbers, arguments and result as for :func:`place_operand`."""
+    call, grids, scratch = _operand_call(x, rule)
+    if rule.grid is None:
+        load_kernel().run_quantized("operand", call)
+    del scratch
+    return grids
+
+
+def place_operand(x: Tensor, rule: GridRule, known: Tensor | None = None) -> Tensor:
     """Replace numbers by their levels, in place.
 
     Args:
         x: float32 ``(images, rows, count)``, which may be part of a larger array as long as the
             last axis is dense.
         rule: where the grids come from.
+        known: the grids, if they have been found already.
 
     Returns:
         The grids, float32 ``(images, 4)``: scale, offset, lowest and highest value.
     """
     call, grids, scratch = _operand_call(x, rule)
+    if known is not None:
+        grids, call.rule = known, rule.struct(known, known=True)
     call.values = x.data_ptr()
     load_kernel().run_quantized("operand", call)
     del scratch
@@ -191,11 +215,7 @@ def operand_codes(x: Tensor, rule: GridRule, out: Tensor | None = None) -> Opera
     call.code_scale, call.code_offset = scale.data_ptr(), offset.data_ptr()
     load_kernel().run_quantized("operand", call)
     del scratch
-    is_cut = any(
-        step * rule.first - shift < lowest or step * rule.last - shift > highest
-        for step, shift, lowest, highest in grids.tolist()
-    )
-    return OperandCodes(codes, scale, offset, is_cut)
+    return OperandCodes(codes, scale, offset, rule.is_cut(grids))
 
 
 def _operand_call(x: Tensor, rule: GridRule) -> tuple[_OperandStruct, Tensor, Tensor | None]:
@@ -219,41 +239,6 @@ def _operand_call(x: Tensor, rule: GridRule) -> tuple[_OperandStruct, Tensor, Te
     return call, grids, partial
 
 
-class StepCodes(NamedTuple):
-    """Time steps as codes."""
-
-    codes: Tensor
-    """uint8 ``(batch, routes, tiles, pixels, 16)``: tiles of 16 channels, counted from the smallest
-    code."""
-    grids: Tensor
-    """float32 ``(batch, 4)``: scale, offset, lowest and highest value."""
-
-
-def step_codes(
-    projected: Tensor,
-    dt_weight: Constant,
-    channels: int,
-    rule: GridRule,
-    out: Tensor | None = None,
-) -> StepCodes:
-    """The codes of the time steps of a map before bias and softplus.
-
-    Args:
-        projected: float32 ``(batch, pixels, routes, row)``, contiguous; its first numbers are the
-            low-rank form.
-        dt_weight: int8 ``(routes, rank, padded)``, channels padded to a multiple of 16.
-        channels: how many there are.
-        rule: where the grids come from.
-        out: where the codes go; contiguous.
-    """
-    batch, pixels, routes, _ = projected.shape
-    shape = (batch, routes, dt_weight.codes.shape[2] // 16, pixels, 16)
-    codes = torch.empty(shape, dtype=torch.uint8) if out is None else out
-    assert codes.shape == shape and codes.dtype == torch.uint8 and codes.is_contiguous()
-    grids = _run_steps(projected, dt_weight, channels, rule, codes=codes)
-    return StepCodes(codes, grids)
-
-
 def step_levels(
     projected: Tensor,
     dt_weight: Constant,
@@ -261,22 +246,23 @@ def step_levels(
     rule: GridRule,
     out: Tensor | None = None,
 ) -> Tensor:
-    """The levels of the time steps, float32 ``(batch, routes, pixels, channels)``.
+    """The levels of the time steps of a map before bias and softplus.
 
-    Arguments as for :func:`step_codes`.
+    Args:
+        projected: float32 ``(batch, pixels, routes, row)``, contiguous; its first numbers are the
+            low-rank form.
+        dt_weight: int8 ``(routes, rank, padded)``, channels padded to a multiple of 16.
+        channels: how many there are.
+        rule: where the grids come from.
+        out: where the levels go; contiguous.
+
+    Returns:
+        float32 ``(batch, routes, pixels, channels)``.
     """
-    batch, pixels, routes, _ = projected.shape
-    values = torch.empty(batch, routes, pixels, channels) if out is None else out
-    assert values.shape == (batch, routes, pixels, channels) and values.is_contiguous()
-    _run_steps(projected, dt_weight, channels, rule, values=values)
-    return values
-
-
-def _run_steps(
-    projected: Tensor, dt_weight: Constant, channels: int, rule: GridRule, **results: Tensor
-) -> Tensor:
     batch, pixels, routes, row = projected.shape
     _, rank, padded = dt_weight.codes.shape
+    values = torch.empty(batch, routes, pixels, channels) if out is None else out
+    assert values.shape == (batch, routes, pixels, channels) and values.is_contiguous()
     assert projected.is_contiguous() and projected.dtype == torch.float32
     assert padded == round_up(channels)
     grids = rule.grids(batch)
@@ -284,6 +270,7 @@ def _run_steps(
     partial = torch.empty(batch * PARTS * 4, dtype=torch.float64)
     call = _StepsStruct(
         low=projected.data_ptr(),
+        values=values.data_ptr(),
         partial=partial.data_ptr(),
         weights=weights.data_ptr(),
         dt_weight=dt_weight.struct(),
@@ -295,7 +282,6 @@ def _run_steps(
         padded=padded,
         rank=rank,
         row=row,
-        **{name: tensor.data_ptr() for name, tensor in results.items()},
     )
     load_kernel().run_quantized("steps", call)
-    return grids
+    return values

@@ -2,20 +2,23 @@
 
 A channel whose time steps are codes has as many different ones as there are codes. Softplus and the
 exponentials of all states are taken of those, before the scan, and the scan reads a row of decays
-for each step of the route. The definition is :func:`table_scan_naive`; :class:`TableScan` is the
-C++ kernel, which packs constants once, works on the CPU and has no gradient.
+for each step of the route. The definition is :func:`table_scan_naive`, on operands that lie on
+their grids; :class:`TableScan` is the C++ kernel, which puts them there itself, packs constants
+once, works on the CPU and has no gradient.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmamba.ops.kernel import Call, load_kernel, round_up
-from qmamba.ops.operands import Constant, ConstantStruct, GridRule, StepCodes
+from qmamba.ops.operands import PARTS, Constant, ConstantStruct, GridRule, RuleStruct
 from qmamba.ops.routes import PADDING, scatter_routes
 
 MAX_BITS = 4
@@ -80,24 +83,67 @@ class TableStruct(ctypes.Structure):
 
     _fields_ = [
         ("scan", Call),
-        ("codes", ctypes.c_void_p),
-        ("grids", ctypes.c_void_p),
-        *((name, ConstantStruct) for name in ("bias", "decay", "skip")),
-        ("gate", ctypes.c_void_p),
-        ("tables", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("bits", "lanes", "first", "last", "gate_stride")),
+        *((name, ConstantStruct) for name in ("dt_weight", "bias", "decay", "skip")),
+        ("operands", RuleStruct * 4),
+        ("output", RuleStruct),
+        *((name, ctypes.c_void_p) for name in ("partial", "gate", "tables")),
+        *((name, ctypes.c_int64) for name in ("lanes", "gate_stride")),
     ]
 
 
+class _GridsStruct(ctypes.Structure):
+    """Mirror of ``qmamba_scan_grids``."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "projected", "partial", "weights")),
+        ("dt_weight", ConstantStruct),
+        ("low", RuleStruct),
+        ("operands", RuleStruct * 4),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("batch", "pixels", "routes", "channels", "padded", "rank", "states")
+        ),
+    ]
+
+
+class ScanRules(NamedTuple):
+    """Where the grids of the operands of a scan come from."""
+
+    low: GridRule
+    """Of the low-rank time steps; a fixed grid."""
+    x: GridRule
+    steps: GridRule
+    """Of the time steps before bias and softplus, at most :data:`MAX_BITS` bits for tables."""
+    B: GridRule
+    C: GridRule
+
+
+class Scanned(NamedTuple):
+    """The result of a :class:`TableScan`."""
+
+    y: Tensor
+    """float32 ``(batch, pixels, channels)``."""
+    grids: Tensor | None
+    """float32 ``(batch, 4)``: the grids of ``y`` by the rule that was given for it, if it follows
+    the images."""
+
+
 class TableScan:
-    """The scan of the C++ kernel, its constants as codes, then an optional norm and gate.
+    """The scan of the C++ kernel on quantised operands, then an optional norm and gate.
+
+    One pass over the operands takes their statistics and puts the low-rank time steps on their
+    grid; everything else is put on its grid as the scan reads it, and the time steps, which are
+    many times as large as what they are computed from, are never stored. The statistics of the
+    result are taken while it is written.
 
     Args:
-        rule: where the grids of the time steps come from, at most :data:`MAX_BITS` bits.
+        rules: where the grids of the operands come from.
+        dt_weight: ``(routes, rank, padded)``, channels padded to a multiple of 16.
         dt_bias: ``(routes, channels)``.
         A: ``(routes, channels, states)``, at most :data:`MAX_STATES` states.
         D: ``(routes, channels)``.
         norm: layer norm over the channels of the merged map, or ``None``.
+        output: rule of what reads the result, whose statistics are wanted, or ``None``.
 
     Raises:
         BackendError: the kernel was not built or does not load.
@@ -105,18 +151,25 @@ class TableScan:
 
     def __init__(
         self,
-        rule: GridRule,
+        rules: ScanRules,
+        dt_weight: Constant,
         dt_bias: Constant,
         A: Constant,
         D: Constant,
         *,
         norm: nn.LayerNorm | None = None,
+        output: GridRule | None = None,
     ) -> None:
         self._kernel = load_kernel()
         self.routes, self.channels, self.states = A.codes.shape
-        assert rule.bits <= MAX_BITS and self.states <= MAX_STATES, (rule.bits, self.states)
-        self.rule, self._lanes = rule, -(-self.states // 16) * 16
+        self.rank = dt_weight.codes.shape[1]
+        assert rules.steps.bits <= MAX_BITS and self.states <= MAX_STATES
+        assert rules.low.grid is not None and dt_weight.codes.is_contiguous()
+        assert dt_weight.codes.shape[2] == round_up(self.channels)
+        self.rules, self._lanes = rules, -(-self.states // 16) * 16
+        self._output = None if output is None or output.grid is not None else output
         missing = -self.channels % 16
+        self._dt_weight = dt_weight
         self._bias, self._skip = (c.arranged(F.pad(c.codes, (0, missing))) for c in (dt_bias, D))
         padding = (0, self._lanes - self.states, 0, missing)
         self._decay = A.arranged(F.pad(A.codes, padding))
@@ -127,37 +180,69 @@ class TableScan:
             self._norm, self._epsilon = (weight, bias), norm.eps
 
     @torch.no_grad()
+    def grids(self, x: Tensor, projected: Tensor) -> tuple[Tensor, ...]:
+        """Put the low-rank time steps on their grid, in place, and find the other grids.
+
+        Args:
+            x, projected: as for a call.
+
+        Returns:
+            Of x, the time steps, B and C, float32 ``(batch, 4)`` each: scale, offset, lowest and
+            highest value.
+        """
+        batch, pixels, channels = x.shape
+        assert x.is_contiguous() and projected.is_contiguous() and channels == self.channels
+        assert projected.shape == (batch, pixels, self.routes, self.rank + 2 * self.states)
+        low, *rules = self.rules
+        low_grids, grids = low.grids(batch), tuple(rule.grids(batch) for rule in rules)
+        padded = self._dt_weight.codes.shape[2]
+        weights = torch.empty(self.routes * self.rank * padded)
+        partial = torch.empty(len(rules) * batch * PARTS * 4, dtype=torch.float64)
+        call = _GridsStruct(
+            x=x.data_ptr(),
+            projected=projected.data_ptr(),
+            partial=partial.data_ptr(),
+            weights=weights.data_ptr(),
+            dt_weight=self._dt_weight.struct(),
+            low=low.struct(low_grids),
+            operands=_rules(rules, grids),
+            batch=batch,
+            pixels=pixels,
+            routes=self.routes,
+            channels=channels,
+            padded=padded,
+            rank=self.rank,
+            states=self.states,
+        )
+        self._kernel.run_quantized("scan_grids", call)
+        return grids
+
+    @torch.no_grad()
     def __call__(
         self,
         x: Tensor,
-        steps: StepCodes,
         projected: Tensor,
         routes: Tensor,
         *,
+        grids: tuple[Tensor, ...] | None = None,
         gate: Tensor | None = None,
         out: Tensor | None = None,
-    ) -> Tensor:
+    ) -> Scanned:
         """Scan a map.
 
         Args:
             x: float32 ``(batch, pixels, channels)``, contiguous.
-            steps: from :func:`qmamba.ops.operands.step_codes`.
-            projected: float32 ``(batch, pixels, routes, rank + 2 * states)``, contiguous; B and C
-                are its last numbers.
+            projected: float32 ``(batch, pixels, routes, rank + 2 * states)``, contiguous: low-rank
+                time steps, which are put on their grid in place, B and C.
             routes: int32 ``(routes, steps)``, contiguous.
+            grids: what :meth:`grids` gave for these operands, if it has been called already.
             gate: the result is multiplied by SiLU of this; float32 ``(batch, pixels, channels)``,
                 which may be part of an array with longer rows.
             out: where the result goes; contiguous.
-
-        Returns:
-            float32 ``(batch, pixels, channels)``.
         """
         batch, pixels, channels = x.shape
-        tiles = round_up(channels) // 16
-        assert channels == self.channels and x.is_contiguous() and projected.is_contiguous()
-        codes, grids = steps
-        assert codes.shape == (batch, self.routes, tiles, pixels, 16) and codes.is_contiguous()
-        assert grids.shape == (batch, 4) and grids.is_contiguous() and routes.is_contiguous()
+        assert routes.is_contiguous()
+        grids = grids or self.grids(x, projected)
         y = torch.empty_like(x) if out is None else out
         assert y.shape == x.shape and y.is_contiguous()
         scan = Call(
@@ -169,9 +254,9 @@ class TableScan:
             pixels=pixels,
             steps=routes.shape[1],
             channels=channels,
-            padded=tiles * 16,
+            padded=round_up(channels),
             routes=self.routes,
-            rank=projected.shape[3] - 2 * self.states,
+            rank=self.rank,
             states=self.states,
             norm_epsilon=self._epsilon,
             shared=1,
@@ -182,19 +267,26 @@ class TableScan:
             scan.norm_weight, scan.norm_bias = (t.data_ptr() for t in self._norm)
         call = TableStruct(
             scan=scan,
-            codes=codes.data_ptr(),
-            grids=grids.data_ptr(),
+            dt_weight=self._dt_weight.struct(),
             bias=self._bias.struct(),
             decay=self._decay.struct(),
             skip=self._skip.struct(),
-            bits=self.rule.bits,
+            operands=_rules(self.rules[1:], grids),
             lanes=self._lanes,
-            first=self.rule.first,
-            last=self.rule.last,
         )
+        partial = output = None
+        if self._output is not None:
+            output = self._output.grids(batch)
+            partial = torch.empty(batch * PARTS * 4, dtype=torch.float64)
+            call.output, call.partial = self._output.struct(output), partial.data_ptr()
         if gate is not None:
             assert gate.shape == x.shape and gate.stride(2) == 1
             assert batch == 1 or gate.stride(0) == pixels * gate.stride(1)
             call.gate, call.gate_stride = gate.data_ptr(), gate.stride(1)
         self._kernel.run_table_scan(call)
-        return y
+        del partial
+        return Scanned(y, output)
+
+
+def _rules(rules: Iterable[GridRule], grids: Iterable[Tensor]) -> ctypes.Array[RuleStruct]:
+    return (RuleStruct * 4)(*(rule.struct(of) for rule, of in zip(rules, grids, strict=True)))

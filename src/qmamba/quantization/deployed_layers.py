@@ -14,9 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmamba.ops.buffers import Buffers
-from qmamba.ops.depthwise import DepthwiseConvolution
+from qmamba.ops.depthwise import WIDEST_WINDOW, DepthwiseConvolution
 from qmamba.ops.integer import IntegerCall, PackedCodes
-from qmamba.ops.operands import Constant, GridRule, operand_codes, place_operand
+from qmamba.ops.operands import (
+    Constant,
+    GridRule,
+    operand_codes,
+    operand_grids,
+    place_operand,
+)
 from qmamba.quantization.layers import FrozenTensor, QuantizedConv2d, QuantizedLinear
 from qmamba.quantization.quantizers import DLS, DoReFa, Quantizer
 from qmamba.quantization.quantizers.dls import OfficialDLS
@@ -81,9 +87,9 @@ class _GivenGrid:
 class Linear:
     """A linear layer, or a convolution of single pixels, with a norm before it if one is given.
 
-    A fixed grid is applied while a row is in the cache. A grid that follows the image needs a pass
-    for its statistics and one for its codes; where its bounds cut levels off, the product is taken
-    of the levels in float32.
+    The grid is applied while a row is in the cache. One that follows the image needs a pass for its
+    statistics first, unless they are known; where its bounds cut levels off, the product is that of
+    the levels in float32.
 
     Args:
         weight: ``(outputs, inputs)``.
@@ -108,49 +114,51 @@ class Linear:
         self._weight, self._bias = weight, bias
         self._norm = norm if rule.grid is None else None
         self._call = IntegerCall(packed, norm=None if rule.grid is None else norm)
-        self._rule = rule
+        self.rule = rule
+        """Where the grids of the input come from."""
         self._given = None if rule.grid is None else _GivenGrid(rule)
 
     def __call__(
-        self, x: Tensor, *, residual: Tensor | None = None, name: str | None = None
+        self,
+        x: Tensor,
+        *,
+        grids: Tensor | None = None,
+        residual: Tensor | None = None,
+        name: str | None = None,
     ) -> Tensor:
         """``(batch, ..., inputs)`` to ``(batch, ..., outputs)``.
 
         Args:
             x: the rows.
+            grids: of the images ``(batch, 4)``, if they are known.
             residual: added to the result.
             name: of the buffer for the result; ``None`` for a fresh tensor.
         """
         out = None if name is None else self._buffers(name, (*x.shape[:-1], self._outputs))
+        rule = self.rule
         if self._given is not None:
-            given = self._given
-            return self._call(
-                x,
-                scale=given.scale,
-                offset=given.offset,
-                highest=given.highest,
-                residual=residual,
-                out=out,
-            )
-        if self._norm is not None:
-            x = self._norm(x)
-        rows = x.flatten(1, -2)
-        codes = self._buffers("codes", tuple(rows.shape), torch.uint8)
-        found = operand_codes(rows, self._rule, codes)
-        if found.is_cut:
-            return self._of_levels(x, residual)
-        scale, offset = found.scale, found.offset
-        if len(rows) == 1:
-            scale, offset = scale[0], offset[0]
+            scale, offset = self._given.scale, self._given.offset
         else:
-            scale, offset = (t[:, None].expand(rows.shape[:2]) for t in (scale, offset))
-            scale, offset = (t.unflatten(1, x.shape[1:-1]) for t in (scale, offset))
-        codes = codes.view(x.shape)
-        return self._call(codes, scale=scale, offset=offset, residual=residual, out=out)
+            if self._norm is not None:
+                x = self._norm(x)
+            if grids is None:
+                grids = operand_grids(x.flatten(1, -2), rule)
+            if rule.is_cut(grids):
+                return self._of_levels(x, grids, residual)
+            scale, offset = grids[:, 0], grids[:, 1] - rule.first * grids[:, 0]
+            if len(x) == 1:
+                scale, offset = scale[0], offset[0]
+            else:
+                places = (slice(None), *(None for _ in x.shape[2:]))
+                scale, offset = (t[places].expand(x.shape[:-1]) for t in (scale, offset))
+        highest = rule.last - rule.first
+        return self._call(
+            x, scale=scale, offset=offset, highest=highest, residual=residual, out=out
+        )
 
-    def _of_levels(self, x: Tensor, residual: Tensor | None) -> Tensor:
+    def _of_levels(self, x: Tensor, grids: Tensor, residual: Tensor | None) -> Tensor:
         levels = x.flatten(1, -2).clone()
-        place_operand(levels, self._rule)
+        place_operand(levels, self.rule, grids)
         y = F.linear(levels, self._weight.values(), self._bias).view(*x.shape[:-1], -1)
         return y if residual is None else y.add_(residual)
 
@@ -230,6 +238,7 @@ def depthwise(layer: nn.Module, activation: str | None = None) -> DepthwiseConvo
         or layer.groups != layer.out_channels
         or layer.kernel_size != (side, side)
         or not side % 2
+        or side > WIDEST_WINDOW
         or layer.stride != (1, 1)
         or layer.dilation != (dilation, dilation)
         or layer.padding != (side // 2 * dilation,) * 2

@@ -10,14 +10,8 @@ from qmamba.nn.ss2d import ROUTES
 from qmamba.ops import scan_routes, ss2d_given_steps
 from qmamba.ops.buffers import Buffers
 from qmamba.ops.kernel import PackedParameters, ScanCall, load_kernel
-from qmamba.ops.operands import (
-    Constant,
-    GridRule,
-    place_operand,
-    step_codes,
-    step_levels,
-)
-from qmamba.ops.table import MAX_BITS, MAX_STATES, TableScan
+from qmamba.ops.operands import Constant, GridRule, place_operand, step_levels
+from qmamba.ops.table import MAX_BITS, MAX_STATES, Scanned, ScanRules, TableScan
 from qmamba.quantization.deployed_layers import (
     Linear,
     constant,
@@ -37,16 +31,23 @@ class Mixer:
 
     With time steps of at most 4 bits the scan looks its exponentials up; else it computes them from
     the levels of the steps.
+
+    Args:
+        layer: the converted layer.
+        buffers: where intermediate results go.
+        output: rule of the layer that reads the result.
     """
 
-    def __init__(self, layer: QuantizedSS2D, buffers: Buffers) -> None:
+    def __init__(
+        self, layer: QuantizedSS2D, buffers: Buffers, output: GridRule | None = None
+    ) -> None:
         self._buffers = buffers
         self._convolution = depthwise(layer.conv2d, "silu")
         weight = _frozen(layer, "x_proj_weight")
         project_rule = static_rule(layer.x_proj_input_quantizer)
         weight = weight.arranged(weight.codes.flatten(0, 1))
         self._project = Linear(weight, None, project_rule, None, buffers)
-        self._rules = _Rules(layer)
+        self._rules = rules = _rules(layer)
         dt_weight = _frozen(layer, "dt_projs_weight")
         self._rank = dt_weight.codes.shape[2]
         self._dt_weight = dt_weight.arranged(padded_channels(dt_weight.codes.transpose(1, 2)))
@@ -54,19 +55,20 @@ class Mixer:
         A, D = (c.arranged(c.codes.unflatten(0, (ROUTES, -1))) for c in (A, D))
         self._window, self._states = layer.window, layer.state_size
         self._route_gate, self._norm = layer.multi_scan, layer.out_norm
-        steps = self._rules.steps
         self._table: TableScan | None = None
         self._scan: _LevelScan | None = None
         if (
             layer.multi_scan is None
-            and steps.bits <= MAX_BITS
+            and rules.steps.bits <= MAX_BITS
             and _FEWEST_TABLE_STATES <= self._states <= MAX_STATES
         ):
-            self._table = TableScan(steps, bias, A, D, norm=layer.out_norm)
+            self._table = TableScan(
+                rules, self._dt_weight, bias, A, D, norm=layer.out_norm, output=output
+            )
         else:
             self._scan = _LevelScan(bias, A, D, layer.out_norm, layer.multi_scan)
 
-    def __call__(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, gate: Tensor | None = None) -> Scanned:
         """Scan a map.
 
         Args:
@@ -74,47 +76,39 @@ class Mixer:
             gate: the same, whose SiLU multiplies the result, or ``None``.
 
         Returns:
-            ``(batch, height, width, inner)``, in a buffer.
+            ``(batch, height, width, inner)``, in a buffer, and its grids if they are known.
         """
         batch, height, width, inner = x.shape
         buffers = self._buffers
         pixels = self._convolution(x, buffers("pixels", tuple(x.shape))).flatten(1, 2)
         projected = self._project(pixels, name="projected").unflatten(-1, (ROUTES, -1))
+        routes = scan_routes(height, width, self._window)
+        flat_gate = None if gate is None else gate.flatten(1, 2)
+        out = buffers("mixed", tuple(pixels.shape))
+        if self._table is not None:
+            y, grids = self._table(pixels, projected, routes, gate=flat_gate, out=out)
+            return Scanned(y.view(x.shape), grids)
+        assert self._scan is not None
         rules, rows = self._rules, projected.flatten(1, 2)
         middle = self._rank + self._states
         place_operand(rows[..., : self._rank], rules.low)
         place_operand(rows[..., self._rank : middle], rules.B)
         place_operand(rows[..., middle:], rules.C)
         place_operand(pixels, rules.x)
-        routes = scan_routes(height, width, self._window)
-        flat_gate = None if gate is None else gate.flatten(1, 2)
-        out = buffers("mixed", tuple(pixels.shape))
-        if self._table is not None:
-            shape = (batch, ROUTES, -(-inner // 16), height * width, 16)
-            codes = buffers("steps", shape, torch.uint8)
-            steps = step_codes(projected, self._dt_weight, inner, rules.steps, codes)
-            y = self._table(pixels, steps, projected, routes, gate=flat_gate, out=out)
-        else:
-            assert self._scan is not None
-            levels = buffers("steps", (batch, ROUTES, height * width, inner))
-            step_levels(projected, self._dt_weight, inner, rules.steps, levels)
-            y = self._scan(pixels, levels, projected, routes, out)
-            y = y if flat_gate is None else y.mul_(F.silu(flat_gate))
-        return y.view(batch, height, width, inner)
+        levels = buffers("steps", (batch, ROUTES, height * width, inner))
+        step_levels(projected, self._dt_weight, inner, rules.steps, levels)
+        y = self._scan(pixels, levels, projected, routes, out)
+        y = y if flat_gate is None else y.mul_(F.silu(flat_gate))
+        return Scanned(y.view(x.shape), None)
 
 
 def _frozen(layer: QuantizedSS2D, name: str) -> Constant:
     return constant(getattr(layer, f"frozen_{name}", None))
 
 
-class _Rules:
-    """Where the grids of the operands of a scan come from."""
-
-    def __init__(self, layer: QuantizedSS2D) -> None:
-        self.low: GridRule = static_rule(layer.dt_proj_input_quantizer)
-        self.x = grid_rule(layer.x_quantizer)
-        self.steps = grid_rule(layer.steps_quantizer)
-        self.B, self.C = grid_rule(layer.B_quantizer), grid_rule(layer.C_quantizer)
+def _rules(layer: QuantizedSS2D) -> ScanRules:
+    operands = (layer.x_quantizer, layer.steps_quantizer, layer.B_quantizer, layer.C_quantizer)
+    return ScanRules(static_rule(layer.dt_proj_input_quantizer), *map(grid_rule, operands))
 
 
 class _LevelScan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,28 +35,37 @@ _THRESHOLDS = ".a"
 
 
 def is_official(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict is one of the official Q-MambaIR code."""
-    return any(_LAYER.match(key) or _OPERAND.match(key) for key in state)
+    """Whether a state dict is one of the official Q-MambaIR code: it has rounding thresholds."""
+    return any(key.endswith(_THRESHOLDS) and _place(key) is not None for key in state)
 
 
-def load_official(content: Mapping[str, object]) -> MambaIR:
+def load_official(content: Mapping[str, object], **config_overrides: Any) -> MambaIR:
     """The network of an official Q-MambaIR checkpoint, prepared and in evaluation mode.
 
     Task, widths and bits are inferred; weights and activations have the same number of bits there.
 
     Args:
         content: what the checkpoint file holds, with the state dict itself or under ``params``.
+        config_overrides: fields of :class:`~qmamba.models.MambaIRConfig` that leave no trace in
+            the weights: ``image_range``, and ``task`` of a grey network without enlargement.
 
     Raises:
         CheckpointError: the tensors are not those of a quantised MambaIR.
+        ConfigError: an override is not allowed.
     """
     state = convert_mambair(find_state_dict(content)).state
     if not is_official(state):
         raise CheckpointError("The checkpoint holds no quantisers of the official Q-MambaIR code.")
     bits = _bits(state)
-    model = MambaIR(infer_mambair_config({k: v for k, v in state.items() if not _place(k)}))
+    config = infer_mambair_config({k: v for k, v in state.items() if not _place(k)})
+    model = MambaIR(config.replace(**config_overrides))
     quantize_(model, QuantConfig(bits, bits, compat=True))
-    missing, unexpected = model.load_state_dict(convert_official(state), strict=False)
+    try:
+        missing, unexpected = model.load_state_dict(convert_official(state), strict=False)
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(
+            f"The tensors of the checkpoint do not fit a Q-MambaIR: {_last_line(error)}."
+        ) from error
     if missing or unexpected:
         raise CheckpointError(
             f"The quantisers of the checkpoint are not those of Q-MambaIR: {len(missing)} tensors "
@@ -97,6 +107,10 @@ def _place(key: str) -> tuple[str, str] | None:
     if match and match[2] in _QUANTIZERS:
         return f"{match[1]}.{_QUANTIZERS[match[2]]}_quantizer", match[3]
     return None
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[-1].strip().rstrip(".")
 
 
 def _bits(state: Mapping[str, Tensor]) -> int:

@@ -36,8 +36,8 @@ def runner(model: nn.Module, precision: Precision) -> Callable[[Tensor], Tensor]
 
     Args:
         model: the network, in evaluation mode.
-        precision: ``"fp32"``, or ``"bf16"`` for bfloat16 activations with the state of the scan in
-            float32.
+        precision: ``"fp32"``; ``"bf16"`` for bfloat16 activations with the state of the scan in
+            float32; ``"int8"`` for products of 8-bit integers, on the CPU with the C++ kernel.
 
     Raises:
         ConfigError: the precision is unknown, or the network is quantised and it is not ``fp32``.

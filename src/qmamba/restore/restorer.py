@@ -56,8 +56,8 @@ class Restorer:
             a tile in pixels of the input. Where memory runs out all the same, tiles of half the
             size are tried, except with ``"whole"``.
         overlap: pixels of the input that neighbouring tiles share, at most a quarter of a tile.
-        precision: ``"fp32"``, or ``"bf16"``: half the memory for activations, slightly different
-            pixels.
+        precision: ``"fp32"``; ``"bf16"``: half the memory for activations; ``"int8"``: products of
+            8-bit integers, on the CPU. Both change pixels slightly.
         ensemble: mean over the eight flips and turns of the picture: eight times the work, a
             little better.
         alpha: ``"resample"`` enlarges transparency by bicubic interpolation and keeps it where the

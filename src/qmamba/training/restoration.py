@@ -68,7 +68,7 @@ class RestorationTask:
         DataError: there is nothing to learn from.
         ImageError: a picture cannot be decoded.
 
-    Source: training of MambaIR and SwinIR; section 1.5 of the design notes on Q-MambaIR's recipe.
+    Source: the training of MambaIR and SwinIR, with the schedule of Q-MambaIR.
     """
 
     def __init__(

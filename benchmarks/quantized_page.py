@@ -1,0 +1,120 @@
+"""Put the tables of docs/quantization.md in place, from the JSON of the benchmarks alone.
+
+    python -m benchmarks.quantized_page
+
+Each table stands between `<!-- NAME -->` and `<!-- /NAME -->`. Tables without JSON stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from goals import Rows  # noqa: E402
+from render import milliseconds, put, spread, table  # noqa: E402
+
+PAGE = HERE.parent / "docs" / "quantization.md"
+
+
+def kib(count: float) -> str:
+    return f"{count / 1024:,.0f}".replace(",", " ")
+
+
+def size_table(rows: Rows) -> str:
+    """One line for each network; KiB, and how many times smaller than in float32."""
+    sizes = {(row["model"], row["bits"], row["rest"]): row for row in rows}
+    columns = list(dict.fromkeys((row["bits"], row["rest"]) for row in rows))
+    columns.sort(key=lambda column: (column[1] != "fp32", -column[0]))
+
+    def cell(name: str, bits: int, rest: str) -> str:
+        row = sizes[name, bits, rest]
+        return f"{kib(row['file_bytes'])} ({row['full_bytes'] / row['file_bytes']:.1f}x)"
+
+    return table(
+        ["network", "float32", *(f"W{bits}, rest {rest}" for bits, rest in columns)],
+        (
+            [name, kib(next(row["full_bytes"] for row in rows if row["model"] == name))]
+            + [cell(name, *column) for column in columns]
+            for name in dict.fromkeys(row["model"] for row in rows)
+        ),
+    )
+
+
+def cost_table(rows: Rows) -> str:
+    """Time and memory of each network and precision."""
+    full = {row["model"]: row["median_ms"] for row in rows if row["precision"] == "fp32"}
+    return table(
+        ["network", "picture", "precision", "file, KiB", "ms", "speed", "peak memory, MB"],
+        (
+            [
+                row["model"],
+                f"{row['side']} x {row['side']}",
+                row["precision"],
+                kib(row["file_bytes"]),
+                spread(row),
+                f"{full[row['model']] / row['median_ms']:.2f}x",
+                "-" if row["peak_megabytes"] is None else f"{row['peak_megabytes']:.0f}",
+            ]
+            for row in rows
+        ),
+    )
+
+
+def scan_table(rows: Rows) -> str:
+    """Each way to scan, and its speed."""
+
+    def speed(row: dict[str, Any]) -> str:
+        return "-" if "operands" in row["way"] else f"{row['ratio']:.2f}x"
+
+    return table(
+        ["scan", "way", "ms", "speed"],
+        (
+            [row["scan"], row["way"], milliseconds(row["median_ms"]), speed(row)] for row in rows
+        ),
+    )
+
+
+def agreement_table(rows: Rows) -> str:
+    """The range of each comparison, in dB."""
+    names = ["deployed", "float64", "changed input", "full precision"]
+
+    def cell(row: dict[str, Any], name: str) -> str:
+        return "{:.0f} to {:.0f}".format(*row[name]) if name in row else "-"
+
+    return table(
+        ["bits", *names], ([row["bits"], *(cell(row, name) for name in names)] for row in rows)
+    )
+
+
+TABLES: dict[str, tuple[str, str, Callable[[Rows], str]]] = {
+    "agreement": ("deployed_agreement", "rows", agreement_table),
+    "sizes": ("packed_size", "rows", size_table),
+    "cost": ("quantized", "networks", cost_table),
+    "scans": ("quantized", "scans", scan_table),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of JSON")
+    parser.add_argument("--page", type=Path, default=PAGE, help="Markdown with the places")
+    arguments = parser.parse_args()
+    page = arguments.page.read_text(encoding="utf-8")
+    for name, (source, part, draw) in TABLES.items():
+        path = arguments.results / f"{source}.json"
+        if path.exists():
+            page = put(page, name, draw(json.loads(path.read_text())[part]))
+        else:
+            print(f"{name} stays: {path.name} is not in {arguments.results}")
+    arguments.page.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
