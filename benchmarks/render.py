@@ -270,10 +270,13 @@ def main() -> None:
             results[f"quantized {part}"] = reports["quantized"][part]
     page = arguments.page.read_text(encoding="utf-8")
     for name, (source, draw) in TABLES.items():
-        if source in results:
-            page = put(page, name, draw(results[source]))
-        else:
+        if source not in results:
             print(f"{name} stays: {source}.json is not in {arguments.results}")
+            continue
+        try:
+            page = put(page, name, draw(results[source]))
+        except KeyError as error:
+            print(f"{name} stays: {source}.json is of another version, without {error}")
     page = put(page, "folder", folder_table(reports))
     page = put(page, "goals", goals_table(results))
     arguments.page.write_text(page, encoding="utf-8")
