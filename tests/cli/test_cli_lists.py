@@ -57,9 +57,7 @@ def test_wrong_usage(arguments: list[str], message: str) -> None:
     assert message in result.stderr and result.stdout == ""
 
 
-def test_embedded_weights(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_embedded_weights(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {"tiny": weights, "tiny-denoise": save_networks(tmp_path)["denoise"]}
     describe = qmamba.models.describe
     monkeypatch.setattr("qmamba.models.list_weights", lambda: list(files))

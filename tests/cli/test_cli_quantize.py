@@ -90,9 +90,7 @@ def test_a_network_is_measured_in_a_process_of_its_own(weights: Path) -> None:
 def test_official_checkpoints_of_mambair(shared: Path, pictures: Path, tmp_path: Path) -> None:
     config, content = recording(shared, "light_x2")
     torch.save({"params": content["state_dict"]}, tmp_path / "official.pth")
-    small = quantize(
-        tmp_path / "official.pth", tmp_path / "m.safetensors", "--calibrate", pictures
-    )
+    small = quantize(tmp_path / "official.pth", tmp_path / "m.safetensors", "--calibrate", pictures)
     assert isinstance(small, MambaIR) and small.config == config
     assert small.metadata is not None and small.metadata.name == "official-w4a4"
 

@@ -82,9 +82,7 @@ class Case:
         self.rules = ScanRules(low, *others)
 
     def scan(self, **options: Any) -> TableScan:
-        return TableScan(
-            self.rules, self.transposed, self.dt_bias, self.A, self.D, **options
-        )
+        return TableScan(self.rules, self.transposed, self.dt_bias, self.A, self.D, **options)
 
     def run(self, *, gate: Tensor | None = None, **options: Any) -> Tensor:
         return self.scan(**options)(self.x, self.projected.clone(), self.routes, gate=gate).y
@@ -329,9 +327,7 @@ def test_an_operand_is_put_on_the_grid_of_its_statistics(
     ("bounds", "is_cut"),
     [((), False), ((-2.0, 2.0), False), ((-0.5, 2.0), True), ((-2.0, 0.5), True)],
 )
-def test_codes_tell_whether_bounds_cut_levels_off(
-    bounds: tuple[float, ...], is_cut: bool
-) -> None:
+def test_codes_tell_whether_bounds_cut_levels_off(bounds: tuple[float, ...], is_cut: bool) -> None:
     x = torch.linspace(-1, 1, 200).view(1, 20, 10)
     rule = GridRule(4, grid=(0.15, 0.02, *bounds))
     found = operand_codes(x, rule)

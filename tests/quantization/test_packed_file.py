@@ -165,9 +165,7 @@ def test_the_same_model_gives_the_same_bytes_even_after_loading(
 def test_load_takes_packed_files_too(packed: Path) -> None:
     loaded = load(packed)
     assert isinstance(loaded, MambaIR)
-    assert torch.equal(
-        definition(loaded, images(1)), definition(load_quantized(packed), images(1))
-    )
+    assert torch.equal(definition(loaded, images(1)), definition(load_quantized(packed), images(1)))
     with pytest.raises(ConfigError, match="packed file"):
         load(packed, scale=3)
 

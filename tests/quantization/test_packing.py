@@ -59,8 +59,6 @@ def test_unusable_codes_are_refused() -> None:
     ("content", "bits", "shape"),
     [([1], 4, (3,)), ([1, 2, 3], 4, (3,)), ([0, 1], 4, (3,)), ([1, 1], 3, (5,)), ([1], 2, (3,))],
 )
-def test_altered_bytes_are_refused(
-    content: list[int], bits: int, shape: tuple[int, ...]
-) -> None:
+def test_altered_bytes_are_refused(content: list[int], bits: int, shape: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError, match=r"take uint8|after the last"):
         unpack(torch.tensor(content, dtype=torch.uint8), bits, shape)

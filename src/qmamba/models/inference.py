@@ -33,12 +33,15 @@ from qmamba.nn.packed import PackedLinear
 from qmamba.nn.scale_shift import without_scale_shift
 from qmamba.ops import backends
 from qmamba.ops.integer import IntegerCall
+from qmamba.ops.memory import kept_memory
 
 Precision = Literal["fp32", "bf16", "int8"]
 """``fp32``; ``bf16``: weights and activations in bfloat16, the state of the scan in float32;
 ``int8``: linear layers and convolutions of many channels on 8-bit integers, the rest in float32."""
 
 _USUAL_SIDE = 56
+_STEM_STRIDE = 4
+_FLOAT = 4
 _USUAL_IMAGES = 10
 
 
@@ -78,6 +81,7 @@ class InferenceModel:
         side = _USUAL_SIDE
         stem_size = (4 * side, 4 * side)
         self._stem = sequence(model.patch_embed, self._dtype, stem_size, integers=integers)
+        self._widest = int(model.config.mlp_ratio * model.config.dims[0])
         self._stages = []
         for layer in model.layers:
             assert isinstance(layer, Stage)
@@ -104,10 +108,13 @@ class InferenceModel:
     @torch.no_grad()
     def forward_features(self, images: Tensor) -> Tensor:
         """The last map, normalised and averaged: float32 ``(batch, dims[-1])``."""
-        x = apply(self._stem, images.to(self._dtype).permute(0, 2, 3, 1))
-        for layers in self._stages:
-            x = apply(layers, x)
-        return self._norm(x.float()).mean((1, 2))
+        # Stages halve the sides and double the widths, so the first one has the largest maps.
+        pixels = images[:, 0].numel() // _STEM_STRIDE**2
+        with kept_memory(pixels * self._widest * _FLOAT):
+            x = apply(self._stem, images.to(self._dtype).permute(0, 2, 3, 1))
+            for layers in self._stages:
+                x = apply(layers, x)
+            return self._norm(x.float()).mean((1, 2))
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

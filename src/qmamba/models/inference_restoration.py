@@ -24,9 +24,12 @@ from qmamba.models.inference_layers import (
 from qmamba.models.mambair import RGB_MEAN, MambaIR
 from qmamba.nn import SS2D, ChannelAttention, ChannelAttentionBlock, ResidualGroup, ScaledSkipBlock
 from qmamba.nn.packed import PackedLinear
+from qmamba.nn.ss2d import ROUTES
 from qmamba.ops.integer import IntegerCall
+from qmamba.ops.memory import kept_memory
 
 _USUAL_SIDE = 64
+_FLOAT = 4
 
 
 class RestorationModel:
@@ -86,12 +89,15 @@ class RestorationModel:
                 f"This MambaIR needs images of shape (batch, {config.channels}, height, width), "
                 f"none of them zero, got {tuple(images.shape)}."
             )
-        mean = images.new_tensor(RGB_MEAN if config.channels == 3 else (0.0,))
-        x = (images.permute(0, 2, 3, 1) - mean) * config.image_range
-        y = self._reconstruct(self._features(x.to(self._dtype))).float()
-        if config.task in ("denoise", "jpeg"):
-            y = x + y
-        return (y / config.image_range + mean).permute(0, 3, 1, 2)
+        projected = ROUTES * (config.dt_rank + 2 * config.state_size)
+        widest = max(2 * config.inner_dim, projected)
+        with kept_memory(images[:, 0].numel() * widest * _FLOAT):
+            mean = images.new_tensor(RGB_MEAN if config.channels == 3 else (0.0,))
+            x = (images.permute(0, 2, 3, 1) - mean) * config.image_range
+            y = self._reconstruct(self._features(x.to(self._dtype))).float()
+            if config.task in ("denoise", "jpeg"):
+                y = x + y
+            return (y / config.image_range + mean).permute(0, 3, 1, 2)
 
     def _features(self, x: Tensor) -> Tensor:
         shallow = self._first(x)

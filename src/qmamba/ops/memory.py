@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LARGE = 32 << 20
-"""Bytes from which on blocks are given back."""
+"""Bytes; larger blocks are given back."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _NEVER = 2**31 - 1
@@ -26,15 +26,19 @@ _holders = 0
 
 
 @contextmanager
-def kept_memory() -> Iterator[None]:
+def kept_memory(largest: int) -> Iterator[None]:
     """Keep freed blocks for the next ones until the outermost block of this kind is left.
 
     In return the process takes up to twice the memory meanwhile, because blocks of different sizes
     do not always fit into each other's place. Other threads are affected, too. Does nothing where
     the C library is not glibc.
+
+    Args:
+        largest: bytes of the largest blocks that will be needed; up to :data:`LARGE` all are kept
+            anyway, and nothing is done.
     """
     global _holders
-    library = _glibc()
+    library = _glibc() if largest > LARGE else None
     if library is None:
         yield
         return

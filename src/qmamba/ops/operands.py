@@ -144,9 +144,7 @@ class GridRule:
             known: the grids are filled in, so that statistics are not needed.
         """
         weights = None if self._weights is None or known else self._weights.data_ptr()
-        return RuleStruct(
-            grids.data_ptr(), weights, self.bits, self.first, self.last, self.copies
-        )
+        return RuleStruct(grids.data_ptr(), weights, self.bits, self.first, self.last, self.copies)
 
     def is_cut(self, grids: Tensor) -> bool:
         """Whether a bound cuts a level off in any image, which codes cannot tell."""

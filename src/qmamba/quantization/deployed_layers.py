@@ -246,9 +246,7 @@ def depthwise(layer: nn.Module, activation: str | None = None) -> DepthwiseConvo
         raise NotDeployable
     rule = static_rule(layer.input_quantizer)
     weight = constant(layer.frozen_weight)
-    return DepthwiseConvolution(
-        weight, layer.bias, rule, dilation=dilation, activation=activation
-    )
+    return DepthwiseConvolution(weight, layer.bias, rule, dilation=dilation, activation=activation)
 
 
 class Chain:
@@ -260,9 +258,7 @@ class Chain:
         name: of the buffers, or ``None`` for fresh tensors throughout.
     """
 
-    def __init__(
-        self, modules: list[nn.Module], buffers: Buffers, name: str | None = None
-    ) -> None:
+    def __init__(self, modules: list[nn.Module], buffers: Buffers, name: str | None = None) -> None:
         self._layers: list[Layer] = []
         self._buffers, self._name = buffers, name
         skip = False

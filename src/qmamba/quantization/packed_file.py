@@ -338,9 +338,7 @@ def _described(
     return config, metadata, description
 
 
-def _check(
-    tensors: Mapping[str, Tensor], layout: _Layout, description: Mapping[str, Any]
-) -> None:
+def _check(tensors: Mapping[str, Tensor], layout: _Layout, description: Mapping[str, Any]) -> None:
     if set(tensors) != set(_TENSORS):
         raise ConfigError(f"it must hold {', '.join(_TENSORS)}, got {sorted(tensors)[:6]}.")
     if description["layout"] != layout.digest():

@@ -19,10 +19,10 @@ USABLE_SHARE = 0.5
 _UNKNOWN_MEMORY = 2 << 30
 _FLOAT = 4
 _ROUTES = 4
-# Peaks of the process were 1.3 to 1.7 times the feature maps that are alive at once in the deepest
-# block, because convolutions reorder their inputs and freed memory is not given back at once.
-_OVERHEAD = 1.75
-_BFLOAT16 = 0.75
+# Peaks of the process were 1.3 to 1.8 times the feature maps that are alive at once in the deepest
+# block, because convolutions reorder their inputs and freed memory is kept for the next maps.
+_OVERHEAD = 2.25
+_BFLOAT16 = 0.6
 _OUT_OF_MEMORY = (
     "can't allocate memory",
     "not enough memory",

@@ -227,9 +227,7 @@ class _Run:
         return DistributedDataParallel(self.model, device_ids=ids)
 
     def _update(self, wrapped: nn.Module, batch: dict[str, Tensor]) -> None:
-        batch = {
-            name: value.to(self.device, non_blocking=True) for name, value in batch.items()
-        }
+        batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         rate = self.options.rate(self.step, self.total)
         set_rate(self.optimizer, rate)
         torch.manual_seed(derived_seed(self.options.seed, "step", self.step, rank()))

@@ -57,9 +57,7 @@ class _Examples(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, place: tuple[int, int]) -> dict[str, Tensor]:
         epoch, index = place
-        generator = torch.Generator().manual_seed(
-            derived_seed(self._seed, "example", epoch, index)
-        )
+        generator = torch.Generator().manual_seed(derived_seed(self._seed, "example", epoch, index))
         return self._task.example(index, generator)
 
 

@@ -1,0 +1,82 @@
+"""Memory that is kept between large maps: it is really kept, and given back at the end."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from qmamba.ops import memory
+from qmamba.ops.memory import LARGE, kept_memory
+
+pytestmark = pytest.mark.skipif(memory._glibc() is None, reason="not glibc on Linux")
+
+PAGES = LARGE // 4096
+
+
+def faults(size: int) -> int:
+    """Pages that the system clears while a block of so many bytes is filled."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(size // 4)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def is_kept() -> bool:
+    """Whether a block takes the place of a larger one before it."""
+    faults(3 * LARGE)
+    return faults(2 * LARGE) < PAGES
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.fixture(autouse=True)
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    if sys.platform == "linux":
+        setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+        if setting.exists() and "[always]" in setting.read_text():
+            pytest.skip("huge pages hide the count")
+
+
+def test_a_block_takes_the_place_of_the_one_before() -> None:
+    assert not is_kept()
+    with kept_memory(LARGE + 1):
+        assert is_kept()
+    assert not is_kept()
+
+
+def test_memory_is_given_back() -> None:
+    before = resident_bytes()
+    with kept_memory(LARGE + 1):
+        faults(2 * LARGE)
+        assert resident_bytes() > before + LARGE
+    assert resident_bytes() < before + LARGE
+
+
+def test_only_the_last_holder_ends_it() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with kept_memory(LARGE + 1):
+            entered.set()
+            leave.wait(60)
+
+    other = threading.Thread(target=hold)
+    with pytest.raises(RuntimeError), kept_memory(LARGE + 1):
+        other.start()
+        assert entered.wait(60)
+        raise RuntimeError
+    assert is_kept()
+    leave.set()
+    other.join()
+    assert not is_kept()
+
+
+def test_small_maps_change_nothing() -> None:
+    with kept_memory(LARGE):
+        assert not is_kept()
