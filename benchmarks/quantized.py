@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from measure import take_turns, write
 
-from qmamba.models import ModelMetadata, create_model, load, save_model
+from qmamba.models import Model, ModelMetadata, create_model, load, save_model
 from qmamba.models.inference import Precision, inference_network
 from qmamba.ops import scan_routes
 from qmamba.ops.operands import Constant, GridRule
@@ -40,6 +40,8 @@ from qmamba.quantization.packed_file import save_quantized
 from qmamba.quantization.pictures import calibration_inputs
 
 NETWORKS = {
+    "mambair-nano-x2": 128,
+    "mambair-nano-denoise": 128,
     "mambair-light-x2": 64,
     "mambair-light-x4": 64,
     "mambair-classic-x4": 64,
@@ -47,6 +49,7 @@ NETWORKS = {
 }
 """Names and the side of the picture."""
 BITS = (8, 4, 2)
+SIMULATED = "W4A4, simulated"
 SCANS = {"light": (72, 10, 4), "classic": (360, 16, 12)}
 """Channels, states and rank of the scan, on 64 x 64 pixels."""
 _SIDE = 64
@@ -63,20 +66,28 @@ def written(name: str, folder: Path) -> Files:
     save_model(model, full, metadata=metadata, dtype=torch.float32)
     files: Files = {"fp32": (full, "fp32"), "bf16": (full, "bf16")}
     for bits in BITS:
-        torch.manual_seed(0)
-        model = create_model(name)
-        quantize_(model, QuantConfig(weight_bits=bits, activation_bits=bits, step="ptq"))
-        calibrate(model, calibration_inputs(model, count=2))
         files[f"W{bits}A{bits}"] = folder / f"{name}-{bits}.safetensors", "fp32"
-        save_quantized(model, files[f"W{bits}A{bits}"][0], metadata)
+        save_quantized(simulated(name, bits), files[f"W{bits}A{bits}"][0], metadata)
     return files
+
+
+def simulated(name: str, bits: int) -> Model:
+    """A network that computes in float32 on rounded weights and activations, as in training."""
+    torch.manual_seed(0)
+    model = create_model(name).eval()
+    quantize_(model, QuantConfig(weight_bits=bits, activation_bits=bits, step="ptq"))
+    calibrate(model, calibration_inputs(model, count=2))
+    return model
 
 
 def prepared(path: Path, precision: Precision, side: int) -> Callable[[], object]:
     """A run of the network of a file on one picture."""
     model = load(path)
-    channels = int(getattr(model.config, "channels", 3))
-    return partial(inference_network(model, precision), torch.rand(1, channels, side, side))
+    return partial(inference_network(model, precision), picture(model, side))
+
+
+def picture(model: Model, side: int) -> torch.Tensor:
+    return torch.rand(1, int(getattr(model.config, "channels", 3)), side, side)
 
 
 def peak_megabytes(path: Path, precision: str, side: int, threads: int) -> float | None:
@@ -110,14 +121,20 @@ def measure_network(name: str, arguments: argparse.Namespace) -> list[dict[str, 
     with tempfile.TemporaryDirectory() as folder:
         files = written(name, Path(folder))
         runs = {label: prepared(*file, side) for label, file in files.items()}
+        model = simulated(name, 4)
+        runs[SIMULATED] = partial(model, picture(model, side))
         found = take_turns(runs, arguments.repeats, seconds=arguments.seconds)
-        del runs
+        del runs, model
         for label, (path, precision) in files.items():
             memory = peak_megabytes(path, precision, side, arguments.threads)
             size = path.stat().st_size / (2 if label == "bf16" else 1)
             row = {"model": name, "precision": label, "side": side, "file_bytes": size}
             rows.append({**row, "peak_megabytes": memory, **found[label]})
             print(line(rows[-1], found["fp32"]["median_ms"]), flush=True)
+        # A simulation has the file of full precision.
+        row = {**rows[0], "precision": SIMULATED, "peak_megabytes": None, **found[SIMULATED]}
+        rows.append(row)
+        print(line(row, found["fp32"]["median_ms"]), flush=True)
     return rows
 
 

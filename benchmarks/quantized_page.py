@@ -75,9 +75,7 @@ def scan_table(rows: Rows) -> str:
 
     return table(
         ["scan", "way", "ms", "speed"],
-        (
-            [row["scan"], row["way"], milliseconds(row["median_ms"]), speed(row)] for row in rows
-        ),
+        ([row["scan"], row["way"], milliseconds(row["median_ms"]), speed(row)] for row in rows),
     )
 
 

@@ -29,6 +29,7 @@ LABELS = {
     "transformers": "transformers, slow path",
     "mambapy": "mambapy, parallel scan",
     "native": "C++ kernel",
+    "packed": "C++ kernel, packed weights",
     "chunked": "chunked PyTorch",
     "naive": "loop",
 }
@@ -65,7 +66,7 @@ def spread(row: dict[str, Any]) -> str:
 
 
 def scan_table(rows: Rows) -> str:
-    names = ["naive", "chunked", "mambapy", "transformers", "native"]
+    names = ["naive", "chunked", "mambapy", "transformers", "native", "packed"]
 
     def cell(row: dict[str, Any], name: str) -> str:
         if name not in row["ms"]:

@@ -1,8 +1,9 @@
 """The fused 2-D scan of each backend against the loop of the field, forward and with gradients.
 
 The reference is the definition (`ops/naive.py`), which does what VMamba's CPU fallback does:
-permuted copies, one step at a time. mambapy's parallel scan and transformers' slow path run where
-they are installed.
+permuted copies, one step at a time. "packed" is the native one with its weights packed beforehand,
+as prepared networks run it. mambapy's parallel scan and transformers' slow path run where they are
+installed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from measure import take_turns, write
 from torch import Tensor
 
 from qmamba.ops import scan_routes, ss2d
+from qmamba.ops.packed import PackedScan
 
 # name: batch, side, channels, states, rank
 SHAPES = {
@@ -60,7 +62,10 @@ def competitors(
         y = ss2d(x, projected, routes, *parameters, backend=backend)
         return y.sum().backward()
 
-    return {name: partial(run, name) for name in names}
+    runs: dict[str, Callable[[], object]] = {name: partial(run, name) for name in names}
+    if not gradients:
+        runs["packed"] = partial(PackedScan(*parameters), x, projected, routes)
+    return runs
 
 
 def others(sizes: tuple[int, int, int, int, int]) -> dict[str, Callable[[], object]]:

@@ -33,7 +33,7 @@ def described(rising: bool = True) -> QMamba:
     base = small_network()
     scale = ScoreScale("base MOS", 0, 100, rising, 50, 10)
     base.metadata = ModelMetadata(name="small", score=scale)
-    torch.nn.init.normal_(base.classifier.head.weight)
+    torch.nn.init.normal_(base.classifier.head.weight, generator=torch.Generator().manual_seed(0))
     return base
 
 
