@@ -18,7 +18,7 @@ LARGE = 32 << 20
 """Bytes; larger blocks are given back."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-_NEVER = 2**31 - 1
+_NEVER = -1
 _USUAL_MAPPINGS = 65536
 
 _lock = threading.Lock()
