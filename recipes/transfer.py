@@ -168,8 +168,8 @@ def run(
 
 def jobs(targets: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, int, int, str]]:
     """(target, seed, fold, tuning) of every run; one of each kind before the second of any."""
-    for seed in seeds:
-        for fold in FOLDS:
+    for fold in FOLDS:
+        for seed in seeds:
             for target in targets:
                 for tuning in TARGETS[target].tunings:
                     yield target, seed, fold, tuning
