@@ -78,7 +78,7 @@ def test_size_time_and_memory_are_printed(
     assert asked == [(str(weights), 16), (str(out), 16)]
     lines = {line.split()[0]: line for line in result.stdout.splitlines()[1:]}
     assert "codes" in lines["size"] and "smaller" in lines["size"]
-    assert "30.0 ms" in lines["time"] and "2.00x as fast" in lines["time"]
+    assert "30.0 ms" in lines["time"] and "2.0x faster" in lines["time"]
     assert lines["peak"].count("12.5 MB") == 2
 
 

@@ -207,8 +207,9 @@ def _report(
         first, second = measured(before[1], side), measured(str(output), side)
         if first is not None and second is not None:
             ratio = first.milliseconds / second.milliseconds
+            pace = f"{ratio:.1f}x faster" if ratio >= 1 else f"{1 / ratio:.1f}x slower"
             times = (f"{each.milliseconds:.1f} ms" for each in (first, second))
-            rows.append(("time", *times, f"{ratio:.2f}x as fast"))
+            rows.append(("time", *times, pace))
             memory = (f"{each.megabytes:.1f} MB" for each in (first, second))
             rows.append(("peak memory", *memory, "above that of the program itself"))
     typer.echo("\n".join(table_lines(header, rows)))
