@@ -1,4 +1,4 @@
-"""The embedded restoration networks make a shipped photograph better, in the package's own hands."""
+"""The embedded restoration networks make a shipped photograph better."""
 
 from __future__ import annotations
 
