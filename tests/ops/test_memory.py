@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import resource
-import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,15 @@ import torch
 from qmamba.ops import memory
 from qmamba.ops.memory import LARGE, kept_memory
 
-pytestmark = pytest.mark.skipif(memory._glibc() is None, reason="not glibc on Linux")
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+pytestmark = [
+    pytest.mark.skipif(memory._glibc() is None, reason="not glibc on Linux"),
+    pytest.mark.skipif(
+        HUGE_PAGES.exists() and "[always]" in HUGE_PAGES.read_text(),
+        reason="huge pages hide the count",
+    ),
+]
 
 PAGES = LARGE // 4096
 
@@ -35,22 +44,14 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-@pytest.fixture(autouse=True)
-def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    if sys.platform == "linux":
-        setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-        if setting.exists() and "[always]" in setting.read_text():
-            pytest.skip("huge pages hide the count")
-
-
-def test_a_block_takes_the_place_of_the_one_before() -> None:
+def a_block_takes_the_place_of_the_one_before() -> None:
     assert not is_kept()
     with kept_memory(LARGE + 1):
         assert is_kept()
     assert not is_kept()
 
 
-def test_memory_is_given_back() -> None:
+def memory_is_given_back() -> None:
     before = resident_bytes()
     with kept_memory(LARGE + 1):
         faults(2 * LARGE)
@@ -58,7 +59,7 @@ def test_memory_is_given_back() -> None:
     assert resident_bytes() < before + LARGE
 
 
-def test_only_the_last_holder_ends_it() -> None:
+def only_the_last_holder_ends_it() -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -77,6 +78,23 @@ def test_only_the_last_holder_ends_it() -> None:
     assert not is_kept()
 
 
-def test_small_maps_change_nothing() -> None:
+def small_maps_change_nothing() -> None:
     with kept_memory(LARGE):
         assert not is_kept()
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        a_block_takes_the_place_of_the_one_before,
+        memory_is_given_back,
+        only_the_last_holder_ends_it,
+        small_maps_change_nothing,
+    ],
+)
+def test_in_a_fresh_process(check: Callable[[], None]) -> None:
+    # Elsewhere the heap may hold large free blocks of earlier tests, which are taken first.
+    process = multiprocessing.get_context("spawn").Process(target=check)
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
