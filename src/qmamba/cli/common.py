@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from typing import Annotated, ParamSpec, TextIO, TypeAlias, TypeVar
+from typing import ParamSpec, TextIO, TypeVar
 
 import typer
 
@@ -24,17 +24,6 @@ DEBUG_VARIABLE = "QMAMBA_DEBUG"
 _BAR_WIDTH = 24
 _SECONDS_BETWEEN_BARS = 0.1
 _SECONDS_BETWEEN_LINES = 10.0
-
-PrecisionOption: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        "--precision",
-        metavar="fp32|bf16|int8",
-        help="Numbers that the network computes with; bf16 and int8 are faster on recent "
-        "processors and change results slightly.",
-    ),
-]
-"""The one switch of every command that runs a network without training it."""
 
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")

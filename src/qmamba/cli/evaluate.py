@@ -12,7 +12,6 @@ import typer
 from qmamba.cli.common import (
     EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
-    PrecisionOption,
     Progress,
     say,
     shown,
@@ -24,6 +23,13 @@ from qmamba.cli.rated_data import (
     for_each,
     parsed_scales,
     read_rated_data,
+)
+from qmamba.cli.shared_options import (
+    DeviceOption,
+    LowerIsBetterOption,
+    PrecisionOption,
+    RatingScaleOption,
+    TunedOption,
 )
 from qmamba.errors import ConfigError
 
@@ -57,14 +63,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    tuned: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="A file that `qmamba tune` wrote, for the weights that it was tuned on.",
-            show_default=False,
-        ),
-    ] = None,
+    tuned: TunedOption = None,
     split: Annotated[
         list[str] | None,
         typer.Option(
@@ -143,30 +142,15 @@ def evaluate(
         bool,
         typer.Option("--skip-bad", help="Leave out images that are missing or unreadable."),
     ] = False,
-    scale: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="LOW,HIGH",
-            help="Ends of the scores of a CSV file, NAME=LOW,HIGH for one of several (its lowest"
-            " and highest score).",
-            show_default=False,
-        ),
-    ] = None,
-    lower_is_better: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME", help="A CSV file whose low scores are good.", show_default=False
-        ),
-    ] = None,
+    scale: RatingScaleOption = None,
+    lower_is_better: LowerIsBetterOption = None,
     resamples: Annotated[
         int, typer.Option(min=0, metavar="N", help="Draws behind each interval; 0 for none.")
     ] = 1000,
     seed: Annotated[
         int, typer.Option(min=0, metavar="N", help="Seed of random crops and of the intervals.")
     ] = 0,
-    device: Annotated[
-        str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:0, mps, ...")
-    ] = "cpu",
+    device: DeviceOption = "cpu",
     precision: PrecisionOption = "fp32",
     batch_size: Annotated[
         int, typer.Option(min=1, metavar="N", help="Images sent to a GPU before waiting.")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from qmamba.cli.common import PrecisionOption, Progress, say, shown, table_lines
+from qmamba.cli.common import Progress, say, shown, table_lines
+from qmamba.cli.shared_options import DeviceOption, PrecisionOption
 from qmamba.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -94,9 +95,7 @@ def evaluate_restoration(
             show_default=False,
         ),
     ] = None,
-    device: Annotated[
-        str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:0, mps, ...")
-    ] = "cpu",
+    device: DeviceOption = "cpu",
     precision: PrecisionOption = "fp32",
 ) -> None:
     """Measure restoration by the protocol of published tables.

@@ -22,6 +22,7 @@ from qmamba.cli.rated_data import (
     read_rated_data,
     split_rules,
 )
+from qmamba.cli.shared_options import LowerIsBetterOption, RatingScaleOption
 from qmamba.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -104,21 +105,8 @@ class QualityArguments:
     head_factor: Annotated[
         float, typer.Option(metavar="X", help="Learning rate of the output layer, as a multiple.")
     ] = 1.0
-    scale: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="LOW,HIGH",
-            help="Ends of the scores of a CSV file, NAME=LOW,HIGH for one of several (its lowest"
-            " and highest score).",
-            show_default=False,
-        ),
-    ] = None
-    lower_is_better: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME", help="A CSV file whose low scores are good.", show_default=False
-        ),
-    ] = None
+    scale: RatingScaleOption = None
+    lower_is_better: LowerIsBetterOption = None
     skip_bad: Annotated[
         bool,
         typer.Option("--skip-bad", help="Leave out pictures that are missing or unreadable."),

@@ -15,12 +15,12 @@ import typer
 from qmamba.cli.common import (
     EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
-    PrecisionOption,
     Progress,
     say,
     shown,
     write,
 )
+from qmamba.cli.shared_options import DeviceOption, MaxPixelsOption, PrecisionOption
 from qmamba.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -136,9 +136,7 @@ def restore(
         AlphaTreatment,
         typer.Option(help="Enlarge transparency by bicubic interpolation, or by the network."),
     ] = AlphaTreatment.resample,
-    device: Annotated[
-        str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:0, mps, ...")
-    ] = "cpu",
+    device: DeviceOption = "cpu",
     precision: PrecisionOption = "fp32",
     file_format: Annotated[
         FileFormat,
@@ -181,15 +179,7 @@ def restore(
         bool,
         typer.Option("--score", help="Print the quality score of the result and of its input."),
     ] = False,
-    max_pixels: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Largest image that is decoded, width x height (100 million).",
-            show_default=False,
-        ),
-    ] = None,
+    max_pixels: MaxPixelsOption = None,
 ) -> None:
     """Restore images: enlarge them, remove noise or JPEG artefacts.
 

@@ -14,11 +14,11 @@ import typer
 from qmamba.cli.common import (
     EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
-    PrecisionOption,
     Progress,
     say,
 )
 from qmamba.cli.report import JsonScreen, Order, Report, Screen, TextScreen
+from qmamba.cli.shared_options import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
 from qmamba.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -55,14 +55,7 @@ def score(
             show_default=False,
         ),
     ] = None,
-    tuned: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="A file that `qmamba tune` wrote, for the weights that it was tuned on.",
-            show_default=False,
-        ),
-    ] = None,
+    tuned: TunedOption = None,
     policy: Annotated[
         str | None,
         typer.Option(
@@ -72,9 +65,7 @@ def score(
             show_default=False,
         ),
     ] = None,
-    device: Annotated[
-        str, typer.Option(metavar="NAME", help="cpu, cuda, cuda:0, mps, ...")
-    ] = "cpu",
+    device: DeviceOption = "cpu",
     precision: PrecisionOption = "fp32",
     batch_size: Annotated[
         int,
@@ -96,15 +87,7 @@ def score(
     sort: Annotated[
         Order, typer.Option(help="Rows in input order as they come, or best score first.")
     ] = Order.input,
-    max_pixels: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Largest image that is decoded, width x height (100 million).",
-            show_default=False,
-        ),
-    ] = None,
+    max_pixels: MaxPixelsOption = None,
     seed: Annotated[
         int | None,
         typer.Option(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from qmamba.cli.common import EXIT_INTERRUPTED, say
 from qmamba.cli.quality_options import QualityArguments, quality_task, with_quality_options
+from qmamba.cli.shared_options import (
+    ResumeOption,
+    RunFolderOption,
+    RunNameOption,
+    TrainingDeviceOption,
+)
 from qmamba.cli.training_display import TrainingDisplay
 from qmamba.cli.training_options import with_training_options
 from qmamba.errors import ConfigError
@@ -19,10 +24,7 @@ from qmamba.training.options import TrainingOptions
 @with_quality_options
 def train(
     data: QualityArguments,
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", metavar="FOLDER", help="Where the run leaves its files."),
-    ],
+    out: RunFolderOption,
     options: TrainingOptions,
     model: Annotated[
         str | None,
@@ -55,18 +57,9 @@ def train(
             show_default=False,
         ),
     ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Name of the weights (that of --out).", show_default=False
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out; give the same options.")
-    ] = False,
-    device: Annotated[
-        str, typer.Option(help="Where to train, such as cpu, cuda or cuda:1.")
-    ] = "cpu",
+    name: RunNameOption = None,
+    resume: ResumeOption = False,
+    device: TrainingDeviceOption = "cpu",
 ) -> None:
     """Train a model on rated pictures: one data set, a CSV file, or a mix of several.
 

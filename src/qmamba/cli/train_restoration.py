@@ -8,6 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from qmamba.cli.common import EXIT_INTERRUPTED, say, shown
+from qmamba.cli.shared_options import (
+    ResumeOption,
+    RunFolderOption,
+    RunNameOption,
+    TrainingDeviceOption,
+)
 from qmamba.cli.training_display import TrainingDisplay
 from qmamba.cli.training_options import with_training_options
 from qmamba.errors import ConfigError
@@ -40,10 +46,7 @@ def train_restoration_command(
             show_default=False,
         ),
     ],
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", metavar="FOLDER", help="Where the run leaves its files."),
-    ],
+    out: RunFolderOption,
     options: TrainingOptions,
     task: Annotated[
         str | None,
@@ -109,9 +112,7 @@ def train_restoration_command(
             show_default=False,
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out; give the same options.")
-    ] = False,
+    resume: ResumeOption = False,
     exclude: Annotated[
         list[Path] | None,
         typer.Option(
@@ -146,18 +147,11 @@ def train_restoration_command(
             show_default=False,
         ),
     ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Name of the weights (that of --out).", show_default=False
-        ),
-    ] = None,
+    name: RunNameOption = None,
     memory: Annotated[
         float, typer.Option(metavar="GIB", help="Memory for decoded pictures.")
     ] = 4.0,
-    device: Annotated[
-        str, typer.Option(help="Where to train, such as cpu, cuda or cuda:1.")
-    ] = "cpu",
+    device: TrainingDeviceOption = "cpu",
 ) -> None:
     """Train a restoration network on clean pictures, which are degraded on the fly.
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from qmamba.cli.common import EXIT_INTERRUPTED, say
 from qmamba.cli.quality_options import QualityArguments, quality_task, with_quality_options
+from qmamba.cli.shared_options import (
+    ResumeOption,
+    RunFolderOption,
+    RunNameOption,
+    TrainingDeviceOption,
+)
 from qmamba.cli.training_display import TrainingDisplay
 from qmamba.cli.training_options import with_training_options
 from qmamba.errors import ConfigError
@@ -23,10 +28,7 @@ if TYPE_CHECKING:
 @with_quality_options
 def tune(
     data: QualityArguments,
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", metavar="FOLDER", help="Where the run leaves its files."),
-    ],
+    out: RunFolderOption,
     options: TrainingOptions,
     base: Annotated[
         str | None,
@@ -66,18 +68,9 @@ def tune(
             help="Height and width of a StylePrompt, or those of the map that it follows.",
         ),
     ] = "1x1",
-    name: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Name of the tuned model (that of --out).", show_default=False
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out; give the same options.")
-    ] = False,
-    device: Annotated[
-        str, typer.Option(help="Where to train, such as cpu, cuda or cuda:1.")
-    ] = "cpu",
+    name: RunNameOption = None,
+    resume: ResumeOption = False,
+    device: TrainingDeviceOption = "cpu",
 ) -> None:
     """Adapt a model to rated pictures; everything but a few parameters stays as it is.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import json
 import logging
 import pickle
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ from qmamba.models.mambair_conversion import (
 from qmamba.models.metadata import LoadReport, ModelMetadata, shortened
 from qmamba.models.names import unknown_name
 from qmamba.models.registry import CONFIGS, Config, Model, build_model, model_config, name_of
+from qmamba.models.safetensors_file import header_of, read_tensors, require_finite
 from qmamba.models.sources import WeightsFile, read_weights
 from qmamba.models.states import Conversion, Refit, find_state_dict
 from qmamba.models.timm_config import TimmConfig
@@ -180,7 +180,7 @@ def _trained_quantised(
         model = load_official(state, **overrides)
     except CheckpointError as error:
         raise CheckpointError(f"{file.source} cannot be read: {error}") from error
-    _require_finite(model.state_dict(), f"The weights of {file.source} are damaged")
+    require_finite(model.state_dict(), f"The weights of {file.source} are damaged")
     digest = hashlib.sha256(file.content).hexdigest()
     model.metadata = ModelMetadata(file.stem, "mambair", sha256=digest, source=file.source)
     model.load_report = LoadReport(file.source, "q-mambair")
@@ -230,7 +230,7 @@ def save_model(
             f"The model has more than its configuration says, {shortened(extra)}; save a tuned "
             "model with qmamba.prompts.save_tuned."
         )
-    _require_finite(tensors, f"The model cannot be saved as {dtype}")
+    require_finite(tensors, f"The model cannot be saved as {dtype}")
     content = safetensors.torch.save(tensors, metadata={METADATA_KEY: text})
     with atomic_write(path) as stream:
         stream.write(content)
@@ -239,24 +239,15 @@ def save_model(
 
 
 def _is_packed(file: WeightsFile) -> bool:
-    length = int.from_bytes(file.content[:8], "little")
     try:
-        header = json.loads(file.content[8 : 8 + length]) if length < len(file.content) else {}
-        return PACKED_KEY in header["__metadata__"]
+        return PACKED_KEY in header_of(file.content)["__metadata__"]
     except (ValueError, RecursionError, LookupError, TypeError):
         return False
 
 
 def _read_safetensors(file: WeightsFile) -> tuple[Conversion, Config, ModelMetadata | None]:
-    try:
-        state = dict(sorted(safetensors.torch.load(file.content).items()))
-        length = int.from_bytes(file.content[:8], "little")
-        header = json.loads(file.content[8 : 8 + length])
-    except Exception as error:  # Whatever a malformed file provokes, it is a malformed file.
-        raise CheckpointError(
-            f"{file.source} is not a readable safetensors file: {error}."
-        ) from error
-    text = (header.get("__metadata__") or {}).get(METADATA_KEY)
+    tensors, texts = read_tensors(file)
+    state, text = dict(sorted(tensors.items())), texts.get(METADATA_KEY)
     if text is None and is_timm(state):
         return *_recognised(state), None
     if text is None:
@@ -341,7 +332,7 @@ def _fit(
     if missing or unexpected or misshapen:
         raise MismatchError(source, missing, unexpected, misshapen)
     weights = {key: _weight(source, key, tensor, ours[key].dtype) for key, tensor in used.items()}
-    _require_finite(weights, f"The weights of {source} are damaged")
+    require_finite(weights, f"The weights of {source} are damaged")
     if fresh:
         with torch.device("cpu"):
             model = build_model(wanted)
@@ -375,12 +366,6 @@ def _weight(source: str, key: str, tensor: Tensor, wanted: torch.dtype) -> Tenso
     # A copy, because tensors of a file may share memory with each other.
     dtype = torch.float32 if wanted.is_floating_point else wanted
     return tensor.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
-
-
-def _require_finite(tensors: Mapping[str, Tensor], problem: str) -> None:
-    bad = tuple(key for key, tensor in tensors.items() if not bool(torch.isfinite(tensor).all()))
-    if bad:
-        raise CheckpointError(f"{problem}: not finite in {shortened(bad)}.")
 
 
 def _usable(device: torch.device | str) -> torch.device:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from pathlib import Path
 
 from qmamba.errors import CheckpointError, ConfigError
 from qmamba.models import metadata as descriptions
 from qmamba.models.checkpoint import METADATA_KEY
 from qmamba.models.metadata import ModelMetadata
+from qmamba.models.safetensors_file import header_of
 from qmamba.models.sources import read_weights
 
 
@@ -26,8 +26,7 @@ def describe(source: str | Path, *, revision: str | None = None) -> ModelMetadat
     """
     file = read_weights(source, revision)
     try:
-        length = int.from_bytes(file.content[:8], "little")
-        text = json.loads(file.content[8 : 8 + length])["__metadata__"][METADATA_KEY]
+        text = header_of(file.content)["__metadata__"][METADATA_KEY]
         _, metadata = descriptions.decode(text)
     except (ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
         raise CheckpointError(

@@ -20,6 +20,7 @@ from qmamba.files import atomic_write
 from qmamba.models import LoadReport, Model, ModelMetadata, QMamba, list_weights, load
 from qmamba.models import metadata as descriptions
 from qmamba.models.checkpoint import METADATA_KEY, MismatchError
+from qmamba.models.safetensors_file import header_of, require_finite
 from qmamba.models.sources import WeightsFile, read_weights
 from qmamba.prompts.config import TuningConfig
 from qmamba.prompts.tuned import BaseIdentity, TunedQMamba, attach, identity_of
@@ -62,7 +63,7 @@ def save_tuned(
     }
     if not tensors:
         raise CheckpointError("The tuning 'none' has nothing to save; use the base itself.")
-    _require_finite(tensors, f"The tuned model cannot be saved as {dtype}")
+    require_finite(tensors, f"The tuned model cannot be saved as {dtype}")
     metadata = dataclasses.replace(metadata, architecture=descriptions.TUNED)
     config = {"tuning": model.tuning.to_dict(), "base": dataclasses.asdict(model.base)}
     text = descriptions.encode(config, metadata)
@@ -210,7 +211,7 @@ def _read(source: str | Path, revision: str | None) -> _TunedFile:
     for key, tensor in state.items():
         if tensor.dtype not in _DTYPES:
             raise CheckpointError(f"{key} of {file.source} is {tensor.dtype}, not floating point.")
-    _require_finite(state, f"The tensors of {file.source} are damaged")
+    require_finite(state, f"The tensors of {file.source} are damaged")
     digest = hashlib.sha256(file.content).hexdigest()
     return _TunedFile(file.source, digest, state, tuning, base, described)
 
@@ -218,8 +219,7 @@ def _read(source: str | Path, revision: str | None) -> _TunedFile:
 def _tensors(file: WeightsFile) -> tuple[dict[str, Tensor], str]:
     try:
         state = safetensors.torch.load(file.content)
-        length = int.from_bytes(file.content[:8], "little")
-        text = json.loads(file.content[8 : 8 + length])["__metadata__"][METADATA_KEY]
+        text = header_of(file.content)["__metadata__"][METADATA_KEY]
     except Exception as error:  # Whatever a malformed file provokes, it is a malformed file.
         raise CheckpointError(
             f"{file.source} is not a tuned file: {type(error).__name__} {error}."
@@ -237,9 +237,3 @@ def _base(values: Any) -> BaseIdentity:
     ):
         raise ConfigError(f"its base is {reprlib.repr(values)}.")
     return BaseIdentity(**values)
-
-
-def _require_finite(tensors: Mapping[str, Tensor], problem: str) -> None:
-    bad = tuple(key for key, tensor in tensors.items() if not bool(torch.isfinite(tensor).all()))
-    if bad:
-        raise CheckpointError(f"{problem}: not finite in {descriptions.shortened(bad)}.")

@@ -30,6 +30,7 @@ from qmamba.models.config import QMambaConfig
 from qmamba.models.mambair_config import MambaIRConfig
 from qmamba.models.metadata import LoadReport, ModelMetadata, shortened
 from qmamba.models.registry import CONFIGS, Model
+from qmamba.models.safetensors_file import read_tensors
 from qmamba.models.sources import WeightsFile, read_weights
 from qmamba.quantization.config import QuantConfig
 from qmamba.quantization.layers import FrozenTensor
@@ -288,15 +289,7 @@ def _sorted_header(content: bytes) -> bytes:
 
 
 def _read(file: WeightsFile) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        tensors = safetensors.torch.load(file.content)
-        length = int.from_bytes(file.content[:8], "little")
-        header = json.loads(file.content[8 : 8 + length])
-    except Exception as error:  # Whatever a malformed file provokes, it is a malformed file.
-        raise CheckpointError(
-            f"{file.source} is not a readable safetensors file: {error}."
-        ) from error
-    texts = header.get("__metadata__") or {}
+    tensors, texts = read_tensors(file)
     if METADATA_KEY not in texts or PACKED_KEY not in texts:
         raise CheckpointError(f"{file.source} is not a packed file; `qmamba quantize` makes one.")
     return tensors, texts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,34 @@ from qmamba.quantization.quantizers.base import Operand, Quantizer
 _TINY = 1e-12
 
 
+class StepRounding(torch.autograd.Function):
+    """Rounding of one row to a grid with a learned step and offset, straight through."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, step: Tensor, offset: Tensor, low: int, high: int, gradient: float
+    ) -> Tensor:
+        ctx.save_for_backward(x, step, offset)
+        ctx.settings = low, high, gradient
+        return round_rows(x, step, offset, low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        low, high, gradient = ctx.settings
+        x, step, offset = ctx.saved_tensors
+        rounding = round_rows_backward(grads[0], x, step, offset, low, high)
+        return rounding.x, rounding.scale * gradient, rounding.offset, None, None, None
+
+
 class LearnedStep(Quantizer):
     """Base of the quantisers with a learned step ``alpha`` and, unless absent, offset ``beta``.
 
     The step used is ``|alpha|``, and its gradient is multiplied by
     ``1 / sqrt(values * largest code)``.
     """
+
+    rounding: ClassVar[type[StepRounding]] = StepRounding
+    """How a row is rounded, and which gradients pass."""
 
     def __init__(
         self, bits: int, operand: Operand | None = None, *, has_offset: bool = True
@@ -29,7 +51,7 @@ class LearnedStep(Quantizer):
         self.beta = nn.Parameter(torch.zeros(1)) if has_offset else None
 
     def quantize(self, x: Tensor) -> Tensor:
-        y = _StepRounding.apply(
+        y = self.rounding.apply(
             self.rows(x),
             self.step(x.dtype),
             self.offset(x.dtype),
@@ -69,22 +91,3 @@ class LearnedStep(Quantizer):
     def set_step(self, step: Tensor) -> None:
         """Set the step, or some step where all data were zero."""
         self.alpha.copy_(step if step > 0 else torch.tensor(1 / self.code_range()[1]))
-
-
-class _StepRounding(torch.autograd.Function):
-    """Rounding of one row to a grid with a learned step and offset, straight through."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, step: Tensor, offset: Tensor, low: int, high: int, gradient: float
-    ) -> Tensor:
-        ctx.save_for_backward(x, step, offset)
-        ctx.settings = low, high, gradient
-        return round_rows(x, step, offset, low, high)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        low, high, gradient = ctx.settings
-        x, step, offset = ctx.saved_tensors
-        rounding = round_rows_backward(grads[0], x, step, offset, low, high)
-        return rounding.x, rounding.scale * gradient, rounding.offset, None, None, None

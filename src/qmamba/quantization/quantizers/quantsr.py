@@ -8,45 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qmamba.ops.rounding import round_rows
 from qmamba.quantization.quantizers.base import Operand
+from qmamba.quantization.quantizers.learned_step import StepRounding
 from qmamba.quantization.quantizers.lsq import LSQ
 
 _HALF_TANH = math.tanh(0.5)
 
 
-class QuantSR(LSQ):
-    """Rounding whose derivative is larger than 1 where two levels meet and smaller on a level.
-
-    It is that of ``floor(u) + (tanh(u - floor(u) - 1/2) / tanh(1/2) + 1) / 2``. The offset stands
-    for the shift that the paper learns for each channel of an input: one number for the whole
-    tensor, taken off again after the rounding.
-
-    Source: Qin et al., QuantSR, 2023: the redistribution-driven learnable quantiser.
-    """
-
-    def __init__(self, bits: int, operand: Operand | None = None) -> None:
-        super().__init__(bits, operand, has_offset=True)
-
-    def quantize(self, x: Tensor) -> Tensor:
-        y = _SoftRounding.apply(
-            self.rows(x),
-            self.step(x.dtype),
-            self.offset(x.dtype),
-            *self.code_range(),
-            self.gradient_scale(x),
-        )
-        return y.view(x.shape)
-
-
-class _SoftRounding(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, step: Tensor, offset: Tensor, low: int, high: int, gradient: float
-    ) -> Tensor:
-        ctx.save_for_backward(x, step, offset)
-        ctx.settings = low, high, gradient
-        return round_rows(x, step, offset, low, high)
+class _SoftRounding(StepRounding):
+    """The rounding of a learned step with the derivative of QuantSR."""
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -60,3 +30,19 @@ class _SoftRounding(torch.autograd.Function):
         on_step = (grad * (codes.round_() - slope * ratio)).sum(1) * gradient
         on_x = grad * slope
         return on_x, on_step, on_x.sum(1) - grad.sum(1), None, None, None
+
+
+class QuantSR(LSQ):
+    """Rounding whose derivative is larger than 1 where two levels meet and smaller on a level.
+
+    It is that of ``floor(u) + (tanh(u - floor(u) - 1/2) / tanh(1/2) + 1) / 2``. The offset stands
+    for the shift that the paper learns for each channel of an input: one number for the whole
+    tensor, taken off again after the rounding.
+
+    Source: Qin et al., QuantSR, 2023: the redistribution-driven learnable quantiser.
+    """
+
+    rounding = _SoftRounding
+
+    def __init__(self, bits: int, operand: Operand | None = None) -> None:
+        super().__init__(bits, operand, has_offset=True)
