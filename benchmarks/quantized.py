@@ -34,7 +34,7 @@ from qmamba.models.inference import Precision, inference_network
 from qmamba.ops import scan_routes
 from qmamba.ops.operands import Constant, GridRule
 from qmamba.ops.packed import PackedScan
-from qmamba.ops.table import ScanRules, TableScan
+from qmamba.ops.quantized_scan import QuantizedScan, ScanRules
 from qmamba.quantization import QuantConfig, calibrate, quantize_
 from qmamba.quantization.packed_file import save_quantized
 from qmamba.quantization.pictures import calibration_inputs
@@ -50,7 +50,7 @@ NETWORKS = {
 """Names and the side of the picture."""
 BITS = (8, 4, 2)
 SIMULATED = "W4A4, simulated"
-SCANS = {"light": (72, 10, 4), "classic": (360, 16, 12)}
+SCANS = {"nano": (32, 4, 2), "light": (72, 10, 4), "classic": (360, 16, 12)}
 """Channels, states and rank of the scan, on 64 x 64 pixels."""
 _SIDE = 64
 
@@ -157,7 +157,7 @@ def line(row: dict[str, Any], full: float) -> str:
 
 
 def measure_scans(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The scan in float32, and that with tables, with the pass that finds its grids apart."""
+    """The scan in float32 and on quantised operands, and apart the pass that places them."""
     rows = []
     for name, (channels, states, rank) in SCANS.items():
         runs = scan_runs(channels, states, rank)
@@ -170,7 +170,7 @@ def measure_scans(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def scan_runs(channels: int, states: int, rank: int) -> dict[str, Callable[[], object]]:
-    """One call of each scan: time steps, four routes, norm; with tables in two parts."""
+    """One call of each scan: time steps, four routes, norm; of quantised operands in two parts."""
     pixels = _SIDE * _SIDE
     x = torch.randn(1, pixels, channels)
     projected = torch.randn(1, pixels, 4, rank + 2 * states)
@@ -184,17 +184,18 @@ def scan_runs(channels: int, states: int, rank: int) -> dict[str, Callable[[], o
     )
     runs: dict[str, Callable[[], object]] = {"fp32": partial(full, x, projected, routes)}
     for bits in (4, 2):
-        table = table_scan(channels, states, rank, bits, norm)
-        numbers = projected.clone()
-        grids = table.grids(x, numbers)
-        runs[f"tables, {bits} bits"] = partial(table, x, numbers, routes, grids=grids)
-        runs[f"its operands onto their grids, {bits} bits"] = partial(table.grids, x, numbers)
+        maps, numbers = x.clone(), projected.clone()
+        for way, tables in (("tables", True), ("computed", False)):
+            scan = quantized_scan(channels, states, rank, bits, norm, tables=tables)
+            grids = scan.place(maps, numbers)
+            runs[f"{way}, {bits} bits"] = partial(scan, maps, numbers, routes, grids=grids)
+        runs[f"operands onto their grids, {bits} bits"] = partial(scan.place, maps, numbers)
     return runs
 
 
-def table_scan(
-    channels: int, states: int, rank: int, bits: int, norm: torch.nn.LayerNorm
-) -> TableScan:
+def quantized_scan(
+    channels: int, states: int, rank: int, bits: int, norm: torch.nn.LayerNorm, *, tables: bool
+) -> QuantizedScan:
     """A scan with random codes whose grids follow the image."""
 
     def codes(*shape: int) -> torch.Tensor:
@@ -203,7 +204,7 @@ def table_scan(
     rule = GridRule(bits, weights=torch.tensor([0, 0.5, 0, 0, -1, -0.25, 0, 0]))
     low = GridRule(bits, grid=(4 / 2**bits, 0.0))
     padded = torch.nn.functional.pad(codes(4, rank, channels), (0, -channels % 16))
-    return TableScan(
+    return QuantizedScan(
         ScanRules(low, rule, rule, rule, rule),
         Constant(padded.contiguous(), 0.1, 0.03),
         Constant(codes(4, channels), 0.3, 1.0),
@@ -211,6 +212,7 @@ def table_scan(
         Constant(codes(4, channels), 0.2, 0.1),
         norm=norm,
         output=rule,
+        tables=tables,
     )
 
 

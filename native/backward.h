@@ -42,7 +42,7 @@ static void replay(const qmamba_scan& scan, const Block<T>* blocks, int live, in
   for (int base = 0; base < live; base += kBlock) {
     const Block<T>& block = blocks[base / kBlock];
     vfloat raw[kBlock];
-    raw_time_step(scan, block, route, channel, count, raw);
+    raw_time_step(scan, AnySteps(), block, route, channel, count, raw);
     for (int t = 0; t < kBlock; t++) {
       Softplus dt{raw[t], broadcast(1.0f)};
       if (scan.softplus) dt = softplus(raw[t]);

@@ -27,30 +27,39 @@ static Slice slice_of(const qmamba_scan& scan, int64_t groups, int64_t group) {
   return {first, (int)used, used ? (int)(live - (used - 1) * W) : 0};
 }
 
+// Time steps that are taken as they are computed. A quantised network has another such class.
+struct AnySteps {
+  QMAMBA_INLINE_MEMBER void enter(const int64_t*) {}
+  QMAMBA_INLINE_MEMBER vfloat first_term(vfloat bias) const { return bias; }
+  QMAMBA_INLINE_MEMBER void finish(vfloat*, vfloat) const {}
+};
+
 // The low-rank (or given) time step before softplus, for kBlock steps at once.
-template <class T>
-QMAMBA_INLINE void raw_time_step(const qmamba_scan& scan, const Block<T>& block, int64_t route,
-                                 int64_t channel, int count, vfloat raw[kBlock]) {
+template <class T, class Steps>
+QMAMBA_INLINE void raw_time_step(const qmamba_scan& scan, const Steps& steps, const Block<T>& block,
+                                 int64_t route, int64_t channel, int count, vfloat raw[kBlock]) {
   const vfloat bias = load(scan.dt_bias + route * scan.padded + channel);
   if (scan.delta) {
     for (int t = 0; t < kBlock; t++) raw[t] = bias + load_part(block.delta[t] + channel, count);
     return;
   }
 #pragma GCC unroll 8
-  for (int t = 0; t < kBlock; t++) raw[t] = bias;
+  for (int t = 0; t < kBlock; t++) raw[t] = steps.first_term(bias);
   const float* weight = scan.dt_weight + route * scan.rank * scan.padded + channel;
   for (int64_t r = 0; r < scan.rank; r++) {
     const vfloat w = load(weight + r * scan.padded);
 #pragma GCC unroll 8
     for (int t = 0; t < kBlock; t++) raw[t] += w * block.projected[t][r];
   }
+  steps.finish(raw, bias);
 }
 
 // One task. `sum` is the private accumulator (pixels, slice width) of a merged scan; an unmerged
 // scan writes each route, skip term included, to its own place in y.
-template <int States, class T>
-static void forward_task(const qmamba_scan& scan, int64_t image, int64_t first_route,
-                         int64_t last_route, Slice slice, float* sum, float* state) {
+template <int States, class T, class Steps>
+static void forward_task(const qmamba_scan& scan, Steps time_steps, int64_t image,
+                         int64_t first_route, int64_t last_route, Slice slice, float* sum,
+                         float* state) {
   const int states = States > 0 ? States : (int)scan.states;
   const int64_t row = scan.rank + 2 * scan.states, width = slice.width();
   const int64_t segments = (scan.steps + kSegment - 1) / kSegment;
@@ -80,6 +89,7 @@ static void forward_task(const qmamba_scan& scan, int64_t image, int64_t first_r
         block.projected[t] = p < 0 ? zeros : projected + p * scan.routes * row;
         block.output[t] = pixel[t] < 0 || !scan.merged ? nowhere : sum + p * width;
       }
+      time_steps.enter(pixel);
       if (begin + 2 * kBlock <= scan.steps) {
         for (int t = 0; t < kBlock; t++) {  // strided routes defeat the hardware's own prefetch
           const int64_t p = std::max<int64_t>(0, order[begin + kBlock + t]);
@@ -102,7 +112,7 @@ static void forward_task(const qmamba_scan& scan, int64_t image, int64_t first_r
             store(saved + n * scan.padded, load(state + n * width + (int64_t)v * W));
         }
         vfloat dt[kBlock], input[kBlock], out[kBlock];
-        raw_time_step(scan, block, route, channel, count, dt);
+        raw_time_step(scan, time_steps, block, route, channel, count, dt);
         if (scan.softplus) {
 #pragma GCC unroll 8
           for (int t = 0; t < kBlock; t++) dt[t] = softplus(dt[t]).value;

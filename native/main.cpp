@@ -7,7 +7,7 @@
 
 #include "integer_scratch.h"
 #include "scan.h"
-#include "table.h"
+#include "quantized.h"
 
 #define QMAMBA_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -33,16 +33,15 @@ QMAMBA_DECLARE_INTEGER(avxvnni)
 #endif
 #endif
 
-#define QMAMBA_DECLARE_TABLE(variant)                                                      \
+#define QMAMBA_DECLARE_QUANTIZED(variant)                                                      \
   void qmamba_operand_##variant(const qmamba_operand*, qmamba_parallel_for);               \
-  void qmamba_steps_##variant(const qmamba_steps*, qmamba_parallel_for);                   \
-  void qmamba_scan_grids_##variant(const qmamba_scan_grids*, qmamba_parallel_for);         \
+  void qmamba_scan_operands_##variant(const qmamba_scan_operands*, qmamba_parallel_for);         \
   void qmamba_depthwise_##variant(const qmamba_depthwise*, qmamba_parallel_for);           \
-  void qmamba_table_scan_##variant(const qmamba_table_scan*, Partition, qmamba_parallel_for);
-QMAMBA_DECLARE_TABLE(base)
+  void qmamba_quantized_scan_##variant(const qmamba_quantized_scan*, Partition, qmamba_parallel_for);
+QMAMBA_DECLARE_QUANTIZED(base)
 #if defined(QMAMBA_X86)
-QMAMBA_DECLARE_TABLE(v3)
-QMAMBA_DECLARE_TABLE(v4)
+QMAMBA_DECLARE_QUANTIZED(v3)
+QMAMBA_DECLARE_QUANTIZED(v4)
 #endif
 }
 
@@ -186,11 +185,10 @@ QMAMBA_EXPORT void qmamba_integer_linear(const qmamba_integer_call* call,
 }
 
 // Numbers of `tables` that a call with these sizes needs.
-QMAMBA_EXPORT int64_t qmamba_table_floats(const qmamba_table_scan* call) {
+QMAMBA_EXPORT int64_t qmamba_quantized_floats(const qmamba_quantized_scan* call) {
   const qmamba_scan& scan = call->scan;
-  const int64_t codes = int64_t{1} << call->operands[QMAMBA_STEPS].bits;
-  return scan.batch * scan.routes * scan.padded * ((codes + 1) * call->lanes + codes) +
-         ((2 + scan.rank) * scan.routes + 1) * scan.padded;
+  const int64_t rows = 2 + scan.rank + (call->lanes ? 0 : scan.states);
+  return qmamba_table_numbers(*call) + (rows * scan.routes + 1) * scan.padded;
 }
 
 #if defined(QMAMBA_X86)
@@ -213,16 +211,15 @@ QMAMBA_EXPORT int64_t qmamba_table_floats(const qmamba_table_scan* call) {
     QMAMBA_CHOOSE(pass, call, run)                                                         \
   }
 QMAMBA_RUN(operand)
-QMAMBA_RUN(steps)
-QMAMBA_RUN(scan_grids)
+QMAMBA_RUN(scan_operands)
 QMAMBA_RUN(depthwise)
 
-QMAMBA_EXPORT void qmamba_run_table_scan(const qmamba_table_scan* call,
+QMAMBA_EXPORT void qmamba_run_quantized_scan(const qmamba_quantized_scan* call,
                                          qmamba_parallel_for torch_pool, int32_t threads,
                                          int32_t lanes) {
   own_thread_count = threads;
   const qmamba_parallel_for run = torch_pool ? torch_pool : own_parallel_for;
-  const Partition cut = choose_partition(call->scan, threads, true);
+  const Partition cut = choose_partition(call->scan, threads, call->scan.merged);
   (void)lanes;
-  QMAMBA_CHOOSE(table_scan, call, cut, run)
+  QMAMBA_CHOOSE(quantized_scan, call, cut, run)
 }

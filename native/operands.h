@@ -1,8 +1,6 @@
 // Grids from statistics, and numbers onto grids. Included inside a namespace of its own by each
 // variant.
 
-#define QMAMBA_INLINE_MEMBER inline __attribute__((always_inline))
-
 QMAMBA_INLINE vfloat least(vfloat a, vfloat b) {
 #if W == 16
   return (vfloat)_mm512_min_ps((__m512)a, (__m512)b);
@@ -82,6 +80,9 @@ QMAMBA_INLINE bool any_above(vfloat v, float bound) {
 #endif
 }
 
+// A quotient that is this far from its code is taken again by division.
+constexpr float kNearMiddle = 0.4999f;
+
 // A grid as vector code needs it.
 struct Levels {
   float inverse, scale, offset, lowest, highest, first, last;
@@ -96,17 +97,32 @@ struct Levels {
   QMAMBA_INLINE_MEMBER vfloat code(vfloat x) const {
     const vfloat shifted = x + offset;
     const vfloat steps = inside(shifted * inverse), found = nearest(steps);
-    if (__builtin_expect(any_above(absolute(steps - found), 0.4999f), 0))
+    if (__builtin_expect(any_above(absolute(steps - found), kNearMiddle), 0))
       return nearest(inside(shifted / scale));
     return found;
+  }
+  // Levels in place of numbers, with one test for all of them.
+  QMAMBA_INLINE_MEMBER void place(vfloat values[kBlock]) const {
+    vfloat found[kBlock], worst = vfloat{};
+#pragma GCC unroll 8
+    for (int t = 0; t < kBlock; t++) {
+      const vfloat steps = inside((values[t] + offset) * inverse);
+      found[t] = nearest(steps);
+      worst = greatest(worst, absolute(steps - found[t]));
+    }
+    if (__builtin_expect(any_above(worst, kNearMiddle), 0))
+      for (int t = 0; t < kBlock; t++) found[t] = code(values[t]);
+#pragma GCC unroll 8
+    for (int t = 0; t < kBlock; t++) values[t] = level(found[t]);
   }
   QMAMBA_INLINE_MEMBER vfloat inside(vfloat steps) const {
     return least(greatest(steps, broadcast(first)), broadcast(last));
   }
-  QMAMBA_INLINE_MEMBER vfloat value(vfloat x) const {
-    const vfloat level = code(x) * scale - offset;
-    return least(greatest(level, broadcast(lowest)), broadcast(highest));
+  QMAMBA_INLINE_MEMBER vfloat level(vfloat code) const {
+    const vfloat value = code * scale - offset;
+    return least(greatest(value, broadcast(lowest)), broadcast(highest));
   }
+  QMAMBA_INLINE_MEMBER vfloat value(vfloat x) const { return level(code(x)); }
 };
 
 // The values of a constant.

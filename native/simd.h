@@ -8,6 +8,7 @@ typedef uint16_t bfloat16;
 typedef bfloat16 vbfloat16 __attribute__((vector_size(W * 2)));
 
 #define QMAMBA_INLINE static inline __attribute__((always_inline))
+#define QMAMBA_INLINE_MEMBER inline __attribute__((always_inline))
 
 QMAMBA_INLINE vfloat broadcast(float value) { return vfloat{} + value; }
 

@@ -53,7 +53,7 @@ static void forward(const qmamba_scan& scan, Partition cut, qmamba_parallel_for 
       const int64_t last = scan.routes * (split + 1) / cut.route_splits;
       float* sum = accumulator(scan, image * cut.route_splits + split, slice);
 #define QMAMBA_FORWARD(n) \
-  forward_task<n, T>(scan, image, first, last, slice, sum, scratch.begin())
+  forward_task<n, T>(scan, AnySteps(), image, first, last, slice, sum, scratch.begin())
       QMAMBA_WITH_STATES(QMAMBA_FORWARD)
 #undef QMAMBA_FORWARD
     }

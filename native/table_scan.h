@@ -42,8 +42,8 @@ struct Tables {
   float* decays;  // (padded, codes + 1, lanes): the last row is that of padding
   float* steps;   // (padded / 16, codes, 16)
   int64_t codes, rows;
-  Tables(const qmamba_table_scan& call, int64_t image, int64_t route)
-      : codes(int64_t{1} << call.operands[QMAMBA_STEPS].bits), rows(codes + 1) {
+  Tables(const qmamba_quantized_scan& call, int64_t image, int64_t route)
+      : codes(int64_t{1} << call.steps.bits), rows(codes + 1) {
     const qmamba_scan& scan = call.scan;
     const int64_t size = scan.padded * (rows * call.lanes + codes);
     decays = call.tables + (image * scan.routes + route) * size;
@@ -52,10 +52,10 @@ struct Tables {
 };
 
 // The tables of one tile of 16 channels.
-static void fill_tables(const qmamba_table_scan& call, int64_t image, int64_t route, int64_t first) {
+static void fill_tables(const qmamba_quantized_scan& call, int64_t image, int64_t route, int64_t first) {
   const qmamba_scan& scan = call.scan;
   const Tables tables(call, image, route);
-  const Levels levels(call.operands[QMAMBA_STEPS], image);
+  const Levels levels(call.steps, image);
   float rates[16 * 32];
   qmamba_constant decay = call.decay;
   decay.codes += (route * scan.padded + first) * call.lanes;
@@ -118,13 +118,12 @@ struct alignas(64) Chunk {
   int64_t ahead[kChunk];     // the pixel of as many steps later, or any
   int count;
 
-  void read(const qmamba_table_scan& call, int64_t image, int64_t route, int64_t begin) {
+  void read(const qmamba_quantized_scan& call, int64_t image, int64_t route, int64_t begin) {
     const qmamba_scan& scan = call.scan;
     const int64_t columns = scan.rank + 2 * scan.states, stride = scan.routes * columns;
     const float* projected =
         scan.projected + (image * scan.pixels * scan.routes + route) * columns;
     const int32_t* order = scan.order + route * scan.steps + begin;
-    const Levels levels_B(call.operands[QMAMBA_B], image), levels_C(call.operands[QMAMBA_C], image);
     count = (int)std::min<int64_t>(kChunk, scan.steps - begin);
     for (int t = 0; t < count; t++) {
       pixel[t] = order[t];
@@ -135,13 +134,9 @@ struct alignas(64) Chunk {
       low[t] = projected + std::max<int64_t>(0, pixel[t]) * stride;
       const float* numbers = low[t] + scan.rank;
       for (int v = 0; v < V; v++) {
-        const int live = (int)std::min<int64_t>(W, scan.states - v * W);
-        vfloat b = levels_B.value(load_first(numbers + v * W, live));
-        vfloat c = levels_C.value(load_first(numbers + scan.states + v * W, live));
-        // Lanes after the states would carry levels of zero along.
-        const vint kept = first_lanes(pixel[t] < 0 ? 0 : live);
-        store(B[t] + v * W, (vfloat)((vint)b & kept));
-        store(C[t] + v * W, (vfloat)((vint)c & kept));
+        const int live = pixel[t] < 0 ? 0 : (int)std::min<int64_t>(W, scan.states - v * W);
+        store(B[t] + v * W, load_first(numbers + v * W, live));
+        store(C[t] + v * W, load_first(numbers + scan.states + v * W, live));
       }
     }
   }
@@ -149,8 +144,8 @@ struct alignas(64) Chunk {
 
 // A tile of channels along one route.
 struct Tile {
-  const qmamba_table_scan& call;
-  const Levels x_levels, step_levels;
+  const qmamba_quantized_scan& call;
+  const Levels levels;   // of the steps
   const float* decays;   // of its first channel
   const float* steps;
   const float* weights;  // (rank, padded): from the low-rank steps
@@ -160,10 +155,9 @@ struct Tile {
   int live_channels;
   bool add;              // to the sum, rather than replace it
 
-  Tile(const qmamba_table_scan& call, int64_t image, int64_t route, int64_t channel,
+  Tile(const qmamba_quantized_scan& call, int64_t image, int64_t route, int64_t channel,
        int live_channels, float* sum, int64_t width, bool add)
-      : call(call), x_levels(call.operands[QMAMBA_X], image),
-        step_levels(call.operands[QMAMBA_STEPS], image), sum(sum), width(width),
+      : call(call), levels(call.steps, image), sum(sum), width(width),
         live_channels(live_channels), add(add) {
     const qmamba_scan& scan = call.scan;
     const Tables tables(call, image, route);
@@ -198,8 +192,6 @@ QMAMBA_INLINE void read_inputs(const Tile& tile, const Chunk<V>& chunk, TileInpu
   __builtin_memcpy(&lane, kLane, sizeof lane);
   const int32_t lanes = (int32_t)tile.call.lanes;
   const vint first_row = lane * ((codes + 1) * lanes);
-  // The level of zero need not be zero, and dead lanes have to stay so.
-  const vint kept = first_lanes(tile.live_channels);
   for (int begin = 0; begin < chunk.count; begin += kBlock) {
     const int live = std::min(kBlock, chunk.count - begin);
     const float* low[kBlock];
@@ -211,11 +203,10 @@ QMAMBA_INLINE void read_inputs(const Tile& tile, const Chunk<V>& chunk, TileInpu
       vint row = first_row + codes * lanes;
       vfloat input = vfloat{};
       if (p >= 0) {
-        const vint code = whole_numbers(tile.step_levels.code(raw[t]) - tile.step_levels.first);
+        const vint code = whole_numbers(tile.levels.code(raw[t]) - tile.levels.first);
         row = first_row + code * lanes;
-        const vfloat x = load_first(tile.x + p * scan.channels, tile.live_channels);
-        input = look_up<Bits>(tile.steps, code) * tile.x_levels.value(x);
-        input = (vfloat)((vint)input & kept);
+        input = look_up<Bits>(tile.steps, code) *
+                load_first(tile.x + p * scan.channels, tile.live_channels);
       }
       __builtin_memcpy(inputs.row[begin + t], &row, sizeof row);
       store(inputs.input[begin + t], input);
@@ -264,14 +255,14 @@ static void scan_tile(const Tile& tile, const Chunk<V>& chunk, float* saved) {
 
 template <int V, int Used>
 static void scan_tile(const Tile& tile, const Chunk<V>& chunk, float* saved) {
-  const int64_t bits = tile.call.operands[QMAMBA_STEPS].bits;
+  const int64_t bits = tile.call.steps.bits;
   if (bits == 2) scan_tile<V, Used, 2>(tile, chunk, saved);
   else if (bits == 3) scan_tile<V, Used, 3>(tile, chunk, saved);
   else scan_tile<V, Used, 4>(tile, chunk, saved);
 }
 
 template <int V>
-static void table_task(const qmamba_table_scan& call, int64_t image, int64_t first_route,
+static void table_task(const qmamba_quantized_scan& call, int64_t image, int64_t first_route,
                        int64_t last_route, Slice slice, float* sum, float* states) {
   const int64_t size = V * W * W;
   Chunk<V> chunk;
@@ -291,7 +282,7 @@ static void table_task(const qmamba_table_scan& call, int64_t image, int64_t fir
 }
 
 // States fill at most two vectors of 16 lanes.
-static void table_task(const qmamba_table_scan& call, int64_t image, int64_t first_route,
+static void table_task(const qmamba_quantized_scan& call, int64_t image, int64_t first_route,
                        int64_t last_route, Slice slice, float* sum) {
   const int64_t vectors = (call.scan.states + W - 1) / W;
   std::unique_ptr<float[]> states(new float[std::max(slice.vectors, 1) * 32 * W]);
@@ -306,88 +297,4 @@ static void table_task(const qmamba_table_scan& call, int64_t image, int64_t fir
   else QMAMBA_TABLE_TASK(8);
 #endif
 #undef QMAMBA_TABLE_TASK
-}
-
-QMAMBA_INLINE vfloat sigmoid(vfloat v) { return 1.0f / (1.0f + exp2(v * -1.4426950408889634f)); }
-
-// Rows that are finished together: each phase goes through all of them, because one row alone is a
-// chain of operations that wait for each other.
-constexpr int64_t kRows = 8;
-
-// The sums over routes and skip terms of some rows into `sums` (rows, padded), and their means.
-static void merge(const qmamba_table_scan& call, Partition cut, int64_t begin, int64_t number,
-                  float* sums, float* means) {
-  const qmamba_scan& scan = call.scan;
-  vfloat totals[kRows] = {};
-  for (int64_t group = 0; group < cut.groups; group++) {
-    const Slice slice = slice_of(scan, cut.groups, group);
-    for (int64_t r = 0; r < number; r++) {
-      const int64_t image = (begin + r) / scan.pixels, pixel = (begin + r) % scan.pixels;
-      const float* x = (const float*)scan.x + (begin + r) * scan.channels;
-      const Levels levels(call.operands[QMAMBA_X], image);
-      for (int v = 0; v < slice.vectors; v++) {
-        const int64_t channel = slice.first + (int64_t)v * W;
-        const int count = v + 1 == slice.vectors ? slice.last_count : W;
-        // Routes are added in their order whether they were split or not. Dead lanes stay zero:
-        // those of the accumulators and of the skip terms are.
-        vfloat sum = vfloat{};
-        for (int64_t split = 0; split < cut.route_splits; split++)
-          sum += load(accumulator(scan, image * cut.route_splits + split, slice) +
-                      pixel * slice.width() + (int64_t)v * W);
-        sum += levels.value(load_first(x + channel, count)) * load(scan.skip + channel);
-        store(sums + r * scan.padded + channel, sum);
-        totals[r] += sum;
-      }
-    }
-  }
-  for (int64_t r = 0; r < number; r++) means[r] = sum_lanes(totals[r]) / scan.channels;
-}
-
-// 1 / deviation of each row.
-static void inverse_deviations(const qmamba_scan& scan, int64_t number, const float* sums,
-                               const float* means, float* inverse) {
-  for (int64_t r = 0; r < number; r++) {
-    vfloat squares = vfloat{};
-    for (int64_t channel = 0; channel < scan.channels; channel += W) {
-      const vfloat centred = load(sums + r * scan.padded + channel) - means[r];
-      const int64_t live = scan.channels - channel;
-      squares += live >= W ? centred * centred
-                           : first_lanes((int)live) ? centred * centred : vfloat{};
-    }
-    inverse[r] = 1.0f / __builtin_sqrtf(sum_lanes(squares) / scan.channels + scan.norm_epsilon);
-  }
-}
-
-// At most kRows merged rows, normalised and gated.
-static void finish_rows(const qmamba_table_scan& call, Partition cut, int64_t begin, int64_t number,
-                        float* sums, Moments& moments) {
-  const qmamba_scan& scan = call.scan;
-  float means[kRows], inverse[kRows];
-  merge(call, cut, begin, number, sums, means);
-  if (scan.norm_weight) inverse_deviations(scan, number, sums, means, inverse);
-  for (int64_t r = 0; r < number; r++) {
-    float* y = (float*)scan.y + (begin + r) * scan.channels;
-    const float* gate = call.gate + (begin + r) * call.gate_stride;
-    for (int64_t channel = 0; channel < scan.channels; channel += W) {
-      const int count = (int)std::min<int64_t>(W, scan.channels - channel);
-      vfloat value = load(sums + r * scan.padded + channel);
-      if (scan.norm_weight)
-        value = (value - means[r]) * (load_first(scan.norm_weight + channel, count) * inverse[r]) +
-                load_first(scan.norm_bias + channel, count);
-      if (call.gate) {
-        const vfloat z = load_first(gate + channel, count);
-        value *= z * sigmoid(z);
-      }
-      store_first(y + channel, value, count);
-      if (call.output.weights) moments.add_first(value, count);
-    }
-  }
-  moments.flush();
-}
-
-// The first number of the result of an image, for its moments.
-static float first_result(const qmamba_table_scan& call, Partition cut, int64_t image, float* sums) {
-  Moments unused(0);
-  finish_rows(call, cut, image * call.scan.pixels, 1, sums, unused);
-  return ((const float*)call.scan.y)[image * call.scan.pixels * call.scan.channels];
 }

@@ -18,7 +18,7 @@ from qmamba.ops.operands import Constant, ConstantStruct, GridRule
 WIDEST_WINDOW = 15
 """The kernel keeps the weights of a larger window nowhere."""
 ACTIVATIONS = {None: 0, "silu": 1, "gelu": 2}
-"""What may follow; ``qmamba_activation`` in ``native/table.h``."""
+"""What may follow; ``qmamba_activation`` in ``native/quantized.h``."""
 
 
 class _DepthwiseStruct(ctypes.Structure):

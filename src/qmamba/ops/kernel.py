@@ -75,8 +75,8 @@ class Kernel:
         library.qmamba_integer_linear.restype = None
         library.qmamba_integer_workspace.argtypes = [ctypes.c_void_p, ctypes.c_int32]
         library.qmamba_integer_workspace.restype = ctypes.c_int64
-        library.qmamba_table_floats.argtypes = [ctypes.c_void_p]
-        library.qmamba_table_floats.restype = ctypes.c_int64
+        library.qmamba_quantized_floats.argtypes = [ctypes.c_void_p]
+        library.qmamba_quantized_floats.restype = ctypes.c_int64
         # A library that was built from older sources may lack these.
         self.rounds = hasattr(library, "qmamba_threshold_round")
         library.qmamba_segment.restype = ctypes.c_int64
@@ -113,19 +113,19 @@ class Kernel:
         self.library.qmamba_integer_linear(ctypes.byref(call), self.torch_pool, threads, lanes)
 
     def run_quantized(self, name: str, call: ctypes.Structure) -> None:
-        """Run one of the passes of ``native/table.h``: ``operand``, ``steps``, ..."""
+        """Run one of the passes of ``native/quantized.h``: ``operand``, ``steps``, ..."""
         function = getattr(self.library, f"qmamba_run_{name}")
         function(ctypes.byref(call), self.torch_pool, torch.get_num_threads(), self.lanes)
 
-    def run_table_scan(self, call: Any) -> None:
+    def run_quantized_scan(self, call: Any) -> None:
         """Fill in the workspace and the tables of a scan with looked-up decays and run it."""
         threads = torch.get_num_threads()
         sums = int(self.library.qmamba_workspace(ctypes.byref(call.scan), threads, 0))
-        tables = 4 * int(self.library.qmamba_table_floats(ctypes.byref(call)))
+        tables = 4 * int(self.library.qmamba_quantized_floats(ctypes.byref(call)))
         workspace = self._workspace(sums + tables + 128)
         begin = (workspace.data_ptr() + 63) // 64 * 64
         call.tables, call.scan.workspace = begin, begin + (tables + 63) // 64 * 64
-        self.run_quantized("table_scan", call)
+        self.run_quantized("quantized_scan", call)
 
     def _workspace(self, size: int) -> Tensor:
         # Fresh large blocks cost a page fault per page on each call.

@@ -16,16 +16,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from qmamba.ops.kernel import load_kernel, round_up
+from qmamba.ops.kernel import load_kernel
 
 PARTS = 16
-"""Into how many parts the kernel cuts an image for its sums; ``kParts`` in ``native/table.h``."""
+"""Into how many parts the kernel cuts an image for its sums, its ``kParts``."""
 LARGEST = 3e38
 """A bound that cuts nothing off."""
 
 
 class GridStruct(ctypes.Structure):
-    """Mirror of ``qmamba_grid`` in ``native/table.h``."""
+    """Mirror of ``qmamba_grid`` in ``native/quantized.h``."""
 
     _fields_ = [(name, ctypes.c_float) for name in ("scale", "offset", "lowest", "highest")]
 
@@ -55,18 +55,6 @@ class _OperandStruct(ctypes.Structure):
         *(
             (name, ctypes.c_int64)
             for name in ("images", "rows", "count", "row_stride", "image_stride")
-        ),
-    ]
-
-
-class _StepsStruct(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("low", "values", "partial", "weights")),
-        ("dt_weight", ConstantStruct),
-        ("rule", RuleStruct),
-        *(
-            (name, ctypes.c_int64)
-            for name in ("batch", "pixels", "routes", "channels", "padded", "rank", "row")
         ),
     ]
 
@@ -235,51 +223,3 @@ def _operand_call(x: Tensor, rule: GridRule) -> tuple[_OperandStruct, Tensor, Te
     partial = torch.empty(images * PARTS * 4, dtype=torch.float64)
     call.partial = partial.data_ptr()
     return call, grids, partial
-
-
-def step_levels(
-    projected: Tensor,
-    dt_weight: Constant,
-    channels: int,
-    rule: GridRule,
-    out: Tensor | None = None,
-) -> Tensor:
-    """The levels of the time steps of a map before bias and softplus.
-
-    Args:
-        projected: float32 ``(batch, pixels, routes, row)``, contiguous; its first numbers are the
-            low-rank form.
-        dt_weight: int8 ``(routes, rank, padded)``, channels padded to a multiple of 16.
-        channels: how many there are.
-        rule: where the grids come from.
-        out: where the levels go; contiguous.
-
-    Returns:
-        float32 ``(batch, routes, pixels, channels)``.
-    """
-    batch, pixels, routes, row = projected.shape
-    _, rank, padded = dt_weight.codes.shape
-    values = torch.empty(batch, routes, pixels, channels) if out is None else out
-    assert values.shape == (batch, routes, pixels, channels) and values.is_contiguous()
-    assert projected.is_contiguous() and projected.dtype == torch.float32
-    assert padded == round_up(channels)
-    grids = rule.grids(batch)
-    weights = torch.empty(routes * rank * padded)
-    partial = torch.empty(batch * PARTS * 4, dtype=torch.float64)
-    call = _StepsStruct(
-        low=projected.data_ptr(),
-        values=values.data_ptr(),
-        partial=partial.data_ptr(),
-        weights=weights.data_ptr(),
-        dt_weight=dt_weight.struct(),
-        rule=rule.struct(grids),
-        batch=batch,
-        pixels=pixels,
-        routes=routes,
-        channels=channels,
-        padded=padded,
-        rank=rank,
-        row=row,
-    )
-    load_kernel().run_quantized("steps", call)
-    return values

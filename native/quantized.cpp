@@ -5,16 +5,19 @@
 #include <memory>
 #include <utility>
 
-#include "table.h"
+#include "quantized.h"
 #include "variant.h"
 
-namespace QMAMBA_JOIN(qmamba_table_, QMAMBA_VARIANT) {
+namespace QMAMBA_JOIN(qmamba_quantized_, QMAMBA_VARIANT) {
 
 #include "simd.h"
 #include "forward.h"
 #include "operands.h"
-#include "table_steps.h"
+#include "time_steps.h"
+#include "scan_operands.h"
 #include "table_scan.h"
+#include "computed_scan.h"
+#include "scan_finish.h"
 #include "depthwise.h"
 
 template <class Body>
@@ -41,20 +44,7 @@ static void operand(const qmamba_operand& call, qmamba_parallel_for parallel_for
     run(parallel_for, tasks, 1, [&](int64_t i) { operand_codes(call, i / kParts, i % kParts); });
 }
 
-static void steps(const qmamba_steps& call, qmamba_parallel_for parallel_for) {
-  const int64_t tasks = call.batch * kParts;
-  read_constant(call.dt_weight, call.routes * call.rank * call.padded, call.weights);
-  if (call.rule.weights) {
-    run(parallel_for, tasks, 1, [&](int64_t i) { step_moments(call, i / kParts, i % kParts); });
-    const double count = (double)call.pixels * (double)call.routes * (double)call.channels;
-    for (int64_t image = 0; image < call.batch; image++)
-      call.rule.grids[image] = dynamic_grid(call.partial + image * kParts * 4, count,
-                                            first_step(call, image), call.rule);
-  }
-  run(parallel_for, tasks, 1, [&](int64_t i) { step_levels(call, i / kParts, i % kParts); });
-}
-
-static void scan_grids(const qmamba_scan_grids& call, qmamba_parallel_for parallel_for) {
+static void scan_operands(const qmamba_scan_operands& call, qmamba_parallel_for parallel_for) {
   const int64_t columns = call.rank + 2 * call.states, pixels = call.pixels;
   read_constant(call.dt_weight, call.routes * call.rank * call.padded, call.weights);
   std::unique_ptr<float[]> pivots(new float[4 * call.batch]), low(new float[call.rank + W]);
@@ -79,14 +69,16 @@ static void scan_grids(const qmamba_scan_grids& call, qmamba_parallel_for parall
       call.operands[which].grids[image] =
           dynamic_grid(call.partial + (which * call.batch + image) * kParts * 4, counts[which],
                        pivots[4 * image + which], call.operands[which]);
+  run(parallel_for, call.batch * kParts, 1,
+      [&](int64_t i) { place_operands(call, i / kParts, i % kParts); });
 }
 
-// What a scan reads of its constants, behind the tables: the weights and the bias of the steps, and
-// the skip terms summed over the routes.
-static void read_constants(qmamba_table_scan& call) {
+// What a scan reads of its constants, behind the tables: the weights and the bias of the steps, the
+// skip terms summed over the routes, and where there are no tables the decays.
+static void read_constants(qmamba_quantized_scan& call) {
   qmamba_scan& scan = call.scan;
   const int64_t padded = scan.padded, size = scan.routes * padded;
-  float* bias = Tables(call, scan.batch, 0).decays;
+  float* bias = call.tables + qmamba_table_numbers(call);
   float *skips = bias + size, *sum = skips + size, *weights = sum + padded;
   read_constant(call.dt_weight, size * scan.rank, weights);
   read_constant(call.bias, size, bias);
@@ -96,13 +88,20 @@ static void read_constants(qmamba_table_scan& call) {
     for (int64_t route = 0; route < scan.routes && channel < scan.channels; route++)
       sum[channel] += skips[route * padded + channel];
   }
+  if (!call.lanes) {
+    float* decay = weights + size * scan.rank;
+    read_constant(call.decay, size * scan.states, decay);
+    for (int64_t i = 0; i < size * scan.states; i++)
+      decay[i] = i % padded < scan.channels ? decay[i] * 1.4426950408889634f : 0;
+    scan.decay = decay;
+  }
   scan.dt_weight = weights;
   scan.dt_bias = bias;
-  scan.skip = sum;
+  scan.skip = scan.merged ? sum : skips;
 }
 
 // Adds up the routes of all images, and takes the grids of the result where they are asked for.
-static void finish(const qmamba_table_scan& call, Partition cut, qmamba_parallel_for parallel_for) {
+static void finish(const qmamba_quantized_scan& call, Partition cut, qmamba_parallel_for parallel_for) {
   const qmamba_scan& scan = call.scan;
   std::unique_ptr<float[]> pivots(new float[scan.batch]);
   if (call.output.weights) {
@@ -125,12 +124,13 @@ static void finish(const qmamba_table_scan& call, Partition cut, qmamba_parallel
                      pivots[image], call.output);
 }
 
-static void table_scan(const qmamba_table_scan& given, Partition cut,
+static void quantized_scan(const qmamba_quantized_scan& given, Partition cut,
                        qmamba_parallel_for parallel_for) {
-  qmamba_table_scan call = given;
+  qmamba_quantized_scan call = given;
   read_constants(call);
   const qmamba_scan& scan = call.scan;
-  const int64_t tiles = scan.padded / 16, tables = scan.batch * scan.routes * tiles;
+  const int64_t tiles = scan.padded / 16;
+  const int64_t tables = call.lanes ? scan.batch * scan.routes * tiles : 0;
   run(parallel_for, tables, 1, [&](int64_t i) {
     fill_tables(call, i / tiles / scan.routes, i / tiles % scan.routes, i % tiles * 16);
   });
@@ -138,11 +138,13 @@ static void table_scan(const qmamba_table_scan& given, Partition cut,
     const int64_t split = task % cut.route_splits;
     const Slice slice = slice_of(scan, cut.groups, task / cut.route_splits % cut.groups);
     const int64_t image = task / cut.route_splits / cut.groups;
-    table_task(call, image, scan.routes * split / cut.route_splits,
-               scan.routes * (split + 1) / cut.route_splits, slice,
-               accumulator(scan, image * cut.route_splits + split, slice));
+    const int64_t first = scan.routes * split / cut.route_splits;
+    const int64_t last = scan.routes * (split + 1) / cut.route_splits;
+    float* sum = accumulator(scan, image * cut.route_splits + split, slice);
+    if (call.lanes) table_task(call, image, first, last, slice, sum);
+    else computed_task(call, image, first, last, slice, sum);
   });
-  finish(call, cut, parallel_for);
+  if (scan.merged) finish(call, cut, parallel_for);
 }
 
 static void depthwise(const qmamba_depthwise& call, qmamba_parallel_for parallel_for) {
@@ -161,18 +163,17 @@ static void depthwise(const qmamba_depthwise& call, qmamba_parallel_for parallel
 
 }  // namespace
 
-#define QMAMBA_TABLE_PASS(pass)                                              \
+#define QMAMBA_QUANTIZED_PASS(pass)                                              \
   extern "C" void QMAMBA_JOIN(qmamba_##pass##_, QMAMBA_VARIANT)(             \
       const qmamba_##pass* call, qmamba_parallel_for parallel_for) {         \
-    QMAMBA_JOIN(qmamba_table_, QMAMBA_VARIANT)::pass(*call, parallel_for);   \
+    QMAMBA_JOIN(qmamba_quantized_, QMAMBA_VARIANT)::pass(*call, parallel_for);   \
   }
-QMAMBA_TABLE_PASS(operand)
-QMAMBA_TABLE_PASS(steps)
-QMAMBA_TABLE_PASS(scan_grids)
-QMAMBA_TABLE_PASS(depthwise)
+QMAMBA_QUANTIZED_PASS(operand)
+QMAMBA_QUANTIZED_PASS(scan_operands)
+QMAMBA_QUANTIZED_PASS(depthwise)
 
-extern "C" void QMAMBA_JOIN(qmamba_table_scan_, QMAMBA_VARIANT)(const qmamba_table_scan* call,
+extern "C" void QMAMBA_JOIN(qmamba_quantized_scan_, QMAMBA_VARIANT)(const qmamba_quantized_scan* call,
                                                                 Partition cut,
                                                                 qmamba_parallel_for parallel_for) {
-  QMAMBA_JOIN(qmamba_table_, QMAMBA_VARIANT)::table_scan(*call, cut, parallel_for);
+  QMAMBA_JOIN(qmamba_quantized_, QMAMBA_VARIANT)::quantized_scan(*call, cut, parallel_for);
 }

@@ -39,21 +39,10 @@ struct qmamba_operand {
   int64_t images, rows, count, row_stride, image_stride;
 };
 
-// The time steps of a map before bias and softplus, from their low-rank form, on their grids.
-struct qmamba_steps {
-  const float* low;        // (batch, pixels, routes, row): the first `rank` numbers are read
-  float* values;           // (batch, routes, pixels, channels)
-  double* partial;         // scratch: (batch, kParts, 4)
-  float* weights;          // scratch: (routes, rank, padded)
-  qmamba_constant dt_weight;  // (routes, rank, padded)
-  qmamba_grid_rule rule;
-  int64_t batch, pixels, routes, channels, padded, rank, row;
-};
-
-// What the scan below needs to know before it starts, in one pass over its operands: the grids of x,
-// the time steps, B and C; and the low-rank form of the steps is put on its own.
-struct qmamba_scan_grids {
-  const float* x;          // (batch, pixels, channels)
+// What the scan below reads, onto its grids in place: the low-rank form of the steps, x, B and C. The
+// grid of the steps is found; they themselves are many times as large and never stored.
+struct qmamba_scan_operands {
+  float* x;                // (batch, pixels, channels)
   float* projected;        // (batch, pixels, routes, rank + 2 * states)
   double* partial;         // scratch: (4, batch, kParts, 4)
   float* weights;          // scratch: (routes, rank, padded)
@@ -63,23 +52,24 @@ struct qmamba_scan_grids {
   int64_t batch, pixels, routes, channels, padded, rank, states;
 };
 
-// The scan with time steps as codes of at most 4 bits. `scan` holds the rest; of its `projected` the
-// low-rank steps are on their grid already, and x, B and C are put on theirs here. Its `dt_weight`,
-// `dt_bias`, `decay` and `skip` are taken from the constants instead; x and y are float32 and merged.
+// The scan with operands on their grids. `scan` holds most of it; its `dt_weight`, `dt_bias`, `decay`
+// and `skip` are taken from the constants instead, and x and y are float32. Where the routes are kept
+// apart there are no tables, no norm, no gate, and no grids of the result.
 //
-// A channel has one time step for each code: softplus and exponentials are taken of those alone.
-struct qmamba_table_scan {
+// With tables, for steps of at most 4 bits, softplus and exponentials are taken of the steps that a
+// channel can have, one for each code, before the scan begins.
+struct qmamba_quantized_scan {
   qmamba_scan scan;
   qmamba_constant dt_weight;  // (routes, rank, padded)
   qmamba_constant bias;       // (routes, padded)
-  qmamba_constant decay;      // (routes, padded, lanes): A
+  qmamba_constant decay;      // A: (routes, padded, lanes), without tables (routes, states, padded)
   qmamba_constant skip;       // (routes, padded)
-  qmamba_grid_rule operands[4];  // of x, the steps, B and C, their grids known
+  qmamba_grid_rule steps;     // known
   qmamba_grid_rule output;    // of y; without weights its grids are not asked for
   double* partial;            // scratch: (batch, kParts, 4), for the grids of y
   const float* gate;          // y is multiplied by SiLU of this, rows gate_stride apart; or null
-  float* tables;              // scratch: qmamba_table_floats() numbers, aligned to 64 bytes
-  int64_t lanes;              // states rounded up to a multiple of 16
+  float* tables;              // scratch: qmamba_quantized_floats() numbers, aligned to 64 bytes
+  int64_t lanes;              // states rounded up to a multiple of 16, or 0: without tables
   int64_t gate_stride;
 };
 
@@ -105,3 +95,10 @@ enum qmamba_activation : int32_t { QMAMBA_NO_ACTIVATION = 0, QMAMBA_SILU = 1, QM
 
 // Into how many parts an image is cut, whatever the number of threads, so that sums are the same.
 constexpr int64_t kParts = 16;
+
+// Numbers of the tables of a call, at the beginning of its scratch.
+inline int64_t qmamba_table_numbers(const qmamba_quantized_scan& call) {
+  const int64_t codes = int64_t{1} << call.steps.bits;
+  const int64_t row = call.lanes ? (codes + 1) * call.lanes + codes : 0;
+  return call.scan.batch * call.scan.routes * call.scan.padded * row;
+}

@@ -1,4 +1,4 @@
-"""The scan with looked-up exponentials, and the operands that it reads, in every variant built."""
+"""The scan of quantised operands, and how they get onto their grids, in every variant built."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from qmamba.ops.operands import (
     operand_codes,
     operand_grids,
     place_operand,
-    step_levels,
 )
-from qmamba.ops.table import ScanRules, TableScan, table_scan_naive
+from qmamba.ops.quantized_scan import QuantizedScan, ScanRules, table_scan_naive
 
 needs_kernel = pytest.mark.skipif(
     kernel.unavailable_reason() is not None, reason=str(kernel.unavailable_reason())
@@ -81,16 +80,18 @@ class Case:
         ]
         self.rules = ScanRules(low, *others)
 
-    def scan(self, **options: Any) -> TableScan:
-        return TableScan(self.rules, self.transposed, self.dt_bias, self.A, self.D, **options)
+    def scan(self, **options: Any) -> QuantizedScan:
+        return QuantizedScan(self.rules, self.transposed, self.dt_bias, self.A, self.D, **options)
 
     def run(self, *, gate: Tensor | None = None, **options: Any) -> Tensor:
-        return self.scan(**options)(self.x, self.projected.clone(), self.routes, gate=gate).y
+        x, projected = self.x.clone(), self.projected.clone()
+        return self.scan(**options)(x, projected, self.routes, gate=gate).y
 
     def naive(self) -> Tensor:
         """One image after the other, on operands that lie on the grids which the kernel finds."""
         projected = self.projected.clone()
-        grids = self.scan().grids(self.x, projected)
+        grids = self.scan().place(self.x.clone(), projected)
+        projected[..., self.rank :] = self.projected[..., self.rank :]
         return torch.cat([self._naive(i, projected, grids) for i in range(len(self.x))])
 
     def _naive(self, image: int, projected: Tensor, grids: tuple[Tensor, ...]) -> Tensor:
@@ -104,7 +105,8 @@ class Case:
         rows = numbers.flatten(1, 2)
         place_operand(rows[..., self.rank : self.rank + states], rule(2))
         place_operand(rows[..., self.rank + states :], rule(3))
-        steps = step_levels(numbers, self.transposed, x.shape[2], rule(1))
+        steps = self.steps(numbers)
+        place_operand(steps.flatten(1, 2), rule(1))
         levels = self.levels(grids[1][image : image + 1])
         codes = (steps[..., None] - levels[0]).abs().argmin(-1)
         return table_scan_naive(
@@ -117,6 +119,12 @@ class Case:
             self.A.values().double(),
             self.D.values().double(),
         )
+
+    def steps(self, projected: Tensor) -> Tensor:
+        """Float32 ``(batch, routes, pixels, channels)`` of low-rank ones, as the kernel adds up."""
+        low, weight = projected[..., : self.rank].transpose(1, 2), self.dt_weight.values()
+        terms = low[..., None, :].double() * weight[None, :, None].double()
+        return terms.sum(-1).float()
 
     def levels(self, grids: Tensor) -> Tensor:
         """``(batch, count)``: the levels of the time steps."""
@@ -132,14 +140,20 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
 
 @needs_kernel
 @pytest.mark.parametrize(
-    ("batch", "side", "channels", "states", "bits", "window"),
+    ("batch", "side", "channels", "states", "bits", "window", "tables"),
     [
-        (1, (7, 9), 72, 10, 4, 1),
-        (2, (5, 4), 40, 16, 4, 1),
-        (1, (6, 7), 17, 1, 3, 4),
-        (2, (4, 4), 5, 20, 2, 1),
-        (1, (3, 11), 24, 7, 2, 2),
-        (1, (1, 1), 16, 32, 3, 1),
+        (1, (7, 9), 72, 10, 4, 1, True),
+        (1, (7, 9), 72, 10, 4, 1, False),
+        (2, (5, 4), 40, 16, 4, 1, True),
+        (2, (5, 4), 40, 16, 8, 1, False),
+        (1, (6, 7), 17, 1, 3, 4, True),
+        (1, (6, 7), 17, 1, 8, 4, False),
+        (2, (4, 4), 5, 20, 2, 1, True),
+        (2, (4, 4), 5, 20, 2, 1, False),
+        (1, (3, 11), 24, 7, 2, 2, True),
+        (1, (3, 11), 24, 4, 4, 2, False),
+        (1, (1, 1), 16, 32, 3, 1, True),
+        (1, (1, 1), 16, 40, 3, 1, False),
     ],
 )
 def test_the_kernel_equals_the_definition(
@@ -150,9 +164,10 @@ def test_the_kernel_equals_the_definition(
     states: int,
     bits: int,
     window: int,
+    tables: bool,
 ) -> None:
     case = Case(batch, side, channels, states, bits, window)
-    close(case.run(), case.naive())
+    close(case.run(tables=tables), case.naive())
 
 
 @needs_kernel
@@ -163,12 +178,14 @@ def test_the_kernel_equals_the_definition(
     channels=st.integers(1, 50),
     states=st.integers(1, 18),
     bits=st.sampled_from([2, 3, 4]),
+    window=st.sampled_from([1, 2, 3]),
+    tables=st.booleans(),
 )
 def test_any_size_equals_the_definition(
-    height: int, width: int, channels: int, states: int, bits: int
+    height: int, width: int, channels: int, states: int, bits: int, window: int, tables: bool
 ) -> None:
-    case = Case(1, (height, width), channels, states, bits, 1)
-    close(case.run(), case.naive())
+    case = Case(1, (height, width), channels, states, bits, window)
+    close(case.run(tables=tables), case.naive())
 
 
 def test_the_definition_is_the_scan_with_time_steps_on_a_grid() -> None:
@@ -188,9 +205,9 @@ def test_the_definition_is_the_scan_with_time_steps_on_a_grid() -> None:
 
 
 @needs_kernel
-@pytest.mark.parametrize("channels", [8, 37])
-def test_norm_and_gate_follow_the_scan(instruction_set: str, channels: int) -> None:
-    case = Case(2, (4, 5), channels, 10, 4, 1)
+@pytest.mark.parametrize(("channels", "states"), [(8, 10), (37, 10), (33, 2)])
+def test_norm_and_gate_follow_the_scan(instruction_set: str, channels: int, states: int) -> None:
+    case = Case(2, (4, 5), channels, states, 4, 1)
     norm = nn.LayerNorm(channels, eps=1e-4)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
@@ -203,47 +220,54 @@ def test_norm_and_gate_follow_the_scan(instruction_set: str, channels: int) -> N
 
 
 @needs_kernel
-def test_threads_and_batch_mates_change_no_bit() -> None:
+@pytest.mark.parametrize("tables", [True, False])
+def test_threads_and_batch_mates_change_no_bit(tables: bool) -> None:
     case = Case(2, (9, 7), 72, 10, 4, 1)
     before = torch.get_num_threads()
     results = []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(case.run())
+            results.append(case.run(tables=tables))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(results[0], other) for other in results)
     case.x, case.projected = case.x[1:].contiguous(), case.projected[1:].contiguous()
-    assert torch.equal(case.run()[0], results[0][1])
+    assert torch.equal(case.run(tables=tables)[0], results[0][1])
 
 
 @needs_kernel
-def test_fixed_grids_equal_the_definition(instruction_set: str) -> None:
+@pytest.mark.parametrize("tables", [True, False])
+def test_fixed_grids_equal_the_definition(instruction_set: str, tables: bool) -> None:
     case = Case(2, (6, 5), 40, 10, 4, fixed=True)
-    close(case.run(), case.naive())
+    close(case.run(tables=tables), case.naive())
 
 
 @needs_kernel
-@pytest.mark.parametrize(("channels", "bits"), [(72, 4), (19, 2), (33, 3)])
-def test_one_pass_finds_the_grids_of_all_operands(
-    instruction_set: str, channels: int, bits: int
+@pytest.mark.parametrize(
+    ("channels", "states", "bits"), [(72, 3, 4), (19, 3, 2), (33, 1, 3), (5, 20, 8)]
+)
+def test_all_operands_of_a_scan_are_put_on_their_grids(
+    instruction_set: str, channels: int, states: int, bits: int
 ) -> None:
-    case = Case(2, (6, 8), channels, 3, bits)
-    projected = case.projected.clone()
-    x, steps, B, C = case.scan().grids(case.x, projected)
+    case = Case(2, (6, 8), channels, states, bits)
+    maps, projected = case.x.clone(), case.projected.clone()
+    x, steps, B, C = case.scan().place(maps, projected)
     rank, rules = case.rank, case.rules
     low = case.projected[..., :rank].flatten(1, 2).clone()
     place_operand(low, rules.low)
-    assert torch.equal(projected[..., :rank].flatten(1, 2), low)
-    assert torch.equal(projected[..., rank:], case.projected[..., rank:])
-    rows = case.projected.flatten(1, 2)
-    for found, part, rule in (
-        (x, case.x, rules.x),
-        (B, rows[..., rank : rank + 3], rules.B),
-        (C, rows[..., rank + 3 :], rules.C),
+    rows, placed = case.projected.flatten(1, 2), projected.flatten(1, 2)
+    assert torch.equal(placed[..., :rank], low)
+    middle = rank + states
+    for found, part, levels, rule in (
+        (x, case.x, maps, rules.x),
+        (B, rows[..., rank:middle], placed[..., rank:middle], rules.B),
+        (C, rows[..., middle:], placed[..., middle:], rules.C),
     ):
         assert torch.allclose(found, operand_grids(part, rule), rtol=1e-5, atol=1e-6)
+        expected = part.clone()
+        place_operand(expected, rule, found)
+        assert torch.equal(levels, expected)
     raw = low.unflatten(1, (case.pixels, 4)).transpose(1, 2)
     raw = raw @ case.dt_weight.values().transpose(1, 2)
     expected = operand_grids(raw.flatten(1, 2), rules.steps)
@@ -251,23 +275,12 @@ def test_one_pass_finds_the_grids_of_all_operands(
 
 
 @needs_kernel
-@pytest.mark.parametrize(("channels", "bits"), [(72, 4), (19, 2), (33, 3)])
-def test_time_steps_get_the_levels_of_their_grid(
-    instruction_set: str, channels: int, bits: int
-) -> None:
-    case = Case(2, (6, 8), channels, 3, bits)
-    values = step_levels(case.projected, case.transposed, channels, case.rules.steps)
-    low = case.projected[..., : case.rank].double().transpose(1, 2)
-    raw = low @ case.dt_weight.values().double().transpose(1, 2)
-    grids = operand_grids(raw.float().flatten(1, 2), case.rules.steps)
-    scale, offset, least, most = grids.double().T[:, :, None, None, None]
-    place = (raw + offset) / scale
-    codes = place.round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    # Half-way between two levels either is right.
-    decided = ((place - place.floor()) - 0.5).abs() > 1e-4
-    assert decided.float().mean() > 0.99
-    expected = torch.clamp(codes * scale - offset, least, most)
-    assert torch.allclose(values.double()[decided], expected[decided], atol=1e-5)
+@pytest.mark.parametrize("bits", [2, 8])
+def test_routes_can_be_kept_apart(instruction_set: str, bits: int) -> None:
+    case = Case(2, (5, 6), 21, 3, bits, window=4)
+    apart = case.run(merge=False)
+    assert apart.shape == (2, 4, 30, 21)
+    close(apart.sum(1), case.naive())
 
 
 @needs_kernel
@@ -279,7 +292,7 @@ def test_the_grids_of_the_result_come_with_it(
     rule = GridRule(4, weights=torch.tensor([0.1, 0.4, 0.02, 0.01, -1.0, 0.1, 0.05, 0.02]))
     gate = torch.randn(case.x.shape) if gated else None
     scan = case.scan(norm=nn.LayerNorm(channels), output=rule)
-    y, grids = scan(case.x, case.projected, case.routes, gate=gate)
+    y, grids = scan(case.x.clone(), case.projected.clone(), case.routes, gate=gate)
     assert grids is not None
     assert torch.allclose(grids, operand_grids(y, rule), rtol=1e-5, atol=1e-6)
     fixed = case.scan(output=GridRule(4, grid=(0.1, 0.0)))

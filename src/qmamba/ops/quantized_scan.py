@@ -1,10 +1,11 @@
-"""The 2-D scan with time steps of at most 4 bits: exponentials are looked up, not computed.
+"""The 2-D scan of a quantised network: operands on grids, time steps as codes.
 
-A channel whose time steps are codes has as many different ones as there are codes. Softplus and the
-exponentials of all states are taken of those, before the scan, and the scan reads a row of decays
-for each step of the route. The definition is :func:`table_scan_naive`, on operands that lie on
-their grids; :class:`TableScan` is the C++ kernel, which puts them there itself, packs constants
-once, works on the CPU and has no gradient.
+There are two ways to get exponentials. A channel whose time steps are codes has as many different
+ones as there are codes, so softplus and the exponentials of all states can be taken of those before
+the scan, which reads a row of decays for each step of the route; or they are computed as the scan
+goes, for steps of more bits and for few states. The definition of both is :func:`table_scan_naive`,
+on operands that lie on their grids; :class:`QuantizedScan` is the C++ kernel, which puts them there
+itself, packs constants once, works on the CPU and has no gradient.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from qmamba.ops.routes import PADDING, scatter_routes
 
 MAX_BITS = 4
 """Width of the widest code with tables."""
+FEWEST_STATES = 8
+"""With fewer, a row of decays is too short for a vector, and computing exponentials is cheaper."""
 MAX_STATES = 32
 """The kernel keeps no more states of a channel in registers."""
 
@@ -78,21 +81,21 @@ def table_scan_naive(
     return merged + D.sum(0) * x
 
 
-class TableStruct(ctypes.Structure):
-    """Mirror of ``qmamba_table_scan`` in ``native/table.h``."""
+class ScanStruct(ctypes.Structure):
+    """Mirror of ``qmamba_quantized_scan`` in ``native/quantized.h``."""
 
     _fields_ = [
         ("scan", Call),
         *((name, ConstantStruct) for name in ("dt_weight", "bias", "decay", "skip")),
-        ("operands", RuleStruct * 4),
+        ("steps", RuleStruct),
         ("output", RuleStruct),
         *((name, ctypes.c_void_p) for name in ("partial", "gate", "tables")),
         *((name, ctypes.c_int64) for name in ("lanes", "gate_stride")),
     ]
 
 
-class _GridsStruct(ctypes.Structure):
-    """Mirror of ``qmamba_scan_grids``."""
+class _OperandsStruct(ctypes.Structure):
+    """Mirror of ``qmamba_scan_operands``."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("x", "projected", "partial", "weights")),
@@ -118,32 +121,44 @@ class ScanRules(NamedTuple):
     C: GridRule
 
 
+class OperandGrids(NamedTuple):
+    """The grids of a scan's operands, float32 ``(batch, 4)`` each: scale, offset, lowest and
+    highest value."""
+
+    x: Tensor
+    steps: Tensor
+    B: Tensor
+    C: Tensor
+
+
 class Scanned(NamedTuple):
-    """The result of a :class:`TableScan`."""
+    """The result of a :class:`QuantizedScan`."""
 
     y: Tensor
-    """float32 ``(batch, pixels, channels)``."""
+    """float32 ``(batch, pixels, channels)``, or ``(batch, routes, pixels, channels)`` unmerged."""
     grids: Tensor | None
     """float32 ``(batch, 4)``: the grids of ``y`` by the rule that was given for it, if it follows
     the images."""
 
 
-class TableScan:
+class QuantizedScan:
     """The scan of the C++ kernel on quantised operands, then an optional norm and gate.
 
-    One pass over the operands takes their statistics and puts the low-rank time steps on their
-    grid; everything else is put on its grid as the scan reads it, and the time steps, which are
-    many times as large as what they are computed from, are never stored. The statistics of the
-    result are taken while it is written.
+    The operands are put on their grids in place, but for the time steps, which are many times as
+    large as what they are computed from: they are put there as the scan computes them and never
+    stored. The statistics of the result are taken while it is written.
 
     Args:
         rules: where the grids of the operands come from.
         dt_weight: ``(routes, rank, padded)``, channels padded to a multiple of 16.
         dt_bias: ``(routes, channels)``.
-        A: ``(routes, channels, states)``, at most :data:`MAX_STATES` states.
+        A: ``(routes, channels, states)``.
         D: ``(routes, channels)``.
         norm: layer norm over the channels of the merged map, or ``None``.
         output: rule of what reads the result, whose statistics are wanted, or ``None``.
+        tables: whether exponentials are looked up, for steps of at most :data:`MAX_BITS` bits and
+            at most :data:`MAX_STATES` states; by default where that is faster.
+        merge: sum the routes; otherwise they are kept apart, without tables, norm and output.
 
     Raises:
         BackendError: the kernel was not built or does not load.
@@ -159,20 +174,29 @@ class TableScan:
         *,
         norm: nn.LayerNorm | None = None,
         output: GridRule | None = None,
+        tables: bool | None = None,
+        merge: bool = True,
     ) -> None:
         self._kernel = load_kernel()
         self.routes, self.channels, self.states = A.codes.shape
         self.rank = dt_weight.codes.shape[1]
-        assert rules.steps.bits <= MAX_BITS and self.states <= MAX_STATES
+        if tables is None:
+            few_bits = rules.steps.bits <= MAX_BITS
+            tables = merge and few_bits and FEWEST_STATES <= self.states <= MAX_STATES
+        assert merge or not (tables or norm or output)
+        assert not tables or (rules.steps.bits <= MAX_BITS and self.states <= MAX_STATES)
         assert rules.low.grid is not None and dt_weight.codes.is_contiguous()
         assert dt_weight.codes.shape[2] == round_up(self.channels)
-        self.rules, self._lanes = rules, -(-self.states // 16) * 16
+        self._merge = merge
+        self.rules, self._lanes = rules, -(-self.states // 16) * 16 if tables else 0
         self._output = None if output is None or output.grid is not None else output
         missing = -self.channels % 16
         self._dt_weight = dt_weight
         self._bias, self._skip = (c.arranged(F.pad(c.codes, (0, missing))) for c in (dt_bias, D))
-        padding = (0, self._lanes - self.states, 0, missing)
-        self._decay = A.arranged(F.pad(A.codes, padding))
+        if tables:
+            self._decay = A.arranged(F.pad(A.codes, (0, self._lanes - self.states, 0, missing)))
+        else:
+            self._decay = A.arranged(F.pad(A.codes.transpose(1, 2), (0, missing)))
         self._norm: tuple[Tensor, Tensor] | None = None
         self._epsilon = 0.0
         if norm is not None:
@@ -180,15 +204,11 @@ class TableScan:
             self._norm, self._epsilon = (weight, bias), norm.eps
 
     @torch.no_grad()
-    def grids(self, x: Tensor, projected: Tensor) -> tuple[Tensor, ...]:
-        """Put the low-rank time steps on their grid, in place, and find the other grids.
+    def place(self, x: Tensor, projected: Tensor) -> OperandGrids:
+        """Put x, the low-rank time steps, B and C on their grids, in place.
 
         Args:
             x, projected: as for a call.
-
-        Returns:
-            Of x, the time steps, B and C, float32 ``(batch, 4)`` each: scale, offset, lowest and
-            highest value.
         """
         batch, pixels, channels = x.shape
         assert x.is_contiguous() and projected.is_contiguous() and channels == self.channels
@@ -198,7 +218,7 @@ class TableScan:
         padded = self._dt_weight.codes.shape[2]
         weights = torch.empty(self.routes * self.rank * padded)
         partial = torch.empty(len(rules) * batch * PARTS * 4, dtype=torch.float64)
-        call = _GridsStruct(
+        call = _OperandsStruct(
             x=x.data_ptr(),
             projected=projected.data_ptr(),
             partial=partial.data_ptr(),
@@ -214,8 +234,8 @@ class TableScan:
             rank=self.rank,
             states=self.states,
         )
-        self._kernel.run_quantized("scan_grids", call)
-        return grids
+        self._kernel.run_quantized("scan_operands", call)
+        return OperandGrids(*grids)
 
     @torch.no_grad()
     def __call__(
@@ -224,27 +244,28 @@ class TableScan:
         projected: Tensor,
         routes: Tensor,
         *,
-        grids: tuple[Tensor, ...] | None = None,
+        grids: OperandGrids | None = None,
         gate: Tensor | None = None,
         out: Tensor | None = None,
     ) -> Scanned:
         """Scan a map.
 
         Args:
-            x: float32 ``(batch, pixels, channels)``, contiguous.
+            x: float32 ``(batch, pixels, channels)``, contiguous; put on its grid in place.
             projected: float32 ``(batch, pixels, routes, rank + 2 * states)``, contiguous: low-rank
-                time steps, which are put on their grid in place, B and C.
+                time steps, B and C; put on their grids in place.
             routes: int32 ``(routes, steps)``, contiguous.
-            grids: what :meth:`grids` gave for these operands, if it has been called already.
+            grids: what :meth:`place` gave, if these operands are on their grids already.
             gate: the result is multiplied by SiLU of this; float32 ``(batch, pixels, channels)``,
                 which may be part of an array with longer rows.
             out: where the result goes; contiguous.
         """
         batch, pixels, channels = x.shape
         assert routes.is_contiguous()
-        grids = grids or self.grids(x, projected)
-        y = torch.empty_like(x) if out is None else out
-        assert y.shape == x.shape and y.is_contiguous()
+        grids = grids or self.place(x, projected)
+        shape = x.shape if self._merge else (batch, self.routes, pixels, channels)
+        y = torch.empty(shape) if out is None else out
+        assert y.shape == shape and y.is_contiguous()
         scan = Call(
             x=x.data_ptr(),
             projected=projected.data_ptr(),
@@ -260,18 +281,18 @@ class TableScan:
             states=self.states,
             norm_epsilon=self._epsilon,
             shared=1,
-            merged=1,
+            merged=int(self._merge),
             softplus=1,
         )
         if self._norm is not None:
             scan.norm_weight, scan.norm_bias = (t.data_ptr() for t in self._norm)
-        call = TableStruct(
+        call = ScanStruct(
             scan=scan,
             dt_weight=self._dt_weight.struct(),
             bias=self._bias.struct(),
             decay=self._decay.struct(),
             skip=self._skip.struct(),
-            operands=_rules(self.rules[1:], grids),
+            steps=self.rules.steps.struct(grids.steps, known=True),
             lanes=self._lanes,
         )
         partial = output = None
@@ -280,10 +301,10 @@ class TableScan:
             partial = torch.empty(batch * PARTS * 4, dtype=torch.float64)
             call.output, call.partial = self._output.struct(output), partial.data_ptr()
         if gate is not None:
-            assert gate.shape == x.shape and gate.stride(2) == 1
+            assert self._merge and gate.shape == x.shape and gate.stride(2) == 1
             assert batch == 1 or gate.stride(0) == pixels * gate.stride(1)
             call.gate, call.gate_stride = gate.data_ptr(), gate.stride(1)
-        self._kernel.run_table_scan(call)
+        self._kernel.run_quantized_scan(call)
         del partial
         return Scanned(y, output)
 

@@ -1,0 +1,124 @@
+// The routes of a quantised scan merged, normalised and gated. Included inside a namespace of its own
+// by each variant.
+
+QMAMBA_INLINE vfloat sigmoid(vfloat v) { return 1.0f / (1.0f + exp2(v * -1.4426950408889634f)); }
+
+QMAMBA_INLINE vfloat square_root(vfloat v) {
+#if W == 16
+  return (vfloat)_mm512_sqrt_ps((__m512)v);
+#elif W == 8
+  return (vfloat)_mm256_sqrt_ps((__m256)v);
+#else
+  for (int i = 0; i < W; i++) v[i] = __builtin_sqrtf(v[i]);
+  return v;
+#endif
+}
+
+// Rows that are finished together: each phase goes through all of them, because one row alone is a
+// chain of operations that wait for each other. Their sums fill one vector.
+constexpr int64_t kRows = W;
+
+// The sum of the lanes of each vector.
+QMAMBA_INLINE vfloat sums_of(const vfloat vectors[kRows]) {
+  return lane_sums([&](auto row) QMAMBA_ALWAYS_INLINE { return vectors[decltype(row)::value]; });
+}
+
+// The sums over routes and skip terms of some rows into `sums` (rows, padded), and their means.
+static vfloat merge(const qmamba_quantized_scan& call, Partition cut, int64_t begin, int64_t number,
+                    float* sums) {
+  const qmamba_scan& scan = call.scan;
+  const int64_t image = begin / scan.pixels, pixel = begin % scan.pixels;
+  vfloat totals[kRows] = {};
+  for (int64_t group = 0; group < cut.groups; group++) {
+    const Slice slice = slice_of(scan, cut.groups, group);
+    for (int v = 0; v < slice.vectors; v++) {
+      const int64_t channel = slice.first + (int64_t)v * W;
+      const int count = v + 1 == slice.vectors ? slice.last_count : W;
+      const vfloat skip = load(scan.skip + channel);
+      const float* x = (const float*)scan.x + begin * scan.channels + channel;
+      for (int64_t r = 0; r < number; r++) {
+        // Routes are added in their order whether they were split or not. Dead lanes stay zero:
+        // those of the accumulators and of the skip terms are.
+        vfloat sum = load_first(x + r * scan.channels, count) * skip;
+        vfloat routes = vfloat{};
+        for (int64_t split = 0; split < cut.route_splits; split++)
+          routes += load(accumulator(scan, image * cut.route_splits + split, slice) +
+                         (pixel + r) * slice.width() + (int64_t)v * W);
+        sum += routes;
+        store(sums + r * scan.padded + channel, sum);
+        totals[r] += sum;
+      }
+    }
+  }
+  return sums_of(totals) / (float)scan.channels;
+}
+
+// 1 / deviation of each row.
+static vfloat inverse_deviations(const qmamba_scan& scan, int64_t number, const float* sums,
+                                 const float* means) {
+  vfloat squares[kRows] = {};
+  for (int64_t channel = 0; channel < scan.channels; channel += W) {
+    const vint alive = first_lanes((int)std::min<int64_t>(W, scan.channels - channel));
+    for (int64_t r = 0; r < number; r++) {
+      const vfloat centred = load(sums + r * scan.padded + channel) - means[r];
+      const vfloat kept = (vfloat)((vint)centred & alive);
+      squares[r] += kept * kept;
+    }
+  }
+  return 1.0f / square_root(sums_of(squares) / (float)scan.channels + scan.norm_epsilon);
+}
+
+// Fetches what the rows after these will be made of, and the gate of these, which is read last.
+QMAMBA_INLINE void prefetch_rows(const qmamba_quantized_scan& call, int64_t begin, int64_t number) {
+  const qmamba_scan& scan = call.scan;
+  const int64_t row = scan.channels * (int64_t)sizeof(float);
+  for (int64_t r = 0; r < number; r++) {
+    const char* x = (const char*)((const float*)scan.x + (begin + number + r) * scan.channels);
+    const char* gate = (const char*)(call.gate + (begin + r) * call.gate_stride);
+    for (int64_t i = 0; i < row; i += 64) {
+      __builtin_prefetch(x + i, 0, 2);
+      if (call.gate) __builtin_prefetch(gate + i, 0, 3);
+    }
+  }
+}
+
+// At most kRows merged rows of one image, normalised and gated.
+static void finish_rows(const qmamba_quantized_scan& call, Partition cut, int64_t begin,
+                        int64_t number, float* sums, Moments& result) {
+  const qmamba_scan& scan = call.scan;
+  Moments moments = result;
+  float means[kRows], inverse[kRows];
+  prefetch_rows(call, begin, number);
+  store(means, merge(call, cut, begin, number, sums));
+  if (scan.norm_weight) store(inverse, inverse_deviations(scan, number, sums, means));
+  for (int64_t channel = 0; channel < scan.channels; channel += W) {
+    const int count = (int)std::min<int64_t>(W, scan.channels - channel);
+    vfloat weight, bias;
+    if (scan.norm_weight) {
+      weight = load_first(scan.norm_weight + channel, count);
+      bias = load_first(scan.norm_bias + channel, count);
+    }
+    float* y = (float*)scan.y + begin * scan.channels + channel;
+    const float* gate = call.gate + begin * call.gate_stride + channel;
+    for (int64_t r = 0; r < number; r++) {
+      vfloat value = load(sums + r * scan.padded + channel);
+      if (scan.norm_weight) value = (value - means[r]) * (weight * inverse[r]) + bias;
+      if (call.gate) {
+        const vfloat z = load_first(gate + r * call.gate_stride, count);
+        value *= z * sigmoid(z);
+      }
+      store_first(y + r * scan.channels, value, count);
+      if (call.output.weights) moments.add_first(value, count);
+    }
+  }
+  moments.flush();
+  result = moments;
+}
+
+// The first number of the result of an image, for its moments.
+static float first_result(const qmamba_quantized_scan& call, Partition cut, int64_t image,
+                          float* sums) {
+  Moments unused(0);
+  finish_rows(call, cut, image * call.scan.pixels, 1, sums, unused);
+  return ((const float*)call.scan.y)[image * call.scan.pixels * call.scan.channels];
+}
