@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "integer_scratch.h"
 #include "variant.h"
@@ -10,6 +11,7 @@
 namespace QMAMBA_JOIN(qmamba_integer_, QMAMBA_VARIANT) {
 
 #include "simd.h"
+#include "lanes.h"
 #include "integer_product.h"
 #include "integer_rows.h"
 
@@ -35,8 +37,8 @@ static void run_block(const qmamba_integer_call& call, const IntegerScratch& scr
                      scratch.hidden, width);
   for (int64_t r = 0; r < rows; r++)
     for (int64_t i = first.outputs; i < width; i++) scratch.hidden[r * width + i] = 0;
-  for (int64_t r = 0; r < rows; r += kRowGroup)
-    quantise(scratch.hidden + r * width, width, (int)std::min(kRowGroup, rows - r), first.outputs,
+  for (int64_t r = 0; r < rows; r += W)
+    quantise(scratch.hidden + r * width, width, (int)std::min<int64_t>(W, rows - r), first.outputs,
              scratch.hidden_codes + r * hidden_codes, hidden_codes, scratch.grids + r);
   if (second.offset)
     for (int64_t r = 0; r < rows; r++)

@@ -49,4 +49,4 @@ struct qmamba_integer_call {
 
 constexpr int64_t kPanel = 32;     // outputs that are computed together
 constexpr int64_t kRowBlock = 48;  // rows whose intermediate results stay in the cache
-constexpr int64_t kRowGroup = 8;   // rows that are quantised together
+constexpr int64_t kRowGroup = 16;  // rows that are quantised together, at most

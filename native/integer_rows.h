@@ -40,114 +40,106 @@ static void copy_patch(const qmamba_integer_call& call, int64_t index, Row outsi
     }
 }
 
-// The vector with every lane from `count` on set to zero.
-QMAMBA_INLINE vfloat keep(vfloat v, int64_t count) {
-  vint lane;
-  for (int i = 0; i < W; i++) lane[i] = i;
-  return lane < (int32_t)count ? v : vfloat{};
-}
-
-// Layer norm of up to kRowGroup rows that are zero after `count`, and stay so. Each phase goes
-// through all rows, because one row alone is a chain of operations that wait for each other.
+// Layer norm of up to W rows that are zero after `count`, and stay so. Each phase goes through all
+// rows, because one row alone is a chain of operations that wait for each other.
 static void normalise(const qmamba_integer_call& call, float* rows, int64_t stride, int number) {
-  const int64_t count = call.first.inputs, whole = count / W * W;
-  float mean[kRowGroup], scale[kRowGroup];
-  for (int r = 0; r < number; r++) {
-    vfloat total = vfloat{};
-    for (int64_t i = 0; i < count; i += W) total += load(rows + r * stride + i);
-    mean[r] = sum_lanes(total) / count;
-  }
+  const int64_t count = call.first.inputs;
+  vfloat totals[W] = {}, squares[W] = {};
+  float mean[W], scale[W];
+  for (int r = 0; r < number; r++)
+    for (int64_t i = 0; i < count; i += W) totals[r] += load(rows + r * stride + i);
+  store(mean, fold<Sum>(totals) / (float)count);
   for (int r = 0; r < number; r++) {
     const float* row = rows + r * stride;
-    vfloat squares = vfloat{};
-    for (int64_t i = 0; i < whole; i += W) {
+    for (int64_t i = 0; i < count; i += W) {
       const vfloat centred = load(row + i) - mean[r];
-      squares += centred * centred;
+      const vfloat kept = i + W <= count ? centred
+                                         : (vfloat)((vint)centred & first_lanes((int)(count - i)));
+      squares[r] += kept * kept;
     }
-    if (whole < count) {
-      const vfloat centred = keep(load(row + whole) - mean[r], count - whole);
-      squares += centred * centred;
-    }
-    scale[r] = 1.0f / __builtin_sqrtf(sum_lanes(squares) / count + call.norm_epsilon);
   }
-  for (int r = 0; r < number; r++) {
-    float* row = rows + r * stride;
-    for (int64_t i = 0; i < whole; i += W) {
-      const vfloat weight = load(call.norm_weight + i) * scale[r];
-      store(row + i, (load(row + i) - mean[r]) * weight + load(call.norm_bias + i));
-    }
-    if (whole < count) {
-      const int rest = (int)(count - whole);
-      const vfloat weight = load_part(call.norm_weight + whole, rest) * scale[r];
-      const vfloat bias = load_part(call.norm_bias + whole, rest);
-      store(row + whole, (load(row + whole) - mean[r]) * weight + bias);
+  store(scale, 1.0f / square_root(fold<Sum>(squares) / (float)count + call.norm_epsilon));
+  for (int64_t i = 0; i < count; i += W) {
+    const int live = (int)std::min<int64_t>(W, count - i);
+    const vfloat weight = load_first(call.norm_weight + i, live);
+    const vfloat bias = load_first(call.norm_bias + i, live);
+    for (int r = 0; r < number; r++) {
+      float* p = rows + r * stride + i;
+      store(p, (load(p) - mean[r]) * (weight * scale[r]) + bias);
     }
   }
 }
 
 static float sum_codes(const uint8_t* codes, int64_t count) {
-  int64_t sum = 0;
-  for (int64_t i = 0; i < count; i++) sum += codes[i];
+  int64_t sum = 0, i = 0;
+#if defined(__AVX2__)
+  __m128i sums = _mm_setzero_si128();
+  for (; i + 16 <= count; i += 16)
+    sums = _mm_add_epi64(sums, _mm_sad_epu8(_mm_loadu_si128((const __m128i*)(codes + i)),
+                                            _mm_setzero_si128()));
+  sum = _mm_cvtsi128_si64(_mm_add_epi64(sums, _mm_unpackhi_epi64(sums, sums)));
+#endif
+  for (; i < count; i++) sum += codes[i];
   return (float)sum;
 }
 
-QMAMBA_INLINE float least_lane(vfloat v) {
-#if W == 16 && defined(__AVX512F__)
-  return _mm512_reduce_min_ps((__m512)v);
-#else
-  float least = v[0];
-  for (int i = 1; i < W; i++) least = v[i] < least ? v[i] : least;
-  return least;
-#endif
+// Whole numbers from 0 to 255 to bytes.
+QMAMBA_INLINE void store_codes(uint8_t* to, vfloat codes) {
+  typedef uint8_t vbytes __attribute__((vector_size(W)));
+  const vuint bits = (vuint)(codes + 12582912.0f);  // 1.5 * 2^23: the sum's last bits are the number
+  const vbytes bytes = __builtin_convertvector(bits & 0xff, vbytes);
+  __builtin_memcpy(to, &bytes, sizeof bytes);
 }
 
-// Rows, zero up to a multiple of W, each on the grid of 256 steps between its least and greatest
-// value, zero included. A row that is not finite gets a scale that is not, and so does the result.
+// Up to W rows, zero up to a multiple of W, each on the grid of 256 steps between its least and
+// greatest value, zero included. A row that is not finite gets a scale that is not, and so does the
+// result.
 static void quantise(const float* rows, int64_t stride, int number, int64_t count, uint8_t* codes,
                      int64_t code_stride, Grid* grids) {
-  float least[kRowGroup], steps[kRowGroup];
-  for (int r = 0; r < number; r++) {
-    vfloat low = vfloat{}, high = vfloat{}, poison = vfloat{};
-    for (int64_t i = 0; i < count; i += W) {
-      const vfloat x = load(rows + r * stride + i);
-      low = x < low ? x : low;
-      high = x > high ? x : high;
-      poison += x * 0.0f;
-    }
-    least[r] = least_lane(low);
-    const float range = -least_lane(-high) - least[r];
-    steps[r] = range > 0 ? 255.0f / range : 0.0f;
-    grids[r] = {range / 255.0f + sum_lanes(poison), -least[r], 0};
-  }
+  vfloat low[W] = {}, high[W] = {}, poison[W] = {};
   for (int r = 0; r < number; r++)
     for (int64_t i = 0; i < count; i += W) {
       const vfloat x = load(rows + r * stride + i);
-      const vfloat shifted = (x - least[r]) * steps[r] + 12582912.0f;  // 1.5 * 2^23
-      typedef uint8_t vbytes __attribute__((vector_size(W)));
-      const vbytes bytes = __builtin_convertvector((vuint)shifted & 0xff, vbytes);
-      __builtin_memcpy(codes + r * code_stride + i, &bytes, sizeof bytes);
+      low[r] = least(x, low[r]);
+      high[r] = greatest(x, high[r]);
+      poison[r] += x * 0.0f;
     }
+  const vfloat lowest = fold<Least>(low), range = fold<Greatest>(high) - lowest;
+  const vfloat spoilt = fold<Sum>(poison), inverse = 255.0f / range;
+  const vfloat wide = range > vfloat{} ? inverse : vfloat{}, scale = range / 255.0f + spoilt;
+  for (int r = 0; r < number; r++) {
+    const float start = lowest[r], steps = wide[r];
+    grids[r] = {scale[r], -start, 0};
+    for (int64_t i = 0; i < count; i += W)
+      store_codes(codes + r * code_stride + i, (load(rows + r * stride + i) - start) * steps);
+  }
 }
 
-// Rows on given grids. A row that is not finite gets a poison that is not.
-static void quantise_on(const Grid* grids, int32_t highest, const float* rows, int64_t stride,
-                        int number, int64_t count, uint8_t* codes, int64_t code_stride,
-                        float* poison) {
+// Up to W rows on given grids. A row that is not finite gets a scale that is not.
+static void quantise_on(Grid* grids, int32_t highest, const float* rows, int64_t stride, int number,
+                        int64_t count, uint8_t* codes, int64_t code_stride) {
   const vfloat zero = vfloat{}, most = broadcast((float)highest);
+  vfloat worst = vfloat{}, spoilt = vfloat{};
   for (int r = 0; r < number; r++) {
-    vfloat spoilt = vfloat{};
+    const float inverse = 1.0f / grids[r].scale, offset = grids[r].offset;
     for (int64_t i = 0; i < count; i += W) {
       const vfloat x = load(rows + r * stride + i);
-      vfloat code = (x + grids[r].offset) / grids[r].scale;
-      code = code > zero ? code : zero;
-      code = code < most ? code : most;
+      const vfloat code = least(greatest((x + offset) * inverse, zero), most);
+      worst = greatest(worst, absolute(code - nearest(code)));
       spoilt += x * 0.0f;
-      typedef uint8_t vbytes __attribute__((vector_size(W)));
-      const vuint bits = (vuint)(code + 12582912.0f);  // 1.5 * 2^23
-      const vbytes bytes = __builtin_convertvector(bits & 0xff, vbytes);
-      __builtin_memcpy(codes + r * code_stride + i, &bytes, sizeof bytes);
+      store_codes(codes + r * code_stride + i, code);
     }
-    poison[r] = sum_lanes(spoilt);
+  }
+  // A product with the inverse may end up on the other side of the middle between two codes.
+  for (int r = 0; r < number && any_above(worst, 0.4999f); r++)
+    for (int64_t i = 0; i < count; i += W) {
+      const vfloat code = (load(rows + r * stride + i) + grids[r].offset) / grids[r].scale;
+      store_codes(codes + r * code_stride + i, least(greatest(code, zero), most));
+    }
+  for (int r = 0; r < number && !(sum_lanes(spoilt) == 0); r++) {
+    vfloat poison = vfloat{};
+    for (int64_t i = 0; i < count; i += W) poison += load(rows + r * stride + i) * 0.0f;
+    grids[r].scale += sum_lanes(poison);
   }
 }
 
@@ -185,16 +177,16 @@ static void quantise_input(const qmamba_integer_call& call, int64_t begin, int64
     }
   } else {
     const int64_t width = row_stride(inputs);
-    for (int64_t first = 0; first < number; first += kRowGroup) {
-      const int group = (int)std::min(kRowGroup, number - first);
+    // Long rows would not stay in the cache until their codes are taken.
+    const int64_t together = std::max<int64_t>(1, std::min<int64_t>(W, 8192 / inputs));
+    for (int64_t first = 0; first < number; first += together) {
+      const int group = (int)std::min(together, number - first);
       for (int r = 0; r < group; r++)
         read_row(call, begin + first + r, given ? -grids[first + r].offset : 0.0f, rows + r * width);
       if (call.norm_weight) normalise(call, rows, width, group);
       uint8_t* to = codes + first * stride;
       if (given) {
-        float poison[kRowGroup];
-        quantise_on(grids + first, call.highest, rows, width, group, inputs, to, stride, poison);
-        for (int r = 0; r < group; r++) grids[first + r].scale += poison[r];
+        quantise_on(grids + first, call.highest, rows, width, group, inputs, to, stride);
       } else {
         quantise(rows, width, group, inputs, to, stride, grids + first);
       }

@@ -1,53 +1,6 @@
 // Grids from statistics, and numbers onto grids. Included inside a namespace of its own by each
 // variant.
 
-QMAMBA_INLINE vfloat least(vfloat a, vfloat b) {
-#if W == 16
-  return (vfloat)_mm512_min_ps((__m512)a, (__m512)b);
-#elif W == 8
-  return (vfloat)_mm256_min_ps((__m256)a, (__m256)b);
-#else
-  return a < b ? a : b;
-#endif
-}
-QMAMBA_INLINE vfloat greatest(vfloat a, vfloat b) {
-#if W == 16
-  return (vfloat)_mm512_max_ps((__m512)a, (__m512)b);
-#elif W == 8
-  return (vfloat)_mm256_max_ps((__m256)a, (__m256)b);
-#else
-  return a > b ? a : b;
-#endif
-}
-
-static const int32_t kLane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-
-QMAMBA_INLINE vint first_lanes(int count) {
-  vint lane;
-  __builtin_memcpy(&lane, kLane, sizeof lane);
-  return lane < count;
-}
-
-// The first `count` lanes; the others are zero and no memory beyond is touched.
-QMAMBA_INLINE vfloat load_first(const float* p, int count) {
-#if W == 16
-  return (vfloat)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), p);
-#elif W == 8
-  return (vfloat)_mm256_maskload_ps(p, (__m256i)first_lanes(count));
-#else
-  return load_part(p, count);
-#endif
-}
-QMAMBA_INLINE void store_first(float* p, vfloat v, int count) {
-#if W == 16
-  _mm512_mask_storeu_ps(p, (__mmask16)((1u << count) - 1), (__m512)v);
-#elif W == 8
-  _mm256_maskstore_ps(p, (__m256i)first_lanes(count), (__m256)v);
-#else
-  store_part(p, v, count);
-#endif
-}
-
 // Whole numbers from 0 to 255 to bytes; `count` of them are written.
 QMAMBA_INLINE void store_bytes(uint8_t* p, vfloat v, int count) {
   constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: the sum's last bits are the number
@@ -63,21 +16,6 @@ QMAMBA_INLINE void store_bytes(uint8_t* p, vfloat v, int count) {
 // Whole numbers below 2^22 as integers.
 QMAMBA_INLINE vint whole_numbers(vfloat v) {
   return (vint)(v + 12582912.0f) & 0x3fffff;  // from 1.5 * 2^23 on, the last bits count
-}
-
-// To the nearest whole number, ties to even, of numbers below 2^22.
-QMAMBA_INLINE vfloat nearest(vfloat v) { return (v + 12582912.0f) - 12582912.0f; }
-
-QMAMBA_INLINE bool any_above(vfloat v, float bound) {
-#if W == 16
-  return _mm512_cmp_ps_mask((__m512)v, _mm512_set1_ps(bound), _CMP_GT_OQ) != 0;
-#elif W == 8
-  return _mm256_movemask_ps(_mm256_cmp_ps((__m256)v, _mm256_set1_ps(bound), _CMP_GT_OQ)) != 0;
-#else
-  bool any = false;
-  for (int i = 0; i < W; i++) any |= v[i] > bound;
-  return any;
-#endif
 }
 
 // A quotient that is this far from its code is taken again by division.

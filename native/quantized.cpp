@@ -11,6 +11,7 @@
 namespace QMAMBA_JOIN(qmamba_quantized_, QMAMBA_VARIANT) {
 
 #include "simd.h"
+#include "lanes.h"
 #include "forward.h"
 #include "operands.h"
 #include "time_steps.h"

@@ -3,25 +3,9 @@
 
 QMAMBA_INLINE vfloat sigmoid(vfloat v) { return 1.0f / (1.0f + exp2(v * -1.4426950408889634f)); }
 
-QMAMBA_INLINE vfloat square_root(vfloat v) {
-#if W == 16
-  return (vfloat)_mm512_sqrt_ps((__m512)v);
-#elif W == 8
-  return (vfloat)_mm256_sqrt_ps((__m256)v);
-#else
-  for (int i = 0; i < W; i++) v[i] = __builtin_sqrtf(v[i]);
-  return v;
-#endif
-}
-
 // Rows that are finished together: each phase goes through all of them, because one row alone is a
 // chain of operations that wait for each other. Their sums fill one vector.
 constexpr int64_t kRows = W;
-
-// The sum of the lanes of each vector.
-QMAMBA_INLINE vfloat sums_of(const vfloat vectors[kRows]) {
-  return lane_sums([&](auto row) QMAMBA_ALWAYS_INLINE { return vectors[decltype(row)::value]; });
-}
 
 // The sums over routes and skip terms of some rows into `sums` (rows, padded), and their means.
 static vfloat merge(const qmamba_quantized_scan& call, Partition cut, int64_t begin, int64_t number,
@@ -50,7 +34,7 @@ static vfloat merge(const qmamba_quantized_scan& call, Partition cut, int64_t be
       }
     }
   }
-  return sums_of(totals) / (float)scan.channels;
+  return fold<Sum>(totals) / (float)scan.channels;
 }
 
 // 1 / deviation of each row.
@@ -65,7 +49,7 @@ static vfloat inverse_deviations(const qmamba_scan& scan, int64_t number, const 
       squares[r] += kept * kept;
     }
   }
-  return 1.0f / square_root(sums_of(squares) / (float)scan.channels + scan.norm_epsilon);
+  return 1.0f / square_root(fold<Sum>(squares) / (float)scan.channels + scan.norm_epsilon);
 }
 
 // Fetches what the rows after these will be made of, and the gate of these, which is read last.

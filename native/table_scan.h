@@ -3,40 +3,6 @@
 // walks along the route with its states in registers, and one transposing sum at each step gives the
 // outputs of the tile. Included inside a namespace of its own by each variant.
 
-#define QMAMBA_ALWAYS_INLINE __attribute__((always_inline))
-
-#if defined(__clang__)
-#define QMAMBA_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define QMAMBA_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, vint{__VA_ARGS__})
-#endif
-
-// Both vectors with their upper and lower halves of 2 * Half lanes added: where bit Half of the lane
-// is clear it holds sums of a, elsewhere sums of b.
-template <int Half, int... Lane>
-QMAMBA_INLINE vfloat add_halves(vfloat a, vfloat b, std::integer_sequence<int, Lane...>) {
-#if W == 16
-  constexpr __mmask16 upper = (__mmask16)((... | (Lane & Half ? 1 << Lane : 0)));
-  const vfloat kept = (vfloat)_mm512_mask_mov_ps((__m512)a, upper, (__m512)b);
-#else
-  const vfloat kept = QMAMBA_SHUFFLE(a, b, (Lane & Half ? W + Lane : Lane)...);
-#endif
-  return kept + QMAMBA_SHUFFLE(a, b, (Lane & Half ? W + Lane - Half : Lane + Half)...);
-}
-
-// Lane i of the result is the sum of the lanes of leaf(i), which is asked for as late as possible:
-// few vectors have to be kept beside what the leaves need.
-template <int First = 0, int Half = 1, class Leaf>
-QMAMBA_INLINE vfloat lane_sums(const Leaf& leaf) {
-  if constexpr (Half == W) {
-    return leaf(std::integral_constant<int, First>());
-  } else {
-    const vfloat even = lane_sums<First, 2 * Half>(leaf);
-    const vfloat odd = lane_sums<First + Half, 2 * Half>(leaf);
-    return add_halves<Half>(even, odd, std::make_integer_sequence<int, W>());
-  }
-}
-
 // Where the tables of one route of one image begin.
 struct Tables {
   float* decays;  // (padded, codes + 1, lanes): the last row is that of padding
@@ -232,7 +198,7 @@ static void scan_tile(const Tile& tile, const Chunk<V>& chunk, float* saved) {
       B[v] = load(chunk.B[t] + v * W);
       C[v] = load(chunk.C[t] + v * W);
     }
-    const vfloat y = lane_sums([&](auto channel) QMAMBA_ALWAYS_INLINE {
+    const vfloat y = fold_leaves<Sum>([&](auto channel) QMAMBA_ALWAYS_INLINE {
       constexpr int i = decltype(channel)::value;
       vfloat total = vfloat{};
       if constexpr (i < Used) {
