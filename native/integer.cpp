@@ -29,12 +29,12 @@ static void run_block(const qmamba_integer_call& call, const IntegerScratch& scr
   const int64_t stride = code_stride(first.inputs);
   if (!two) {
     apply_layer<T>(first, scratch.codes, stride, scratch.grids, rows, call.gelu, residual,
-                   call.residual_dtype, y, outputs);
+                   call.residual_dtype, call.residual_scale, y, outputs);
     return;
   }
   const int64_t width = scratch.hidden_stride, hidden_codes = code_stride(first.outputs);
   apply_layer<float>(first, scratch.codes, stride, scratch.grids, rows, call.gelu, nullptr, 0,
-                     scratch.hidden, width);
+                     nullptr, scratch.hidden, width);
   for (int64_t r = 0; r < rows; r++)
     for (int64_t i = first.outputs; i < width; i++) scratch.hidden[r * width + i] = 0;
   for (int64_t r = 0; r < rows; r += W)
@@ -44,7 +44,7 @@ static void run_block(const qmamba_integer_call& call, const IntegerScratch& scr
     for (int64_t r = 0; r < rows; r++)
       scratch.grids[r].sum = sum_codes(scratch.hidden_codes + r * hidden_codes, first.outputs);
   apply_layer<T>(second, scratch.hidden_codes, hidden_codes, scratch.grids, rows, false, residual,
-                 call.residual_dtype, y, outputs);
+                 call.residual_dtype, call.residual_scale, y, outputs);
 }
 
 template <class T>

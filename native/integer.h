@@ -31,6 +31,7 @@ struct qmamba_integer_call {
   const float* norm_weight;  // (inputs): layer norm of the rows, or null
   const float* norm_bias;    // (inputs)
   const void* residual;      // (rows, outputs), or null
+  const float* residual_scale;  // (outputs): factors of the residual, or null
   void* y;                   // (rows, outputs)
   char* workspace;           // at least qmamba_integer_workspace() bytes, aligned to 64
   qmamba_integer_layer first;

@@ -157,7 +157,8 @@ struct Layer {
   const qmamba_integer_layer& layer;
   const Grid* grids;
   bool activate;
-  const R* residual;
+  R* residual;
+  const float* residual_scale;  // or null
   T* y;
   int64_t y_stride;
 
@@ -167,6 +168,8 @@ struct Layer {
     const vfloat scale = load(layer.scale + output), bias = load(layer.bias + output);
     const vfloat weights = load(layer.sums + output);
     const vfloat offset = layer.offset ? load(layer.offset + output) : vfloat{};
+    const vfloat factor = residual_scale ? load_part(residual_scale + output, count)
+                                         : broadcast(1.0f);
     for (int64_t r = begin; r < end; r++, sums += kPanel) {
       vint whole;
       __builtin_memcpy(&whole, sums, sizeof whole);
@@ -174,8 +177,8 @@ struct Layer {
       if (layer.offset) value -= offset * grids[r].sum;
       value = value * grids[r].scale + (bias - weights * grids[r].offset);
       if (activate) value = gelu(value);
-      if constexpr (!std::is_void_v<R>)
-        value += load_part(residual + r * layer.outputs + output, count);
+      if constexpr (!std::is_same_v<R, const void>)
+        value += load_part(residual + r * layer.outputs + output, count) * factor;
       store_part(y + r * y_stride + output, value, count);
     }
   }
@@ -202,13 +205,12 @@ struct Layer {
 template <class T>
 static void apply_layer(const qmamba_integer_layer& layer, const uint8_t* codes, int64_t stride,
                         const Grid* grids, int64_t rows, bool activate, const void* residual,
-                        int32_t residual_dtype, T* y, int64_t y_stride) {
-  if (!residual)
-    Layer<T, void>{layer, grids, activate, nullptr, y, y_stride}.run(codes, stride, rows);
-  else if (residual_dtype == QMAMBA_BFLOAT16)
-    Layer<T, bfloat16>{layer, grids, activate, (const bfloat16*)residual, y, y_stride}.run(
-        codes, stride, rows);
-  else
-    Layer<T, float>{layer, grids, activate, (const float*)residual, y, y_stride}.run(codes, stride,
-                                                                                    rows);
+                        int32_t residual_dtype, const float* scale, T* y, int64_t y_stride) {
+  auto run = [&](auto* of) {
+    using R = std::remove_pointer_t<decltype(of)>;
+    Layer<T, R>{layer, grids, activate, of, scale, y, y_stride}.run(codes, stride, rows);
+  };
+  if (!residual) run((const void*)nullptr);
+  else if (residual_dtype == QMAMBA_BFLOAT16) run((const bfloat16*)residual);
+  else run((const float*)residual);
 }

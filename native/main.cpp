@@ -37,6 +37,7 @@ QMAMBA_DECLARE_INTEGER(avxvnni)
   void qmamba_operand_##variant(const qmamba_operand*, qmamba_parallel_for);               \
   void qmamba_scan_operands_##variant(const qmamba_scan_operands*, qmamba_parallel_for);         \
   void qmamba_depthwise_##variant(const qmamba_depthwise*, qmamba_parallel_for);           \
+  void qmamba_weighted_sum_##variant(const qmamba_weighted_sum*, qmamba_parallel_for);     \
   void qmamba_quantized_scan_##variant(const qmamba_quantized_scan*, Partition, qmamba_parallel_for);
 QMAMBA_DECLARE_QUANTIZED(base)
 #if defined(QMAMBA_X86)
@@ -213,6 +214,7 @@ QMAMBA_EXPORT int64_t qmamba_quantized_floats(const qmamba_quantized_scan* call)
 QMAMBA_RUN(operand)
 QMAMBA_RUN(scan_operands)
 QMAMBA_RUN(depthwise)
+QMAMBA_RUN(weighted_sum)
 
 QMAMBA_EXPORT void qmamba_run_quantized_scan(const qmamba_quantized_scan* call,
                                          qmamba_parallel_for torch_pool, int32_t threads,

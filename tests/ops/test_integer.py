@@ -123,6 +123,9 @@ def test_norm_gelu_second_layer_and_residual_are_fused(lanes: int) -> None:
     # A value next to a rounding boundary may get either code in the row before.
     assert (actual - expected).abs().max() < 3e-2 * (expected - first.x).abs().max()
     assert (actual - expected).abs().median() < 1e-3
+    factors = torch.randn(40)
+    scaled = call(first.x, gelu=True, residual=first.x, residual_scale=factors)
+    torch.testing.assert_close(scaled, actual + first.x * (factors - 1), rtol=1e-5, atol=1e-5)
     half = call(first.x, gelu=True, residual=first.x.bfloat16(), dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), actual, rtol=2e-2, atol=5e-2)

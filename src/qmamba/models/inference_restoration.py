@@ -26,7 +26,9 @@ from qmamba.nn import SS2D, ChannelAttention, ChannelAttentionBlock, ResidualGro
 from qmamba.nn.packed import PackedLinear
 from qmamba.nn.ss2d import ROUTES
 from qmamba.ops.integer import IntegerCall
+from qmamba.ops.kernel import unavailable_reason
 from qmamba.ops.memory import kept_memory
+from qmamba.ops.weighted_sum import weighted_sum
 
 _USUAL_SIDE = 64
 _FLOAT = 4
@@ -164,6 +166,7 @@ class _Block:
         self._attention = Attention(cast(ChannelAttention, attention), dtype)
         self._skip = block.skip_scale.detach().to(dtype, copy=True)
         self._skip2 = block.skip_scale2.detach().to(dtype, copy=True)
+        self._one_pass = dtype == torch.float32 and unavailable_reason() is None
 
     def __call__(self, x: Tensor) -> Tensor:
         normalised = self._norm(x)
@@ -171,4 +174,7 @@ class _Block:
         y = y.mul_(F.silu(self._gate(normalised), inplace=True))
         x = self._out(y, residual=x * self._skip)
         y = apply(self._convolutions, self._norm2(x))
-        return torch.addcmul(x * self._skip2, y, self._attention.weights(y))
+        weights = self._attention.weights(y)
+        if self._one_pass:
+            return weighted_sum(x, self._skip2, y.contiguous(), weights)
+        return torch.addcmul(x * self._skip2, y, weights)

@@ -36,11 +36,10 @@ class CallStruct(ctypes.Structure):
     """Mirror of ``qmamba_integer_call`` in ``native/integer.h``."""
 
     _fields_ = (
-        [
-            (name, ctypes.c_void_p)
-            for name in ("x", "x_scale", "x_offset", "norm_weight", "norm_bias", "residual", "y")
-        ]
-        + [("workspace", ctypes.c_void_p), ("first", LayerStruct), ("second", LayerStruct)]
+        [(name, ctypes.c_void_p) for name in ("x", "x_scale", "x_offset")]
+        + [(name, ctypes.c_void_p) for name in ("norm_weight", "norm_bias")]
+        + [(name, ctypes.c_void_p) for name in ("residual", "residual_scale", "y", "workspace")]
+        + [("first", LayerStruct), ("second", LayerStruct)]
         + [(name, ctypes.c_int64) for name in ("rows", "side", "stride", "height", "width")]
         + [("norm_epsilon", ctypes.c_float)]
         + [
@@ -136,6 +135,7 @@ class IntegerCall:
         highest: int = 255,
         gelu: bool = False,
         residual: Tensor | None = None,
+        residual_scale: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
         out: Tensor | None = None,
     ) -> Tensor:
@@ -150,6 +150,7 @@ class IntegerCall:
             highest: greatest code on given grids, up to 255; the least is 0.
             gelu: after the first layer, within 5e-5.
             residual: added to the result; of its shape, float32 or bfloat16.
+            residual_scale: factors of the residual, float32 ``(outputs,)``.
             dtype: of the result, float32 or bfloat16.
             out: where the result goes; contiguous, of its shape and dtype.
         """
@@ -175,6 +176,10 @@ class IntegerCall:
             residual = residual.contiguous()
             assert residual.shape == y.shape, (residual.shape, y.shape)
             call.residual, call.residual_dtype = residual.data_ptr(), _DTYPES[residual.dtype]
+        if residual_scale is not None:
+            assert residual_scale.shape == (self._outputs,) and residual_scale.is_contiguous()
+            assert residual is not None and residual_scale.dtype == torch.float32
+            call.residual_scale = residual_scale.data_ptr()
         if call.rows:
             self._kernel.run_integer(call)
         return y

@@ -26,6 +26,7 @@ from qmamba.nn import ChannelAttention, ChannelAttentionBlock, ResidualGroup, Sc
 from qmamba.nn.blocks import VSSBlock
 from qmamba.ops.buffers import Buffers
 from qmamba.ops.kernel import unavailable_reason
+from qmamba.ops.weighted_sum import weighted_sum
 from qmamba.quantization.deployed_layers import Chain, NotDeployable, linear
 from qmamba.quantization.deployed_scan import Mixer
 from qmamba.quantization.layers import FrozenTensor
@@ -133,23 +134,21 @@ class SkipBlock:
         mixer = block.self_attention
         if not isinstance(mixer, QuantizedSS2D):
             raise NotDeployable
-        self._buffers = buffers
         self._in = linear(mixer.in_proj, buffers, block.ln_1)
         self._out = linear(mixer.out_proj, buffers)
         self._mix = Mixer(mixer, buffers, self._out.rule)
         *convolutions, attention = cast(ChannelAttentionBlock, block.conv_blk).cab
         self._convolutions = Chain([block.ln_2, *convolutions], buffers, "convolution")
         self._attention = cast(ChannelAttention, attention).attention
-        self._skip, self._skip2 = block.skip_scale, block.skip_scale2
+        self._skip, self._skip2 = block.skip_scale.detach(), block.skip_scale2.detach()
 
     def __call__(self, x: Tensor) -> Tensor:
         scanned, gate = self._in(x, name="inner").chunk(2, dim=-1)
         mixed, grids = self._mix(scanned, gate)
-        skipped = torch.mul(x, self._skip, out=self._buffers("skipped", tuple(x.shape)))
-        x = self._out(mixed, grids=grids, residual=skipped, name="scanned")
+        x = self._out(mixed, grids=grids, residual=x, residual_scale=self._skip, name="scanned")
         y = self._convolutions(x)
         weights = torch.sigmoid(self._attention(y.mean((1, 2), keepdim=True)))
-        return torch.addcmul(torch.mul(x, self._skip2, out=skipped), y, weights)
+        return weighted_sum(x, self._skip2, y, weights)
 
 
 class ScoringBlock:

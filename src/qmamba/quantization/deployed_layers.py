@@ -124,6 +124,7 @@ class Linear:
         *,
         grids: Tensor | None = None,
         residual: Tensor | None = None,
+        residual_scale: Tensor | None = None,
         name: str | None = None,
     ) -> Tensor:
         """``(batch, ..., inputs)`` to ``(batch, ..., outputs)``.
@@ -132,6 +133,7 @@ class Linear:
             x: the rows.
             grids: of the images ``(batch, 4)``, if they are known.
             residual: added to the result.
+            residual_scale: factors of the residual, ``(outputs,)``.
             name: of the buffer for the result; ``None`` for a fresh tensor.
         """
         out = None if name is None else self._buffers(name, (*x.shape[:-1], self._outputs))
@@ -144,7 +146,7 @@ class Linear:
             if grids is None:
                 grids = operand_grids(x.flatten(1, -2), rule)
             if rule.is_cut(grids):
-                return self._of_levels(x, grids, residual)
+                return self._of_levels(x, grids, residual, residual_scale)
             scale, offset = grids[:, 0], grids[:, 1] - rule.first * grids[:, 0]
             if len(x) == 1:
                 scale, offset = scale[0], offset[0]
@@ -153,14 +155,24 @@ class Linear:
                 scale, offset = (t[places].expand(x.shape[:-1]) for t in (scale, offset))
         highest = rule.last - rule.first
         return self._call(
-            x, scale=scale, offset=offset, highest=highest, residual=residual, out=out
+            x,
+            scale=scale,
+            offset=offset,
+            highest=highest,
+            residual=residual,
+            residual_scale=residual_scale,
+            out=out,
         )
 
-    def _of_levels(self, x: Tensor, grids: Tensor, residual: Tensor | None) -> Tensor:
+    def _of_levels(
+        self, x: Tensor, grids: Tensor, residual: Tensor | None, residual_scale: Tensor | None
+    ) -> Tensor:
         levels = x.flatten(1, -2).clone()
         place_operand(levels, self.rule, grids)
         y = F.linear(levels, self._weight.values(), self._bias).view(*x.shape[:-1], -1)
-        return y if residual is None else y.add_(residual)
+        if residual is None:
+            return y
+        return y.add_(residual if residual_scale is None else residual * residual_scale)
 
 
 def linear(layer: nn.Module, buffers: Buffers, norm: nn.LayerNorm | None = None) -> Linear:
