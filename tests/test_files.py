@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qmamba.errors import DataError
-from qmamba.files import atomic_write
+from qmamba.files import atomic_write, make_folder, require_place
 
 
 def test_binary_and_text(tmp_path: Path) -> None:
@@ -100,3 +100,32 @@ def test_permissions_links_and_devices(tmp_path: Path) -> None:
     with atomic_write(os.devnull) as null:
         null.write(b"gone")
     assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+@pytest.mark.parametrize("name", ["图" * 80 + ".png", "aé" * 83 + ".png", "x" * 251 + ".png"])
+def test_long_names(tmp_path: Path, name: str) -> None:
+    with atomic_write(tmp_path / name, "w") as stream:
+        stream.write("whole")
+        (temporary,) = os.listdir(tmp_path)
+        temporary.encode()
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_folders_are_made(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot make the folder .*file': it is a file, choose"):
+        make_folder(tmp_path / "file")
+    with pytest.raises(DataError, match="cannot make the folder"):
+        make_folder(tmp_path / "file" / "below")
+
+
+def test_places_are_checked_before_the_work(tmp_path: Path) -> None:
+    require_place(tmp_path / "new.png")
+    with pytest.raises(DataError, match="does not exist, create it first"):
+        require_place(tmp_path / "absent" / "new.png")
+    with pytest.raises(DataError, match="cannot write"):
+        require_place(tmp_path / ("x" * 260 + ".png"))
+    assert os.listdir(tmp_path) == []

@@ -14,6 +14,7 @@ from typing import IO, Any, BinaryIO, Literal, TextIO, overload
 from qmamba.errors import DataError
 
 _NO_SPACE = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
+_KEPT_NAME_BYTES = 100
 
 
 @overload
@@ -61,6 +62,30 @@ def atomic_write(
     return _atomic_write(Path(path), mode, text)
 
 
+def require_place(path: Path) -> None:
+    """Check before long work that :func:`atomic_write` has a place for the file it will write.
+
+    Raises:
+        DataError: the folder is missing, the path is a folder, or the name is not allowed there.
+    """
+    _permissions(Path(os.path.realpath(path)), path)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it where they are missing.
+
+    Raises:
+        DataError: it cannot be made, for example because a file has its name.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "it is a file" if isinstance(error, FileExistsError) else _reason(error)
+        raise DataError(
+            f"cannot make the folder {str(path)!r}: {reason}, choose another one"
+        ) from error
+
+
 @contextmanager
 def _atomic_write(path: Path, mode: str, text: dict[str, Any]) -> Iterator[IO[Any]]:
     target = Path(os.path.realpath(path))
@@ -69,7 +94,9 @@ def _atomic_write(path: Path, mode: str, text: dict[str, Any]) -> Iterator[IO[An
         with _reported(path), open(target, mode, **text) as stream:
             yield stream
         return
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+    # File systems count bytes; the character that the cut goes through is left out.
+    start = os.fsencode(target.name)[:_KEPT_NAME_BYTES].decode(errors="ignore")
+    temporary = target.with_name(f".{start}.{secrets.token_hex(6)}.tmp")
     with _reported(path, everything=True):
         # os.open applies the umask to a new file, which tempfile's private 0600 files do not.
         descriptor = os.open(

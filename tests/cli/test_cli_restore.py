@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from qmamba import Restorer
+from qmamba import Restorer, Scorer
 from qmamba.cli import app
-from qmamba.images import read_layers
+from qmamba.images import read_image, read_layers
 from qmamba.ops import kernel
 from qmamba.restore import catalogue
 from tests.images.test_encode import exif_block
@@ -153,6 +153,10 @@ def test_nothing_is_written_over_an_input(run: Run, photos: Path) -> None:
     result = run("photos/a.png", "-o", "photos/a.png", "--force")
     assert result.exit_code == 2 and "is the image itself" in result.stderr
     assert (photos / "a.png").read_bytes() == before
+    Image.fromarray(smooth(10, 10)).save(photos / "a.jpg")
+    result = run("photos", "-o", "photos", "--format", "png", "--force")
+    assert result.exit_code == 1 and "over the input 'photos/a.png'" in result.stdout
+    assert (photos / "a.png").read_bytes() == before
 
 
 def test_tasks_tiles_and_options(run: Run, photos: Path) -> None:
@@ -191,6 +195,45 @@ def test_reference(run: Run, photos: Path) -> None:
     assert "; input PSNR inf dB, SSIM 1.0000" in result.stdout
     result = run("photos/a.png", "-o", "d.png", "--reference", "original.png")
     assert result.exit_code == 2 and "the original of this image" in result.stderr
+    assert not os.path.exists("d.png")
+    result = run("small.png", "-o", "e.png", "--reference", "original.png", "--max-pixels", "2000")
+    assert result.exit_code == 2 and "--max-pixels" in result.stderr
+
+
+def test_a_result_that_cannot_be_measured_is_kept(run: Run, photos: Path) -> None:
+    Image.fromarray(smooth(8, 9)).save("tiny.png")
+    Image.fromarray(smooth(8, 9)).save("small.png")
+    result = run("tiny.png", "-o", "b.png", "--reference", "small.png", model="denoise")
+    assert result.exit_code == 1 and os.path.exists("b.png")
+    assert "  not compared: SSIM needs pictures of at least 11 pixels" in result.stdout
+    assert "1 images restored, 1 measurements failed" in result.stderr
+
+
+def test_the_pixel_limit_is_for_inputs_and_not_for_results(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functions: list[Any] = [read_layers, read_image, vars(Scorer)["from_pretrained"].__func__]
+    for function in functions:
+        monkeypatch.setitem(function.__kwdefaults__, "max_pixels", 100)
+    Image.fromarray(smooth(28, 36)).save("original.png")
+    more = ("--max-pixels", "1008", "--score", "--reference", "original.png")
+    result = run("photos/a.png", "-o", "b.png", *more)
+    assert result.exit_code == 0, result.output
+    assert "  PSNR " in result.stdout and "  quality " in result.stdout
+    result = run("b.png", "-o", "c.png", "--max-pixels", "1008", "--score")
+    assert result.exit_code == 0 and "  quality " in result.stdout
+
+
+def test_a_failure_to_score_does_not_end_the_run(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Scorer, picture: Any) -> Any:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Scorer, "__call__", fail)
+    result = run("photos", "-o", "out", "-r", "--score")
+    assert result.exit_code == 1 and len(files("out")) == 3
+    assert result.stdout.count("  no quality score: MemoryError: no room") == 3
 
 
 @pytest.mark.parametrize(
@@ -218,6 +261,8 @@ def test_reference(run: Run, photos: Path) -> None:
         (["photos", "-o", "out", "-r", "--reference", "there.png"], "there are 3"),
         (["photos/a.png", "-o", "out.png", "--reference", "gone.png"], "no such file"),
         (["photos", "-o", "out", "--model", "photos/a.png"], "error"),
+        (["photos/a.png", "-o", "x" * 260 + ".png"], "File name too long"),
+        (["photos/a.png", "-o", ""], "it is empty"),
         (["photos"], "--output"),
         (["-o", "out"], "INPUT"),
     ],

@@ -60,6 +60,23 @@ def test_jobs_keep_the_tree_and_never_collide(tmp_path: Path) -> None:
     assert all(job.error is None for job in list(plan_jobs(sources, tmp_path / "out"))[:3])
 
 
+def test_no_input_is_the_place_of_another_result(tmp_path: Path) -> None:
+    sources = [Source(str(tmp_path / name)) for name in ("a.jpg", "a.png", "b.jpg")]
+    for job, problem in zip(
+        plan_jobs(sources, tmp_path, "png"), ("over the input", "the picture itself", None),
+        strict=True,
+    ):  # fmt: skip
+        assert (job.error is None) if problem is None else problem in str(job.error)
+
+
+def test_folders_that_are_one_by_a_link_are_one_place(tmp_path: Path) -> None:
+    (tmp_path / "out" / "a").mkdir(parents=True)
+    (tmp_path / "out" / "b").symlink_to("a")
+    sources = [Source(str(tmp_path / "in" / name / "x.png"), name) for name in "ab"]
+    first, second = plan_jobs(sources, tmp_path / "out")
+    assert first.error is None and "over that of" in str(second.error)
+
+
 @pytest.fixture
 def jobs(tmp_path: Path) -> list[Job]:
     (tmp_path / "in").mkdir()

@@ -2,19 +2,65 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
 from qmamba.assess import Scorer
-from qmamba.errors import DataError
+from qmamba.errors import DataError, QMambaError
 from qmamba.evaluation.restoration import judge
 from qmamba.images import PictureLayers, read_image, read_layers
 from qmamba.images.samples import reduced
 from qmamba.restore import RestoredRow
 from qmamba.restore.degradations import enlarge
 
+UNLIMITED = sys.maxsize
+"""Largest picture, in pixels, where the picture is a result of our own."""
 
-def compared(row: RestoredRow, original: PictureLayers) -> str:
+
+def measured(
+    row: RestoredRow, original: PictureLayers | None, scorer: Scorer | None, max_pixels: int
+) -> Iterator[tuple[str, bool]]:
+    """Lines on a written picture, each with whether it holds figures or says why there are none.
+
+    Args:
+        row: of a restored picture.
+        original: what it is compared with; None for no comparison.
+        scorer: what scores it; None for no score.
+        max_pixels: largest input that is decoded.
+    """
+    if original is not None:
+        try:
+            yield compared(row, original, max_pixels), True
+        except Exception as error:
+            yield f"  not compared: {_reason(error)}", False
+    if scorer is not None:
+        try:
+            yield scored(row, scorer, max_pixels), True
+        except Exception as error:
+            # The picture is restored, so whatever happens here must not end the work on the others.
+            yield f"  no quality score: {_reason(error)}", False
+
+
+def require_fitting_size(original: PictureLayers, picture: PictureLayers, scale: int) -> None:
+    """Refuse an original that does not have the size that a picture will get.
+
+    One that is larger by less than the scale fits, as the small picture may have been made of it.
+
+    Raises:
+        DataError: it has another size.
+    """
+    height, width = scale * picture.height, scale * picture.width
+    if not _fits(original, height, width, scale):
+        raise DataError(
+            f"The original {original.path!r} has {original.width}x{original.height} pixels and the "
+            f"result will have {width}x{height}; give the original of this image."
+        )
+
+
+def compared(row: RestoredRow, original: PictureLayers, max_pixels: int) -> str:
     """PSNR and SSIM of a written picture and of its input, in one line.
 
     The written file is read again, so what its format lost counts. In super-resolution the luma is
@@ -29,14 +75,14 @@ def compared(row: RestoredRow, original: PictureLayers) -> str:
     scale = row.restored.scale
     result, before, clean = (
         _eight_bits(layers.colours)
-        for layers in (read_layers(row.output), read_layers(row.image), original)
+        for layers in (
+            read_layers(row.output, max_pixels=UNLIMITED),
+            read_layers(row.image, max_pixels=max_pixels),
+            original,
+        )
     )
     height, width, channels = result.shape
-    fits = all(
-        0 <= there - here < scale
-        for there, here in zip(clean.shape[:2], (height, width), strict=True)
-    )
-    if not fits or clean.shape[2] != channels:
+    if not _fits(original, height, width, scale) or clean.shape[2] != channels:
         raise DataError(
             f"The original {original.path!r} has {clean.shape[1]}x{clean.shape[0]} pixels of "
             f"{clean.shape[2]} channels and the result {width}x{height} of {channels}; give the "
@@ -52,7 +98,7 @@ def compared(row: RestoredRow, original: PictureLayers) -> str:
     return f"  {_judged(result, clean)}; input {_judged(before, clean)}"
 
 
-def scored(row: RestoredRow, scorer: Scorer) -> str:
+def scored(row: RestoredRow, scorer: Scorer, max_pixels: int) -> str:
     """Quality scores of a written result and of its input, in one line.
 
     The input of super-resolution is enlarged by bicubic interpolation first, because the score of a
@@ -60,11 +106,20 @@ def scored(row: RestoredRow, scorer: Scorer) -> str:
     """
     assert row.restored is not None, "only a restored picture can be compared"
     scale = row.restored.scale
-    before = read_image(row.image).pixels
+    before = read_image(row.image, max_pixels=max_pixels).pixels
     if scale > 1:
         before = enlarge(_eight_bits(before), scale)
     name = "bicubic" if scale > 1 else "input"
     return f"  quality {scorer(row.output).score:.4g}; {name} {scorer(before).score:.4g}"
+
+
+def _fits(original: PictureLayers, height: int, width: int, scale: int) -> bool:
+    return 0 <= original.height - height < scale and 0 <= original.width - width < scale
+
+
+def _reason(error: Exception) -> str:
+    text = str(error) if isinstance(error, QMambaError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
 
 
 def _judged(pixels: np.ndarray, clean: np.ndarray, border: int = 0) -> str:

@@ -21,10 +21,12 @@ from qmamba.cli.common import (
     write,
 )
 from qmamba.cli.shared_options import DeviceOption, MaxPixelsOption, PrecisionOption
-from qmamba.errors import ConfigError, DataError
+from qmamba.errors import ConfigError, DataError, ImageError
+from qmamba.files import require_place
 
 if TYPE_CHECKING:
     from qmamba.assess import Scorer
+    from qmamba.images import PictureLayers
     from qmamba.models.inference import Precision
     from qmamba.restore import Job, RestoredRow, Restorer, Source
     from qmamba.restore.restorer import Tile
@@ -55,6 +57,13 @@ class AlphaTreatment(str, Enum):
     restore = "restore"
 
 
+def _named_path(text: str) -> Path:
+    """A path that was written out; an empty one would be the current folder."""
+    if not text:
+        raise typer.BadParameter("it is empty; give a file or a folder.")
+    return Path(text)
+
+
 def restore(
     inputs: Annotated[
         list[str],
@@ -73,6 +82,7 @@ def restore(
             metavar="OUT",
             help="File for one image (.png, .jpg, .webp, .tif); otherwise a folder, which gets the "
             "names and the inner folders of the inputs.",
+            parser=_named_path,
             show_default=False,
         ),
     ],
@@ -86,7 +96,11 @@ def restore(
     scale: Annotated[
         int | None,
         typer.Option(
-            min=2, max=8, metavar="N", help="Factor of sr: 2, 3 or 4 (2).", show_default=False
+            min=2,
+            max=8,
+            metavar="N",
+            help="Factor of sr: 2 or 4 (2); another one with a --model for it.",
+            show_default=False,
         ),
     ] = None,
     sigma: Annotated[
@@ -187,10 +201,10 @@ def restore(
     to standard error. Grey, 16 bits, transparency, colour profile and metadata are kept where the
     output format has them. Every file is written as a whole or not at all.
 
-    Exit code: 0 all images restored, 1 some failed, 2 wrong usage or disk full, 130 interrupted.
+    Exit code: 0 all restored and measured, 1 some not, 2 wrong usage or disk full, 130 interrupted.
     """
     from qmamba.assess import require_existing
-    from qmamba.cli.fidelity import compared, scored
+    from qmamba.cli.fidelity import measured
     from qmamba.images import DEFAULT_MAX_PIXELS, read_layers
     from qmamba.restore import Restorer, restore_paths
 
@@ -203,7 +217,8 @@ def restore(
     jobs = _jobs(inputs, output, wanted, recursive, present=force or skip_existing)
     if reference is not None and len(jobs) != 1:
         raise ConfigError(f"--reference is the original of one image, and there are {len(jobs)}.")
-    original = None if reference is None else read_layers(reference)
+    limit = max_pixels or DEFAULT_MAX_PIXELS
+    original = None if reference is None else read_layers(reference, max_pixels=limit)
     restorer = Restorer.from_pretrained(
         model,
         task=None if task is None else task.value,
@@ -216,11 +231,13 @@ def restore(
         precision=cast("Precision", precision),
         ensemble=ensemble,
         alpha=alpha.value,
-        max_pixels=max_pixels or DEFAULT_MAX_PIXELS,
+        max_pixels=limit,
     )
+    if original is not None:
+        _require_fitting(original, jobs[0], restorer.scale, limit)
     say(_legend(restorer))
     scorer = _scorer(device) if score else None
-    done = failed = skipped = 0
+    done = failed = skipped = unmeasured = 0
     try:
         with ExitStack() as stack:
             progress = Progress(len(jobs))
@@ -241,10 +258,10 @@ def restore(
             for row in rows:
                 progress.clear()
                 write(_line(row) + "\n", sys.stdout)
-                if original is not None and row.restored is not None:
-                    write(compared(row, original) + "\n", sys.stdout)
-                if scorer is not None and row.restored is not None:
-                    write(scored(row, scorer) + "\n", sys.stdout)
+                if row.restored is not None:
+                    for line, has_figures in measured(row, original, scorer, limit):
+                        write(shown(line) + "\n", sys.stdout)
+                        unmeasured += not has_figures
                 done += 1
                 failed += row.error is not None
                 skipped += row.skipped
@@ -259,15 +276,30 @@ def restore(
         f"{done - failed - skipped} images restored"
         + (f", {skipped} skipped" if skipped else "")
         + (f", {failed} failed" if failed else "")
+        + (f", {unmeasured} measurements failed" if unmeasured else "")
     )
-    if failed:
+    if failed or unmeasured:
         raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _require_fitting(original: PictureLayers, job: Job, scale: int, max_pixels: int) -> None:
+    from qmamba.cli.fidelity import require_fitting_size
+    from qmamba.images import read_layers
+
+    try:
+        picture = read_layers(job.source, max_pixels=max_pixels)
+    except ImageError:
+        # Its row will say so.
+        return
+    require_fitting_size(original, picture, scale)
 
 
 def _scorer(device: str) -> Scorer:
     from qmamba.assess import Scorer
+    from qmamba.cli.fidelity import UNLIMITED
 
-    scorer = Scorer.from_pretrained(device=device)
+    # It reads results of our own only, which are larger than what --max-pixels is about.
+    scorer = Scorer.from_pretrained(device=device, max_pixels=UNLIMITED)
     scale = scorer.scale
     better = "higher" if scale.higher_is_better else "lower"
     say(f"{scale.name or 'score'}: {scale.low:g} to {scale.high:g}, {better} is better")
@@ -289,9 +321,9 @@ def _jobs(
     from qmamba.images import IMAGE_SUFFIXES
     from qmamba.restore import plan_jobs
 
-    if output.suffix.lower() in IMAGE_SUFFIXES and not output.is_dir():
+    if output.suffix.lower() in IMAGE_SUFFIXES and not os.path.isdir(output):
         return [_single_job(inputs, output, file_format, present=present)]
-    if os.path.lexists(output) and not output.is_dir():
+    if os.path.lexists(output) and not os.path.isdir(output):
         raise ConfigError(f"{str(output)!r} is a file; give a folder or the name of an image file.")
     jobs = list(plan_jobs(_sources(inputs, output, recursive), output, file_format))
     if not jobs:
@@ -310,12 +342,13 @@ def _single_job(inputs: list[str], output: Path, file_format: str | None, *, pre
     kind = format_of(output)
     if file_format is not None and format_of("x" + FORMATS[file_format]) != kind:
         raise ConfigError(f"--format {file_format} contradicts the name {str(output)!r}.")
-    if not output.parent.is_dir():
+    if not os.path.isdir(output.parent):
         raise DataError(f"There is no folder {str(output.parent)!r}; make it first.")
     if os.path.realpath(output) == os.path.realpath(source):
         raise ConfigError(f"{str(output)!r} is the image itself; choose another name.")
     if os.path.lexists(output) and not present:
         raise ConfigError(f"{str(output)!r} exists already; --force replaces it.")
+    require_place(output)
     return Job(source, output)
 
 

@@ -270,7 +270,7 @@ def _checked_pixels(size: tuple[int, int], max_pixels: int) -> int:
     if width * height > max_pixels:
         raise ImageError(
             f"it is {width} x {height} = {width * height} pixels and the limit is {max_pixels}, "
-            "raise max_pixels to decode it"
+            "raise max_pixels (--max-pixels) to decode it"
         )
     return width * height
 

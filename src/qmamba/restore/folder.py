@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from qmamba.errors import ConfigError, DataError, QMambaError
+from qmamba.errors import ConfigError, QMambaError
+from qmamba.files import make_folder
 from qmamba.images import ENCODED_SUFFIXES
 from qmamba.images.encode import DEFAULT_QUALITY
 from qmamba.restore.attempts import Cancelled, Progress
@@ -97,30 +98,42 @@ def plan_jobs(
 ) -> Iterator[Job]:
     """Where the restored pictures of a folder go: the same tree of folders below ``folder``.
 
-    A picture that would be written over its source, or over the result of a picture before it (as
-    ``a.jpg`` and ``a.png`` with one format), comes as a job with an error.
+    A picture that would be written over any of the sources, or over the result of a picture before
+    it (as ``a.jpg`` and ``a.png`` with one format), comes as a job with an error. Symbolic links
+    are followed, so two names of one file count as one.
 
     Args:
         sources: the pictures.
         folder: where the results go.
         file_format: see :func:`target_name`.
     """
+    sources = list(sources)
+    inputs = {_real_path(source.path): source.path for source in sources}
     taken: dict[str, str] = {}
     for source, inside, error in sources:
         target = folder / inside / target_name(source, file_format)
-        key = os.path.normcase(os.path.abspath(target))
+        key = _real_path(target)
         if error is not None:
             pass
+        elif key == _real_path(source):
+            error = "its result would be written over the picture itself; choose another folder"
+        elif key in inputs:
+            error = (
+                f"its result would be written over the input {inputs[key]!r}; choose another "
+                "format or folder for it"
+            )
         elif key in taken:
             error = (
                 f"its result would be written over that of {taken[key]!r}; choose another format "
                 "or folder for it"
             )
-        elif os.path.realpath(target) == os.path.realpath(source):
-            error = "its result would be written over the picture itself; choose another folder"
         else:
             taken[key] = source
         yield Job(source, target, error)
+
+
+def _real_path(path: str | Path) -> str:
+    return os.path.normcase(os.path.realpath(path))
 
 
 def restore_paths(
@@ -177,7 +190,7 @@ def _row(
                 return RestoredRow(job.source, output)
             return RestoredRow(job.source, output, error=f"{output!r} exists already")
         restored = restorer.restore(job.source, progress=progress)
-        _make_folder(job.target.parent)
+        make_folder(job.target.parent)
         lost = restored.save(
             job.target, quality=quality, strip_metadata=strip_metadata, overwrite=overwrite
         )
@@ -195,13 +208,6 @@ def _row(
     return RestoredRow(
         job.source, output, restored, (*restored.notes, *lost), time.monotonic() - started
     )
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot make the folder {str(folder)!r}: {error.strerror}") from error
 
 
 def _is_disk_full(error: QMambaError) -> bool:
