@@ -150,6 +150,47 @@ def test_a_packed_file_is_written_again(weights: Path, tmp_path: Path) -> None:
         assert torch.equal(again.state_dict()[key], tensor), key
 
 
+def test_a_packed_input_is_shown_with_its_own_size(weights: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    quantize(weights, first)
+    result = run("quantize", first, "-o", second, "--no-measure", "--rest", "fp32")
+    shown = result.stdout.splitlines()[1].split()
+    assert shown[1:5:2] == [f"{path.stat().st_size / 1024:.1f}" for path in (first, second)]
+
+
+def test_nothing_is_overwritten_unasked(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    mine = [tmp_path / "photo.jpg", tmp_path / "there.safetensors"]
+    for path in mine:
+        path.write_bytes(b"mine")
+    (tmp_path / "link.safetensors").symlink_to(weights)
+    before = weights.read_bytes()
+    for out, problem in (
+        (weights, "is the input itself"),
+        ("full.safetensors", "is the input itself"),
+        ("link.safetensors", "is the input itself"),
+        ("photo.jpg", "ends in .safetensors"),
+        ("there.safetensors", "--force replaces it"),
+        ("absent/m.safetensors", "create it first"),
+    ):
+        force = ("--force",) if "there" not in str(out) else ()
+        result = run("quantize", weights, "-o", out, "--no-measure", *force)
+        assert result.exit_code == 2 and problem in result.stderr, (out, result.output)
+    assert weights.read_bytes() == before
+    assert all(path.read_bytes() == b"mine" for path in mine)
+    quantize(weights, tmp_path / "there.safetensors", "--force")
+
+
+def test_folders_that_are_no_runs(weights: Path, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    result = run("quantize", pictures, "-o", out)
+    assert result.exit_code == 2 and "it has no options.json; give" in result.stderr
+    result = run("quantize", weights, "-o", out, "--calibrate", tmp_path / "absent")
+    assert result.exit_code == 2 and "There is no folder" in result.stderr
+
+
 def test_wrong_wishes_are_refused(weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
     for more, problem in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -10,6 +11,7 @@ import typer
 
 from qmamba.cli.common import say, table_lines
 from qmamba.errors import ConfigError
+from qmamba.files import require_place
 
 if TYPE_CHECKING:
     from qmamba.models import Model, ModelMetadata
@@ -32,7 +34,9 @@ def quantize(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="FILE", help="The packed file to write."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="The packed file to write (.safetensors)."
+        ),
     ],
     weight_bits: Annotated[
         int | None,
@@ -84,6 +88,9 @@ def quantize(
             show_default=False,
         ),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Replace an output file that is there.")
+    ] = False,
     measure: Annotated[
         bool, typer.Option(help="Measure time and memory of both networks, each in a process.")
     ] = True,
@@ -97,7 +104,8 @@ def quantize(
 
     Exit code: 0 written, 2 wrong usage.
     """
-    from qmamba.models import load
+    from qmamba.models import count_parameters, load
+    from qmamba.models.sources import read_weights
     from qmamba.quantization.packed_file import REST_DTYPES, save_quantized
 
     if rest not in REST_DTYPES:
@@ -109,9 +117,10 @@ def quantize(
         "--statistics": statistics,
         "--calibrate": calibrate,
     }
+    _require_output(source, output, force)
     before = "before"
     folder = Path(source)
-    if folder.is_dir():
+    if os.path.isdir(folder):
         from qmamba.training.quantized_run import trained_network
 
         _require_none(wishes, f"The run in {source} was trained with its own settings")
@@ -129,8 +138,24 @@ def quantize(
             metadata = _after_training(
                 model, metadata, bits, activation_bits or bits, method, statistics, calibrate
             )
+    full = 4 * count_parameters(model.config)
+    given = full if before == "full precision" else len(read_weights(source).content)
     metadata = save_quantized(model, output, metadata, rest=rest)
-    _report(model, metadata, (before, source), output, size, measure)
+    _report(model, metadata, (before, source), (full, given), output, size, measure)
+
+
+def _require_output(source: str, output: Path, force: bool) -> None:
+    """Refuse, before any work, an output that is no packed file or would destroy something."""
+    if output.suffix.lower() != ".safetensors":
+        raise ConfigError(f"The name of a packed file ends in .safetensors, got {str(output)!r}.")
+    require_place(output)
+    if not os.path.exists(output):
+        return
+    given = os.path.expanduser(source)
+    if os.path.exists(given) and os.path.samefile(given, output):
+        raise ConfigError(f"{str(output)!r} is the input itself; choose another name.")
+    if not force:
+        raise ConfigError(f"{str(output)!r} exists already; --force replaces it.")
 
 
 def _require_none(wishes: dict[str, Any], reason: str) -> None:
@@ -182,22 +207,27 @@ def _report(
     model: Model,
     metadata: ModelMetadata,
     before: tuple[str, str],
+    sizes: tuple[int, int],
     output: Path,
     size: int | None,
     measure: bool,
 ) -> None:
-    """Size, time and memory, beside those of the source: ``before`` is what it is and its name."""
-    from qmamba.models import QMamba, count_parameters
+    """Size, time and memory, beside those of the source.
+
+    ``before`` is what the source is and its name, ``sizes`` the bytes of the network in float32 and
+    those of the source.
+    """
+    from qmamba.models import QMamba
     from qmamba.quantization.packed_file import packed_parts
 
-    full = 4 * count_parameters(model.config)
+    full, given = sizes
     packed = output.stat().st_size
     settings = cast("QuantConfig", model.quantization)
     say(f"{output}: {metadata.name}, sha256 {str(metadata.sha256)[:12]}")
     parts = ", ".join(f"{name} {_kib(count)}" for name, count in packed_parts(output).items())
     header = ("", before[0], f"W{settings.weight_bits}A{settings.activation_bits}", "")
     rows: list[tuple[str, ...]] = [
-        ("size", _kib(full), _kib(packed), f"{full / packed:.1f}x smaller than float32 ({parts})")
+        ("size", _kib(given), _kib(packed), f"{full / packed:.1f}x smaller than float32 ({parts})")
     ]
     if measure:
         from qmamba.cli.measured import measured

@@ -38,7 +38,7 @@ def calibration_inputs(
         float32 ``(1, channels, height, width)`` each.
 
     Raises:
-        DataError: the folder holds no readable picture.
+        DataError: there is no such folder, or it holds no readable picture.
     """
     scores = isinstance(model, QMamba)
     side = side or (224 if scores else 64)
@@ -72,6 +72,8 @@ def natural_spectrum(channels: int, side: int, generator: torch.Generator) -> Te
 
 
 def _crops(folder: Path, count: int, side: int, generator: torch.Generator) -> list[Tensor]:
+    if not folder.is_dir():
+        raise DataError(f"There is no folder {str(folder)!r}; check the spelling.")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     crops: list[Tensor] = []
     while paths and len(crops) < count:

@@ -30,6 +30,12 @@ def trained_network(folder: Path) -> tuple[MambaIR, ModelMetadata]:
     Raises:
         DataError: the folder holds no such run, or a damaged one.
     """
+    for name in (OPTIONS_NAME, CHECKPOINT_NAME):
+        if not (folder / name).is_file():
+            raise DataError(
+                f"The folder {str(folder)!r} holds no quantised run: it has no {name}; give the "
+                "folder of a run of qmamba train-restoration --quantize, or a weights file."
+            )
     try:
         record = json.loads((folder / OPTIONS_NAME).read_text(encoding="utf-8"))
         content = torch.load(folder / CHECKPOINT_NAME, map_location="cpu", weights_only=True)
