@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from qmamba.cli import app
 from qmamba.models import MambaIR, ModelMetadata, load, save_model
+from qmamba.models.sources import read_weights
 from qmamba.ops import kernel
 from qmamba.restore.degradations import Degradation
 from qmamba.training.restoration_start import restoration_network
@@ -109,6 +110,9 @@ def test_few_bits_from_full_precision(pictures: Path, tmp_path: Path) -> None:
         (("--task", "sr", "--quantize", "4"), "w4a4"),
         (("--task", "sr", "--loss", "l2"), "l1"),
         (("--task", "sr", "--model", "mambair-nano-jpeg"), "for jpeg and not for sr"),
+        (("--from", "mambair-nano-x2-w4a4"), "is packed to a few bits; give full-precision"),
+        (("--task", "sr", "--crop", "0"), "8 to 1024"),
+        (("--task", "sr", "--memory", "-1"), "--memory"),
     ],
 )
 def test_contradictions(
@@ -117,6 +121,44 @@ def test_contradictions(
     result = train(pictures, tmp_path / "out", *arguments)
     assert result.exit_code == 2 and problem in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_run_folders_that_cannot_be_made(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 260)):
+        result = run("train-restoration", "--task", "sr", "--data", tmp_path / "absent", "-o", out)
+        assert result.exit_code == 2 and "cannot make the folder" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("task", "sides", "problem"),
+    [("sr", (64, 1), "cannot be made 2 times smaller"), ("denoise", (10, 10), "SSIM needs")],
+)
+def test_pictures_that_are_too_small_are_named(
+    tmp_path: Path, task: str, sides: tuple[int, int], problem: str
+) -> None:
+    folder = tmp_path / "Set5"
+    folder.mkdir()
+    for name in ("one", "two"):
+        Image.new("RGB", sides).save(folder / f"{name}.png")
+    strength = ("--sigma", "25") if task == "denoise" else ()
+    result = run(
+        "train-restoration", "--data", folder, "--out", tmp_path / "out", "--task", task,
+        "--steps", 1, "--batch-size", 1, "--crop", 8, *strength,
+    )  # fmt: skip
+    named = f"The picture '{folder}"
+    assert result.exit_code == 2 and problem in result.stderr and named in result.stderr
+    result = run(
+        "evaluate-restoration", "--data", tmp_path, "--sets", "Set5", "--task", task, *strength
+    )
+    assert result.exit_code == 2 and problem in result.stderr and named in result.stderr
+
+
+def test_embedded_weights_have_a_size(pictures: Path) -> None:
+    name = "mambair-nano-x2-w4a4"
+    result = run("evaluate-restoration", "--data", pictures, "--model", name)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[2].split()[4] == f"{len(read_weights(name).content):,}"
 
 
 def test_inputs_are_measured_without_a_model(pictures: Path, tmp_path: Path) -> None:
@@ -185,6 +227,11 @@ def test_wrong_usage_of_the_evaluation(pictures: Path, weights: Path, tmp_path: 
         ((*data, "--task", "sr", "-o", tmp_path / "table.xls"), ".json"),
         ((*data, "--task", "sr", "--mode", "tiles"), "whole, official"),
         ((*data, "--model", weights), "restores no pictures"),
+        ((*data, "--task", "sr", "-o", tmp_path / "absent" / "table.md"), "create it first"),
+        ((*data, "--task", "sr", "--scale", 0), "The scale of sr must be"),
+        ((*data, "--task", "sr", "--sigma", 25), "--sigma belongs to the task denoise, not to sr"),
+        ((*data, "--task", "denoise", "--quality", 9), "--quality belongs to the task jpeg"),
+        ((*data, "--model", "mambair-nano-x2-w4a4", "--sigma", 25), "--sigma belongs to the task"),
     ):
         result = run("evaluate-restoration", *arguments)
         assert result.exit_code == 2 and problem in result.stderr, result.output

@@ -11,6 +11,7 @@ import typer
 from qmamba.cli.common import Progress, say, shown, table_lines
 from qmamba.cli.shared_options import DeviceOption, PrecisionOption
 from qmamba.errors import ConfigError, DataError
+from qmamba.files import require_place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,6 +120,7 @@ def evaluate_restoration(
         raise ConfigError(f"--mode must be one of {', '.join(MODES)}, got {mode!r}.")
     if output is not None:
         check_suffix(output)
+        require_place(output)
     networks = [_Network(source, device, precision) for source in model or ()]
     rows: list[TableRow] = []
     done: set[Degradation] = set()
@@ -170,6 +172,7 @@ class _Network:
         from qmamba.evaluation.restoration_cost import network_cost
         from qmamba.models import MambaIR, load
         from qmamba.models.inference import inference_network
+        from qmamba.models.sources import read_weights
         from qmamba.restore.catalogue import purpose_of
 
         network = load(source, device=device)
@@ -183,9 +186,7 @@ class _Network:
         self.config = network.config
         self.degradation = purpose_of(network.metadata)
         self.cost = network_cost(
-            network.config,
-            quantization,
-            file_bytes=Path(source).stat().st_size if Path(source).is_file() else None,
+            network.config, quantization, file_bytes=len(read_weights(source).content)
         )
         self.run: Callable[[Tensor], Tensor] = inference_network(
             network, cast("Precision", precision)
@@ -203,15 +204,15 @@ def _plan(
     if not networks:
         if task is None:
             raise ConfigError("Give weights with --model, or the task whose input is measured.")
+        _require_owner({task}, sigma, quality)
+        if scale is None:
+            scale = 2 if task == "sr" else 1
         channels = 1 if task == "jpeg" else 3
-        return [
-            (each, None)
-            for each in _strengths(
-                task, scale or (2 if task == "sr" else 1), channels, sigma, quality, None
-            )
-        ]
+        return [(each, None) for each in _strengths(task, scale, channels, sigma, quality, None)]
     if task is not None or scale is not None:
         raise ConfigError("--task and --scale are those of the model; leave them out.")
+    tasks = {network.config.task.split("-")[0] for network in networks}
+    _require_owner(tasks, sigma, quality)
     plan = [
         (each, network)
         for network in networks
@@ -225,6 +226,16 @@ def _plan(
         )
     ]
     return sorted(plan, key=lambda pair: (str(pair[0].task), pair[0].scale, str(pair[0])))
+
+
+def _require_owner(tasks: set[str], sigma: list[float] | None, quality: list[int] | None) -> None:
+    """Refuse strengths of a task that is not measured."""
+    for option, owner, values in (("--sigma", "denoise", sigma), ("--quality", "jpeg", quality)):
+        if values and owner not in tasks:
+            raise ConfigError(
+                f"{option} belongs to the task {owner}, not to {' and '.join(sorted(tasks))}; "
+                "leave one of them out."
+            )
 
 
 def _strengths(

@@ -17,6 +17,7 @@ from qmamba.cli.shared_options import (
 from qmamba.cli.training_display import TrainingDisplay
 from qmamba.cli.training_options import with_training_options
 from qmamba.errors import ConfigError
+from qmamba.files import make_folder
 from qmamba.training.options import TrainingOptions
 
 RECIPE: dict[str, Any] = {
@@ -149,7 +150,7 @@ def train_restoration_command(
     ] = None,
     name: RunNameOption = None,
     memory: Annotated[
-        float, typer.Option(metavar="GIB", help="Memory for decoded pictures.")
+        float, typer.Option(min=0, metavar="GIB", help="Memory for decoded pictures.")
     ] = 4.0,
     device: TrainingDeviceOption = "cpu",
 ) -> None:
@@ -188,21 +189,18 @@ def train_restoration_command(
         task, scale, name=model, weights=weights, start=start, seed=options.seed, **overrides
     )
     degradation = degradation_for(network, sigma, quality)
+    crops = CropOptions(
+        side=published_crop(degradation) if crop is None else crop,
+        loss=loss,
+        cache_bytes=round(memory * _GIBIBYTE),
+    )
+    make_folder(out)
     with process_group(place):
         images = find_clean_images(data, exclude or ())
         training, validation = split_clean_images(images)
         if is_main():
             say(f"{degradation}: {len(training)} pictures train, {len(validation)} validate")
-        lesson = RestorationTask(
-            degradation,
-            training,
-            validation,
-            CropOptions(
-                side=crop or published_crop(degradation),
-                loss=loss,
-                cache_bytes=round(memory * _GIBIBYTE),
-            ),
-        )
+        lesson = RestorationTask(degradation, training, validation, crops)
         if quantization is not None:
             prepare_quantized(network, quantization, lesson, seed=options.seed)
         display = TrainingDisplay()

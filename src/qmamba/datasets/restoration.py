@@ -10,14 +10,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qmamba.errors import DataError
+from qmamba.errors import DataError, ShapeError
 from qmamba.images import IMAGE_SUFFIXES, read_image
 
 VALIDATION_SHARE = 0.05
@@ -114,6 +115,19 @@ def read_clean(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     if pixels.dtype == np.uint16:
         return np.round(pixels / np.float32(257.0)).astype(np.uint8)
     return pixels
+
+
+@contextmanager
+def picture_named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Put the name of the picture before what is said of its shape.
+
+    Raises:
+        ShapeError: as the block raised it, with the name.
+    """
+    try:
+        yield
+    except ShapeError as error:
+        raise ShapeError(f"The picture {os.fspath(path)!r} cannot be used: {error}") from error
 
 
 def _pictures(folder: Path) -> list[Path]:

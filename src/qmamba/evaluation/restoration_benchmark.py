@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qmamba.datasets.restoration import read_clean
+from qmamba.datasets.restoration import picture_named, read_clean
 from qmamba.datasets.restoration_sets import RestorationSet
 from qmamba.errors import ConfigError
 from qmamba.evaluation.restoration import Fidelity, judge
@@ -89,16 +89,17 @@ def evaluate_set(
         raise ConfigError(f"The mode must be one of {', '.join(MODES)}, got {mode!r}.")
     figures = []
     for path in test_set.paths:
-        clean, degraded = benchmark_pair(path, degradation)
-        figures.append(
-            _input_figures(clean, degraded, degradation)
-            if network is None
-            else _figures(
-                _run(network, _batch(degraded).to(device), degradation.scale, mode, ensemble),
-                clean,
-                degradation,
+        with picture_named(path):
+            clean, degraded = benchmark_pair(path, degradation)
+            figures.append(
+                _input_figures(clean, degraded, degradation)
+                if network is None
+                else _figures(
+                    _run(network, _batch(degraded).to(device), degradation.scale, mode, ensemble),
+                    clean,
+                    degradation,
+                )
             )
-        )
         if report is not None:
             report(len(figures), len(test_set.paths))
     return SetResult(test_set.name, test_set.names, tuple(figures))

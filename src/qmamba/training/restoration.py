@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from qmamba.datasets.restoration import CleanImage, read_clean
+from qmamba.datasets.restoration import CleanImage, picture_named, read_clean
 from qmamba.errors import ConfigError, DataError
 from qmamba.evaluation.restoration import judge
 from qmamba.restore.degradations import Degradation
@@ -67,6 +67,7 @@ class RestorationTask:
     Raises:
         DataError: there is nothing to learn from.
         ImageError: a picture cannot be decoded.
+        ShapeError: a picture is too small.
 
     Source: the training of MambaIR and SwinIR, with the schedule of Q-MambaIR.
     """
@@ -91,7 +92,7 @@ class RestorationTask:
         for place, image in enumerate(self._training):
             if room <= 0:
                 break
-            pixels = self.degradation.clean(read_clean(image.path))
+            pixels = self._clean(image)
             if pixels.nbytes <= room:
                 self._decoded[place] = pixels
             room -= pixels.nbytes
@@ -110,7 +111,7 @@ class RestorationTask:
         """A random crop of a picture, degraded: see the class."""
         pixels = self._decoded[index]
         if pixels is None:
-            pixels = self.degradation.clean(read_clean(self._training[index].path))
+            pixels = self._clean(self._training[index])
         side = (self.options.side + 2 * self.degradation.margin) * self.degradation.scale
         region = _random_region(pixels, side, generator)
         if self.options.flips:
@@ -133,9 +134,8 @@ class RestorationTask:
         if not self._validation:
             return {}
         device = next(model.parameters()).device
-        border = self.degradation.scale if self.degradation.task == "sr" else 0
         found = [
-            judge(model(degraded.to(device)), clean, border=border)
+            judge(model(degraded.to(device)), clean, border=self._border)
             for degraded, clean in self._validation
         ]
         return {
@@ -146,6 +146,10 @@ class RestorationTask:
     def learning_rate_factor(self, name: str) -> float:
         """1 for every parameter."""
         return 1.0
+
+    @property
+    def _border(self) -> int:
+        return self.degradation.scale if self.degradation.task == "sr" else 0
 
     @property
     def validation_contents(self) -> list[str]:
@@ -163,15 +167,20 @@ class RestorationTask:
         }
 
     def _central(self, image: CleanImage) -> tuple[Tensor, NDArray[np.uint8]]:
-        clean = self.degradation.clean(read_clean(image.path))
+        clean = self._clean(image)
         degraded = self.degradation.benchmark(clean)
         height, width = (min(side, _VALIDATION_SIDE) for side in degraded.shape[:2])
         top, left = (degraded.shape[0] - height) // 2, (degraded.shape[1] - width) // 2
         scale = self.degradation.scale
-        return (
-            _planes(degraded[top : top + height, left : left + width]).unsqueeze(0),
-            clean[top * scale : (top + height) * scale, left * scale : (left + width) * scale],
-        )
+        clean = clean[top * scale : (top + height) * scale, left * scale : (left + width) * scale]
+        with picture_named(image.path):
+            # One that is too small to be judged is found now and not after the first steps.
+            judge(_planes(clean).unsqueeze(0).float() / 255.0, clean, border=self._border)
+        return _planes(degraded[top : top + height, left : left + width]).unsqueeze(0), clean
+
+    def _clean(self, image: CleanImage) -> NDArray[np.uint8]:
+        with picture_named(image.path):
+            return self.degradation.clean(read_clean(image.path))
 
 
 def _random_region(

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 
 from qmamba import __version__
 from qmamba.errors import ConfigError, DataError
-from qmamba.files import atomic_write
+from qmamba.files import atomic_write, make_folder
 from qmamba.models import MambaIR, ModelMetadata, save_model
 from qmamba.quantization import QuantConfig
 from qmamba.quantization.packed_file import save_quantized
@@ -68,7 +69,7 @@ def train_restoration(
 
     Raises:
         ConfigError: the network does something else than the task.
-        DataError: the folder holds another run, or a file cannot be written.
+        DataError: the folder cannot be made or holds another run, or a file cannot be written.
         TrainingError: the loss is not finite.
     """
     require_fitting(model, task.degradation)
@@ -85,7 +86,7 @@ def train_restoration(
         "training": options.to_dict(),
     }
     if is_main():
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         refuse_unfinished(folder, resume)
         if resume:
             _refuse_other_run(folder / OPTIONS_NAME, record)
@@ -118,7 +119,7 @@ def refuse_unfinished(folder: Path, resume: bool) -> None:
     Raises:
         DataError: that is so.
     """
-    if not resume and (folder / CHECKPOINT_NAME).exists():
+    if not resume and os.path.exists(folder / CHECKPOINT_NAME):
         raise DataError(
             f"The folder {str(folder)!r} holds the checkpoint of a run; resume it (--resume) or"
             " give another folder."

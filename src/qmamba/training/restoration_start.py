@@ -11,7 +11,7 @@ import torch
 from qmamba.errors import ConfigError
 from qmamba.models import MambaIR, create_model, load, model_config
 from qmamba.models.mambair_config import MambaIRConfig
-from qmamba.quantization import QUANTIZERS, QuantConfig, calibrate, quantize_
+from qmamba.quantization import QUANTIZERS, FrozenTensor, QuantConfig, calibrate, quantize_
 from qmamba.restore.degradations import Degradation
 from qmamba.restore.degradations import RestorationTask as TaskName
 from qmamba.training.interpolation import start_from_interpolation
@@ -61,7 +61,8 @@ def restoration_network(
         config_overrides: fields of the configuration, such as ``drop_path=0.1``.
 
     Raises:
-        ConfigError: the names contradict each other or a value is not allowed.
+        ConfigError: the names contradict each other, a value is not allowed, or the weights are
+            packed.
         CheckpointError: the weights cannot be found or do not fit.
     """
     if start not in STARTS:
@@ -79,6 +80,8 @@ def restoration_network(
             model = create_model(name, **config_overrides)
     if not isinstance(model, MambaIR):
         raise ConfigError(f"{name or weights} restores no pictures; choose a mambair-* model.")
+    if any(isinstance(layer, FrozenTensor) for layer in model.modules()):
+        raise ConfigError(f"{weights} is packed to a few bits; give full-precision weights.")
     if task is not None and task != task_of(model.config):
         raise ConfigError(f"{name or weights} is for {task_of(model.config)} and not for {task}.")
     if weights is None and start == "interpolation":

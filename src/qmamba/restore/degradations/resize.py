@@ -61,7 +61,7 @@ def crop_to_multiple(pixels: Pixels, scale: int) -> Pixels:
     if not height or not width:
         raise ShapeError(
             f"A picture of {pixels.shape[0]} x {pixels.shape[1]} pixels cannot be made {scale} "
-            f"times smaller."
+            "times smaller."
         )
     return pixels[:height, :width]
 
