@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from qmamba.errors import ImageError
-from qmamba.images import PictureLayers, layers_of, read_image, read_layers
+from qmamba.images import PictureLayers, layers_of, read_image, read_layers, to_tensor
 from qmamba.images.colour import over_white
 from tests.images.picture_files import (
     PNG_GREY_ALPHA,
@@ -120,6 +120,7 @@ def test_cmyk_and_lab_become_srgb() -> None:
     assert layers.profile is None and layers.notes[0] == "converted from CMYK"
     lab = encoded(Image.new("LAB", (2, 2), (128, 128, 128)), "TIFF")
     assert read_layers(lab).colours.shape == (2, 2, 3)
+    assert read_layers(lab).notes == ("converted from LAB",)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -191,6 +192,13 @@ def test_arrays_and_tensors(channels: int) -> None:
     layers = layers_of(values)
     assert np.array_equal(layers.colours, samples[..., :colours].astype(np.uint16) * 257)
     assert layers.notes == ("float samples stored as 16 bits",)
+
+
+def test_arrays_of_foreign_byte_order() -> None:
+    samples = noise(4, 5, 3, dtype=np.uint16)
+    layers = layers_of(samples.astype(">u2"))
+    assert layers.colours.dtype == np.uint16 and np.array_equal(layers.colours, samples)
+    assert torch.equal(to_tensor(samples.astype(">u2")), to_tensor(samples))
 
 
 def test_pillow_pictures() -> None:

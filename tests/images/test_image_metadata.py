@@ -98,3 +98,32 @@ def test_tiff_tags_of_its_layout_do_not_become_exif() -> None:
     kept.load(layers.metadata.exif or b"")
     assert dict(kept) == {0x013B: "Artist", 0x010E: "Description"}
     assert layers.metadata.density == (72, 72)
+
+
+def test_no_density_is_made_up() -> None:
+    exif = Image.Exif()
+    exif[0x013B] = "Artist"
+    picture = Image.new("RGB", (4, 4))
+    bare = [encoded(picture, kind) for kind in ("TIFF", "JPEG", "PNG")]
+    bare += [encoded(picture, kind, exif=exif) for kind in ("TIFF", "JPEG")]
+    assert [read_layers(content).metadata.density for content in bare] == [None] * 5
+
+
+@pytest.mark.parametrize(("unit", "factor"), [(2, 1.0), (3, 2.54), (None, 1.0)])
+def test_density_of_exif(unit: int | None, factor: float) -> None:
+    exif = Image.Exif()
+    exif[0x011A], exif[0x011B] = 300.0, 150.0
+    if unit is not None:
+        exif[0x0128] = unit
+    content = encoded(Image.new("RGB", (4, 4)), "JPEG", exif=exif)
+    assert read_layers(content).metadata.density == pytest.approx((300 * factor, 150 * factor))
+    exif[0x0128] = 1
+    content = encoded(Image.new("RGB", (4, 4)), "JPEG", exif=exif)
+    assert read_layers(content).metadata.density is None
+
+
+def test_density_of_files() -> None:
+    picture = Image.new("RGB", (4, 4))
+    for kind in ("TIFF", "JPEG", "PNG", "BMP"):
+        density = read_layers(encoded(picture, kind, dpi=(300, 150))).metadata.density
+        assert density == pytest.approx((300, 150), rel=1e-3), kind

@@ -82,6 +82,14 @@ def test_contradictions(wish: dict[str, Any]) -> None:
         Restorer.from_pretrained(**wish)
 
 
+@pytest.mark.parametrize(
+    "wish", [{"scale": "2"}, {"sigma": "a"}, {"sigma": np.nan}, {"quality": 1.5}]
+)
+def test_values_that_are_no_numbers(wish: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"The {next(iter(wish))} must be"):
+        Restorer.from_pretrained(**wish)
+
+
 def test_embedded_files_are_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = save_networks(tmp_path)
     (tmp_path / "other.safetensors").write_bytes(b"no safetensors file at all")

@@ -292,8 +292,9 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
         (torch.zeros(3, 4, 4), "restore_tensor needs images"),
         (torch.zeros(1, 2, 4, 4), "restore_tensor needs images"),
         (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), "floating-point"),
-        (torch.full((1, 3, 4, 4), 255.0), "floating-point"),
-        (torch.full((1, 3, 4, 4), torch.nan), "floating-point"),
+        (torch.full((1, 3, 4, 4), 255.0), "got 255 to 255; divide"),
+        (torch.full((1, 3, 4, 4), torch.nan), "not finite"),
+        (np.zeros((1, 3, 4, 4), np.float32), "a torch tensor, got ndarray"),
     ],
 )
 def test_wrong_tensors(images: Tensor, message: str) -> None:

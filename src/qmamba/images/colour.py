@@ -62,6 +62,7 @@ def to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Imag
         ImageError: LAB colours, and this build of Pillow cannot convert them.
     """
     if image.mode == "LAB":
+        notes.append("converted from LAB")
         try:
             return SRGBTransform(None, "LAB").apply(image)
         except ProfileError as error:

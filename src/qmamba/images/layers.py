@@ -143,7 +143,8 @@ def layers_of(image: Image.Image | np.ndarray | torch.Tensor) -> PictureLayers:
         image: One of
             a Pillow picture of any mode, by the rules of `read_layers`;
             an array (height, width) or (height, width, channels) with 1 (grey), 2 (grey and
-            alpha), 3 (RGB) or 4 (RGB and alpha) channels: uint8, uint16 or float in [0, 1];
+            alpha), 3 (RGB) or 4 (RGB and alpha) channels: uint8, uint16 or float in [0, 1], in
+            any byte order;
             a tensor (channels, height, width) with the same channels: uint8 or float in [0, 1].
             Float becomes 16 bits.  Up to 0.001 outside [0, 1] is clamped.
 
@@ -166,6 +167,7 @@ def layers_of(image: Image.Image | np.ndarray | torch.Tensor) -> PictureLayers:
             f"{type(image).__name__}"
         )
     samples = image[..., None] if image.ndim == 2 else image
+    samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
     if samples.ndim != 3 or samples.shape[2] not in (1, 2, 3, 4) or samples.size == 0:
         raise ImageError(
             "an image array must be (height, width), or (height, width, channels) with 1 to 4 "

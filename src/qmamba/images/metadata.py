@@ -13,11 +13,15 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin
 
 _PREFIX = b"Exif\0\0"
 _SHORT, _LONG = 3, 4
+_INCH, _CENTIMETRE = 2, 3
+_PER_INCH = {_INCH: 1.0, _CENTIMETRE: 2.54}
+_JFIF_UNITS = (1, 2)
 _WIDTHS = (ExifTags.Base.ImageWidth, ExifTags.Base.ExifImageWidth)
 _HEIGHTS = (ExifTags.Base.ImageLength, ExifTags.Base.ExifImageHeight)
 STRUCTURE_TAGS = frozenset(
@@ -177,10 +181,31 @@ def _descriptive_exif(image: TiffImagePlugin.TiffImageFile) -> bytes | None:
 
 def _density(image: Image.Image) -> tuple[float, float] | None:
     try:
-        across, down = (float(value) for value in image.info["dpi"])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        across, down = (float(value) for value in _stored_density(image))
+    except Exception:
+        # None is stored, or it is damaged, for which Pillow raises many kinds of errors.
         return None
     return (across, down) if 0 < across < 1e6 and 0 < down < 1e6 else None
+
+
+def _stored_density(image: Image.Image) -> Any:
+    """Pixels per inch as the file has them, two numbers; an exception where it has none.
+
+    Pillow makes up 1 for a TIFF without resolution, and 72 for a JPEG whose EXIF block has none.
+    """
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags = image.tag_v2
+        if ExifTags.Base.XResolution not in tags or ExifTags.Base.YResolution not in tags:
+            raise KeyError("resolution")
+    if isinstance(image, JpegImagePlugin.JpegImageFile) and (
+        image.info.get("jfif_unit") not in _JFIF_UNITS
+    ):
+        exif = image.getexif()
+        across = float(exif[ExifTags.Base.XResolution])
+        down = float(exif.get(ExifTags.Base.YResolution, across))
+        per_inch = _PER_INCH[exif.get(ExifTags.Base.ResolutionUnit, _INCH)]
+        return across * per_inch, down * per_inch
+    return image.info["dpi"]
 
 
 def _texts(image: Image.Image) -> Iterator[tuple[str, str]]:

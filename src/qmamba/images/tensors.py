@@ -99,7 +99,7 @@ def _from_array(array: np.ndarray) -> torch.Tensor:
         )
     if channels_last.size == 0:
         raise ImageError(f"an image array must have pixels, got {array.shape}")
-    if array.dtype in (np.uint8, np.uint16):
+    if array.dtype.newbyteorder("=") in (np.uint8, np.uint16):
         top = int(np.iinfo(array.dtype).max)
         if channels_last.shape[2] == 4:
             channels_last = over_white(channels_last[..., :3], channels_last[..., 3:])

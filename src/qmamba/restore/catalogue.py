@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from qmamba.errors import CheckpointError, ConfigError
 from qmamba.models import MambaIRConfig, ModelMetadata, describe, list_weights
@@ -13,7 +15,11 @@ DEFAULT_TASK: RestorationTask = "sr"
 
 @dataclass(frozen=True)
 class Wish:
-    """Which model is wanted; ``None`` leaves a value open."""
+    """Which model is wanted; ``None`` leaves a value open.
+
+    Raises:
+        ConfigError: a value is no number, or belongs to another task.
+    """
 
     task: RestorationTask | None = None
     """``sr``, ``denoise`` or ``jpeg``."""
@@ -25,6 +31,13 @@ class Wish:
     """Quality of the JPEG file that is to be restored, 1 to 100."""
 
     def __post_init__(self) -> None:
+        for name, value, kind, what in (
+            ("scale", self.scale, Integral, "a whole number"),
+            ("sigma", self.sigma, Real, "a finite number"),
+            ("quality", self.quality, Integral, "a whole number"),
+        ):
+            if value is not None and not (isinstance(value, kind) and math.isfinite(value)):
+                raise ConfigError(f"The {name} must be {what}, got {value!r}.")
         owner = next(
             (
                 task

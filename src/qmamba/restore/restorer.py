@@ -280,18 +280,30 @@ class Restorer:
             the device of ``images``.
 
         Raises:
-            ShapeError: another shape or dtype, or values outside [0, 1].
+            ShapeError: no tensor, another shape or dtype, or values outside [0, 1] or not finite.
             ImageError, Cancelled: see :meth:`restore`.
         """
+        if not isinstance(images, Tensor):
+            raise ShapeError(
+                f"restore_tensor needs a torch tensor, got {type(images).__name__}; restore takes "
+                "pictures of other kinds."
+            )
         shape = tuple(images.shape)
         if len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape:
             raise ShapeError(
                 f"restore_tensor needs images (batch, 1 or 3, height, width), got {shape}."
             )
-        near = (images >= -_OVERSHOOT) & (images <= 1 + _OVERSHOOT)
-        if not images.is_floating_point() or not bool(near.all()):
+        if not images.is_floating_point():
             raise ShapeError(
                 f"restore_tensor needs floating-point values in [0, 1], got {images.dtype}; divide "
+                "8-bit values by 255."
+            )
+        lowest, highest = (bound.item() for bound in torch.aminmax(images.detach()))
+        if not (math.isfinite(lowest) and math.isfinite(highest)):
+            raise ShapeError("restore_tensor needs values in [0, 1], and some are not finite.")
+        if lowest < -_OVERSHOOT or highest > 1 + _OVERSHOOT:
+            raise ShapeError(
+                f"restore_tensor needs values in [0, 1], got {lowest:g} to {highest:g}; divide "
                 "8-bit values by 255."
             )
         batch, channels, height, width = shape
