@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qmamba.errors import DataError
-from qmamba.files import atomic_write
+from qmamba.files import atomic_write, make_folder, remove_temporaries, require_writable
 
 
 def test_binary_and_text(tmp_path: Path) -> None:
@@ -100,3 +100,45 @@ def test_permissions_links_and_devices(tmp_path: Path) -> None:
     with atomic_write(os.devnull) as null:
         null.write(b"gone")
     assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+def test_writable_is_known_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "table.csv"
+    require_writable(path)
+    path.write_text("old")
+    require_writable(path)
+    require_writable(os.devnull)
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["table.csv"]
+    for wrong, message in (
+        (tmp_path, "it is a folder"),
+        (tmp_path / "absent" / "file", "does not exist"),
+        (path / "below", "cannot write"),
+    ):
+        with pytest.raises(DataError, match=message):
+            require_writable(wrong)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(DataError, match="Permission denied"):
+        require_writable(path)
+
+
+def test_folders(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").touch()
+    for wrong in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(DataError, match="cannot create the folder"):
+            make_folder(wrong)
+
+
+def test_what_a_killed_write_leaves(tmp_path: Path) -> None:
+    stale = tmp_path / ".run.pt.0123456789ab.tmp"
+    others = [tmp_path / name for name in ("run.pt", ".run.json.0123456789ab.tmp", ".run.pt.tmp")]
+    for path in (stale, *others):
+        path.touch()
+    remove_temporaries(tmp_path / "run.pt")
+    assert not stale.exists() and all(path.exists() for path in others)

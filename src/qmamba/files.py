@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -69,14 +70,7 @@ def _atomic_write(path: Path, mode: str, text: dict[str, Any]) -> Iterator[IO[An
         with _reported(path), open(target, mode, **text) as stream:
             yield stream
         return
-    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
-    with _reported(path, everything=True):
-        # os.open applies the umask to a new file, which tempfile's private 0600 files do not.
-        descriptor = os.open(
-            temporary,
-            os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0),
-            permissions or 0o666,
-        )
+    descriptor, temporary = _temporary(target, path, permissions)
     try:
         with _reported(path), os.fdopen(descriptor, mode, **text) as stream:
             yield stream
@@ -90,6 +84,59 @@ def _atomic_write(path: Path, mode: str, text: dict[str, Any]) -> Iterator[IO[An
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(target.parent)
+
+
+def require_writable(path: str | os.PathLike[str]) -> None:
+    """Find out before long work whether :func:`atomic_write` will be able to begin.
+
+    Args:
+        path: File that will be created or replaced; it is not touched.
+
+    Raises:
+        DataError: as for :func:`atomic_write`.
+    """
+    path = Path(path)
+    target = Path(os.path.realpath(path))
+    permissions = _permissions(target, path)
+    if permissions is not None:
+        descriptor, temporary = _temporary(target, path, permissions)
+        os.close(descriptor)
+        temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder, and those above it, where it is missing.
+
+    Raises:
+        DataError: a file has its name, or the place is not writable.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"cannot create the folder {str(path)!r}: {_reason(error)}; give another folder"
+        ) from error
+
+
+def remove_temporaries(path: Path) -> None:
+    """Remove what killed writes of a file have left beside it; no process may be writing it."""
+    name = re.compile(rf"\.{re.escape(path.name[:100])}\.[0-9a-f]{{12}}\.tmp")
+    for entry in path.parent.iterdir():
+        if name.fullmatch(entry.name):
+            entry.unlink(missing_ok=True)
+
+
+def _temporary(target: Path, shown: Path, permissions: int) -> tuple[int, Path]:
+    """A new file beside the target, open for writing."""
+    temporary = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+    with _reported(shown, everything=True):
+        # os.open applies the umask to a new file, which tempfile's private 0600 files do not.
+        descriptor = os.open(
+            temporary,
+            os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0),
+            permissions or 0o666,
+        )
+    return descriptor, temporary
 
 
 def _permissions(target: Path, shown: Path) -> int | None:
