@@ -154,7 +154,8 @@ class Scorer:
         """
         model: Model
         if tuned is None:
-            model = load(name_or_path or DEFAULT_WEIGHTS, device=device, revision=revision)
+            source = DEFAULT_WEIGHTS if name_or_path is None else name_or_path
+            model = load(source, device=device, revision=revision)
         else:
             model = load_tuned_model(name_or_path, tuned, device=device, revision=revision)
         model.requires_grad_(False)
