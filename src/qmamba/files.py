@@ -14,7 +14,8 @@ from typing import IO, Any, BinaryIO, Literal, TextIO, overload
 
 from qmamba.errors import DataError
 
-_NO_SPACE = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
+NO_SPACE = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
+"""Numbers of the OSErrors of a full disk."""
 
 
 @overload
@@ -163,7 +164,7 @@ def _reported(path: Path, *, everything: bool = False) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_SPACE:
+        if error.errno in NO_SPACE:
             raise DataError(
                 f"cannot write {str(path)!r}: no space left there, free some space and try again"
             ) from error
