@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qmamba.errors import DataError
-from qmamba.files import atomic_write, make_folder, require_place
+from qmamba.files import atomic_write, make_folder, remove_temporaries, require_writable
 
 
 def test_binary_and_text(tmp_path: Path) -> None:
@@ -122,10 +122,34 @@ def test_folders_are_made(tmp_path: Path) -> None:
         make_folder(tmp_path / "file" / "below")
 
 
-def test_places_are_checked_before_the_work(tmp_path: Path) -> None:
-    require_place(tmp_path / "new.png")
-    with pytest.raises(DataError, match="does not exist, create it first"):
-        require_place(tmp_path / "absent" / "new.png")
-    with pytest.raises(DataError, match="cannot write"):
-        require_place(tmp_path / ("x" * 260 + ".png"))
-    assert os.listdir(tmp_path) == []
+def test_writable_is_known_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "table.csv"
+    require_writable(path)
+    path.write_text("old")
+    require_writable(path)
+    require_writable(os.devnull)
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["table.csv"]
+    for wrong, message in (
+        (tmp_path, "it is a folder"),
+        (tmp_path / "absent" / "file", "does not exist"),
+        (path / "below", "cannot write"),
+        (tmp_path / ("x" * 260 + ".png"), "cannot write"),
+    ):
+        with pytest.raises(DataError, match=message):
+            require_writable(wrong)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(DataError, match="Permission denied"):
+        require_writable(path)
+
+
+def test_what_a_killed_write_leaves(tmp_path: Path) -> None:
+    stale = tmp_path / ".run.pt.0123456789ab.tmp"
+    others = [tmp_path / name for name in ("run.pt", ".run.json.0123456789ab.tmp", ".run.pt.tmp")]
+    for path in (stale, *others):
+        path.touch()
+    remove_temporaries(tmp_path / "run.pt")
+    assert not stale.exists() and all(path.exists() for path in others)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ from typing import IO, Any, BinaryIO, Literal, TextIO, overload
 
 from qmamba.errors import DataError
 
-_NO_SPACE = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
+NO_SPACE = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
+"""Numbers of the OSErrors of a full disk."""
+
 _KEPT_NAME_BYTES = 100
 
 
@@ -62,30 +65,6 @@ def atomic_write(
     return _atomic_write(Path(path), mode, text)
 
 
-def require_place(path: Path) -> None:
-    """Check before long work that :func:`atomic_write` has a place for the file it will write.
-
-    Raises:
-        DataError: the folder is missing, the path is a folder, or the name is not allowed there.
-    """
-    _permissions(Path(os.path.realpath(path)), path)
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it where they are missing.
-
-    Raises:
-        DataError: it cannot be made, for example because a file has its name.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = "it is a file" if isinstance(error, FileExistsError) else _reason(error)
-        raise DataError(
-            f"cannot make the folder {str(path)!r}: {reason}, choose another one"
-        ) from error
-
-
 @contextmanager
 def _atomic_write(path: Path, mode: str, text: dict[str, Any]) -> Iterator[IO[Any]]:
     target = Path(os.path.realpath(path))
@@ -94,16 +73,7 @@ def _atomic_write(path: Path, mode: str, text: dict[str, Any]) -> Iterator[IO[An
         with _reported(path), open(target, mode, **text) as stream:
             yield stream
         return
-    # File systems count bytes; the character that the cut goes through is left out.
-    start = os.fsencode(target.name)[:_KEPT_NAME_BYTES].decode(errors="ignore")
-    temporary = target.with_name(f".{start}.{secrets.token_hex(6)}.tmp")
-    with _reported(path, everything=True):
-        # os.open applies the umask to a new file, which tempfile's private 0600 files do not.
-        descriptor = os.open(
-            temporary,
-            os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0),
-            permissions or 0o666,
-        )
+    descriptor, temporary = _temporary(target, path, permissions)
     try:
         with _reported(path), os.fdopen(descriptor, mode, **text) as stream:
             yield stream
@@ -117,6 +87,66 @@ def _atomic_write(path: Path, mode: str, text: dict[str, Any]) -> Iterator[IO[An
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(target.parent)
+
+
+def require_writable(path: str | os.PathLike[str]) -> None:
+    """Find out before long work whether :func:`atomic_write` will be able to begin.
+
+    Args:
+        path: File that will be created or replaced; it is not touched.
+
+    Raises:
+        DataError: as for :func:`atomic_write`.
+    """
+    path = Path(path)
+    target = Path(os.path.realpath(path))
+    permissions = _permissions(target, path)
+    if permissions is not None:
+        descriptor, temporary = _temporary(target, path, permissions)
+        os.close(descriptor)
+        temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it where they are missing.
+
+    Raises:
+        DataError: a file has its name, or the place is not writable.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "it is a file" if isinstance(error, FileExistsError) else _reason(error)
+        raise DataError(
+            f"cannot make the folder {str(path)!r}: {reason}, choose another one"
+        ) from error
+
+
+def remove_temporaries(path: Path) -> None:
+    """Remove what killed writes of a file have left beside it; no process may be writing it."""
+    name = re.compile(rf"{re.escape(_start(path))}[0-9a-f]{{12}}\.tmp")
+    for entry in path.parent.iterdir():
+        if name.fullmatch(entry.name):
+            entry.unlink(missing_ok=True)
+
+
+def _start(target: Path) -> str:
+    """What the names of a file's temporaries begin with."""
+    # File systems count bytes; the character that the cut goes through is left out.
+    return f".{os.fsencode(target.name)[:_KEPT_NAME_BYTES].decode(errors='ignore')}."
+
+
+def _temporary(target: Path, shown: Path, permissions: int) -> tuple[int, Path]:
+    """A new file beside the target, open for writing."""
+    temporary = target.with_name(f"{_start(target)}{secrets.token_hex(6)}.tmp")
+    with _reported(shown, everything=True):
+        # os.open applies the umask to a new file, which tempfile's private 0600 files do not.
+        descriptor = os.open(
+            temporary,
+            os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0),
+            permissions or 0o666,
+        )
+    return descriptor, temporary
 
 
 def _permissions(target: Path, shown: Path) -> int | None:
@@ -143,7 +173,7 @@ def _reported(path: Path, *, everything: bool = False) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_SPACE:
+        if error.errno in NO_SPACE:
             raise DataError(
                 f"cannot write {str(path)!r}: no space left there, free some space and try again"
             ) from error

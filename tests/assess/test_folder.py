@@ -67,6 +67,22 @@ def test_patterns(tree: Path) -> None:
     assert found("[1].jpg") == ["[1].jpg"]
 
 
+def test_patterns_go_into_every_folder_once(tree: Path) -> None:
+    (tree / "sub" / "deep" / "up").symlink_to(tree, target_is_directory=True)
+    (tree / "sub" / "self").symlink_to(tree / "sub", target_is_directory=True)
+    (tree / "sub" / "again.tiff").symlink_to(tree / "sub" / "c.tiff")
+    every = ["a.PNG", "b.jpg", "sub/again.tiff", "sub/c.tiff", "sub/deep/d.webp"]
+    for pattern in ("**", "**/", "**/*", "**/**/*"):
+        assert sorted(found(pattern)) == every
+    assert found(f"{tree}/**/*.webp") == [str(tree / "sub" / "deep" / "d.webp")]
+    assert found("s*/**/d.webp", "sub/**/deep/*.webp") == ["sub/deep/d.webp", "sub/deep/d.webp"]
+    assert found("**/deep") == ["sub/deep/d.webp"]
+    assert found("absent/**/*.png", "b.jpg/**/*.png") == ["absent/**/*.png", "b.jpg/**/*.png"]
+    (tree / "[x]").mkdir()
+    (tree / "[x]" / "e.bmp").touch()
+    assert found("**/*.bmp") == ["[x]/e.bmp"]
+
+
 @pytest.mark.parametrize(
     "listing",
     [b"a.PNG\nsub\n", b"a.PNG\r\n\r\nsub", b"a.PNG\0sub\0", b"a.PNG\0sub"],

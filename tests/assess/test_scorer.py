@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import json
 import math
+import pickle
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +46,17 @@ def test_every_form_of_a_picture_gives_the_same_score(scorer: Scorer, tmp_path: 
     assert len({score.raw for score in scores}) == 1
     assert scores[0].image == str(path) and scores[5].image == str(path)
     assert scores[2].image is None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_copies_and_pickles_score_the_same(weights: Path, precision: Any) -> None:
+    scorer = Scorer.from_pretrained(weights, precision=precision, policy="crops:3")
+    expected = scorer(pixels())
+    for other in (copy.copy(scorer), copy.deepcopy(scorer), pickle.loads(pickle.dumps(scorer))):
+        assert other(pixels()) == expected
+        assert (other.policy, other.scale) == (scorer.policy, scorer.scale)
+    assert copy.copy(scorer)._network is scorer._network
+    assert copy.deepcopy(scorer).model is not scorer.model
 
 
 def test_containers(scorer: Scorer) -> None:

@@ -127,8 +127,36 @@ def test_bad_images(scores: Path, weights: Path, tmp_path: Path) -> None:
     assert json.loads(report.read_text())["rows"][0]["images"] == 10
     (tmp_path / "1.png").unlink()
     result = run(*command, report)
-    assert result.exit_code == 2 and "1.png" in result.stderr and "--skip-bad" in result.stderr
+    assert result.exit_code == 1 and result.stderr.count("no score: ") == 2
+    assert "1.png: cannot read: there is no such file" in result.stderr
     assert run(*command, report, "--skip-bad", "--resamples", 0).exit_code == 0
+    (row,) = json.loads(report.read_text())["rows"]
+    assert [name for name, _ in row["skipped"]] == ["1.png", "4.png"] and row["images"] == 10
+
+
+def test_no_image_at_all(scores: Path, weights: Path, tmp_path: Path) -> None:
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    result = run("evaluate", "--data", scores, "--model", weights)
+    assert result.exit_code == 2 and "0.png' is listed in 'mine.csv'" in result.stderr
+    assert "and 11 more" in result.stderr
+
+
+def test_outputs_are_tried_before_the_work(
+    scores: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[object] = []
+    monkeypatch.setattr(Scorer, "prepare", lambda self, picture: prepared.append(picture))
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "file").touch()
+    for option, name in (
+        ("-o", "folder.csv"),
+        ("--predictions", "folder.csv"),
+        ("--predictions", "file/below.csv"),
+    ):
+        result = run("evaluate", "--data", scores, "--model", weights, option, tmp_path / name)
+        assert result.exit_code == 2 and f"cannot write '{tmp_path / name}'" in result.stderr
+    assert not prepared
 
 
 def test_an_interruption_goes_on(

@@ -55,6 +55,25 @@ def test_score_in_a_process(weights: Path, tmp_path: Path) -> None:
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+@pytest.mark.parametrize("option", [[], ["--json"]])
+def test_a_full_disk_behind_standard_output(
+    weights: Path, tmp_path: Path, option: list[str]
+) -> None:
+    write_picture(tmp_path / "a.png")
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            command("score", tmp_path, "--model", weights, *option),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
+        )
+    assert result.returncode == 2, result.stderr
+    assert "error: cannot write the output: no space left there" in result.stderr
+    assert "report" not in result.stderr and "Exception" not in result.stderr
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
 def test_ctrl_c_keeps_the_rows(weights: Path, tmp_path: Path) -> None:
     path = write_picture(tmp_path / "a.png")

@@ -71,6 +71,11 @@ def test_table_on_the_screen(run: Run, photos: Path) -> None:
     assert "3 images scored" in result.stderr
 
 
+def test_an_empty_name_is_no_model(run: Run, photos: Path, weights: Path) -> None:
+    for result in (run("photos", model=""), run("photos", "--tuned", "")):
+        assert result.exit_code == 2 and "name of the weights is empty" in result.stderr
+
+
 def test_sorted_table(run: Run, photos: Path) -> None:
     Path("photos/0.png").touch()
     result = run("photos", "--sort", "score")

@@ -105,6 +105,19 @@ def test_wrong_usage(
     assert not (tmp_path / "run" / "options.json").exists()
 
 
+def test_the_base_is_judged_before_the_data_are_read(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qmamba.datasets.read_csv_dataset", None)
+    for base, message in (
+        ("mambair-nano-x2-w4a4", "cannot be tuned"),
+        ("", "empty"),
+    ):
+        result = run("tune", "--data", table, "-o", tmp_path / "run", "--base", base, *QUICK)
+        assert result.exit_code == 2 and message in result.stderr, result.stderr
+        assert not (tmp_path / "run").exists()
+
+
 def test_a_tuned_file_of_another_base(table: Path, weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert run("tune", "--data", table, "-o", out, "--base", weights, *QUICK, *SMALL).exit_code == 0

@@ -317,6 +317,18 @@ def test_missing_pictures_and_folders(complete: Path, tmp_path: Path) -> None:
         read_dataset("live", tmp_path, allow_incomplete=True)
 
 
+def test_missing_pictures_can_be_kept(complete: Path, tmp_path: Path) -> None:
+    shutil.copytree(complete / "data" / "csiq", tmp_path, dirs_exist_ok=True)
+    whole = read_dataset("csiq", tmp_path)
+    whole[3].path.unlink()
+    dataset = read_dataset("csiq", tmp_path, keep_missing=True)
+    assert dataset.names == whole.names and not dataset.notes
+    assert not dataset[3].path.exists() and dataset[3].path.name == whole[3].path.name
+    shutil.rmtree(whole[0].path.parent)
+    with pytest.raises(DataError, match=r"with \d+ images listed in .* does not exist"):
+        read_dataset("csiq", tmp_path, keep_missing=True)
+
+
 def test_without_scipy(complete: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = builtins.__import__
 

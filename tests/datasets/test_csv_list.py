@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from qmamba.datasets import read_csv_dataset
+from qmamba.datasets import official_split, read_csv_dataset
 from qmamba.errors import DataError
 from tests.datasets.trees import write_files
 
@@ -117,6 +117,9 @@ def test_name_from_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("path,mos\na.png,3\nb.png,3.0\n", "every score in .* is 3; at least two images"),
         ("path,mos\na.png,3\n", "every score in .* is 3; at least two images"),
         ("path,mos,level\na.png,3,1.5\nb.png,2,1\n", "line 2: the level 1.5 is not a whole"),
+        ("path,mos,split\na.png,3,trian\nb.png,2,\n", "line 2: the column 'split' holds 'trian'"),
+        ("path,mos,split\na.png,3,\nb.png,2,Testing\n", "line 3: .*'Testing', which is none of"),
+        ("path,mos\na.png,1\nb.png,1_0\n", "line 3: the column 'mos' holds '1_0'"),
         ("path,mos\na.png,1\ngone.png,2\n", "gone.png' is listed in 'list.csv' and does not exist"),
         ("path,mos\na.png,1\nsub,2\n", "sub' is listed in 'list.csv' and does not exist"),
         (f"path,mos\na.png,1\n{'x' * 5000},2\n", "is listed in 'list.csv' and does not exist"),
@@ -137,6 +140,23 @@ def test_missing_pictures_can_be_left_out(folder: Path) -> None:
     path = table(folder, "path,mos\nx.png,1\ny.png,2\n")
     with pytest.raises(DataError, match=r"x.png' is listed .* \(and 1 more"):
         read_csv_dataset(path, allow_incomplete=True)
+
+
+def test_missing_pictures_can_be_kept(folder: Path) -> None:
+    path = table(folder, "path,mos\na.png,1\ngone.png,9\nb.png,2\n")
+    dataset = read_csv_dataset(path, keep_missing=True)
+    assert dataset.names == ("a.png", "gone.png", "b.png") and dataset.notes == ()
+    assert dataset[1].path == folder / "gone.png"
+    path = table(folder, "path,mos\nx.png,1\ny.png,2\n")
+    with pytest.raises(DataError, match=r"x.png' is listed .* \(and 1 more"):
+        read_csv_dataset(path, keep_missing=True)
+
+
+def test_parts_in_any_letter_case(folder: Path) -> None:
+    path = table(folder, "path,mos,split\na.png,1,Train\nb.png,2,TEST\nc.png,3,val\n")
+    dataset = read_csv_dataset(path)
+    assert dataset.splits == ("train", "test", "val")
+    assert official_split(dataset).train == (0,)
 
 
 def test_scores_outside_a_given_scale(folder: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +165,21 @@ def test_report_files(data: RatedDataset, tmp_path: Path) -> None:
     assert len(lines) == 4 and lines[1].startswith("tiny,test,all,,,12,")
     with pytest.raises(ConfigError, match=r"\.json or \.md or \.csv"):
         write_report(tmp_path / "report.txt", result.report)
-    for content, message in (("[1]", "no report"), ("{}", "no report"), ("x", "not JSON")):
+    values = result.report.to_dict()
+    damaged = [copy.deepcopy(values) for _ in range(6)]
+    damaged[0]["rows"][0]["figures"]["srcc"]["value"] = "0.9"
+    damaged[1]["rows"][0]["figures"]["srcc"]["value"] = math.nan
+    damaged[2]["average"]["plcc"]["low"] = "low"
+    damaged[3]["model"] = 7
+    damaged[4]["rows"][0]["dataset"] = ["a"]
+    damaged[5]["rows"][0]["groups"][0]["images"] = "many"
+    for content, message in (
+        ("[1]", "no report"),
+        ("{}", "no report"),
+        ("x", "not JSON"),
+        ("[" * 100_000, "no report"),
+        *((json.dumps(each), "no report") for each in damaged),
+    ):
         path.write_text(content)
         with pytest.raises(DataError, match=message):
             read_report(path)

@@ -106,5 +106,14 @@ def test_another_file_is_not_touched(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no file of predictions"):
         PredictionCache(path)
     assert path.read_text() == "dear diary\nsecond line\n"
+    for text in ("dear diary", '{"model": 1}'):
+        path.write_text(text)
+        with pytest.raises(DataError, match="no file of predictions"):
+            PredictionCache(path)
+        assert path.read_text() == text
+    for text in ("", '{"ru', '{"run": "ab", "fi'):
+        path.write_text(text)
+        with PredictionCache(path) as cache:
+            assert len(cache) == 0
     with pytest.raises(DataError, match="Cannot keep predictions"):
         PredictionCache(tmp_path / "absent" / "cache")

@@ -245,6 +245,30 @@ def test_random_bytes_are_refused(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "holds no state dict"),
+        ({"weight": torch.zeros(2)}, "is not a VMamba"),
+    ],
+)
+def test_errors_name_the_file(tmp_path: Path, content: Any, message: str) -> None:
+    path = tmp_path / "other.pth"
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=f"other.pth cannot be read: .*{message}"):
+        load(path)
+
+
+def test_foreign_pickles_are_refused_without_a_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = tmp_path / "other.pth"
+    path.write_bytes(pickle.dumps({"a": [1]}, protocol=4))
+    with pytest.raises(CheckpointError, match=r"other\.pth"):
+        load(path)
+    assert not recwarn.list
+
+
 class Bomb:
     """A pickle that would create a file."""
 

@@ -99,10 +99,12 @@ def test_a_killed_run_comes_out_the_same(task: QualityTask, whole: Whole, tmp_pa
         # A line is written before the checkpoint of its step.
         assert saved_step(folder) >= logged - EVERY
     assert kills >= 1
+    (folder / ".checkpoint.pt.0123456789ab.tmp").touch()
     model = network()
     result = train(model, task, OPTIONS, folder, resume=True)
     assert equal(weights(model), whole.weights) and result.figures == whole.figures
     assert without_pace(folder) == without_pace(whole.folder)
+    assert not list(folder.glob("*.tmp"))
 
 
 @needs_fork

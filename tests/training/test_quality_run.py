@@ -12,7 +12,7 @@ from qmamba.datasets import RatedDataset, Split, read_splits, split_by_content, 
 from qmamba.errors import CheckpointError, ConfigError, DataError
 from qmamba.models import create_model, load
 from qmamba.training import QualityTask
-from qmamba.training.quality_run import hold_out, kept_split, splits_path, train_quality
+from qmamba.training.quality_run import hold_out, kept_split, run_folder, splits_path, train_quality
 from qmamba.training.start import starting_model, usable_device
 from tests.assess.samples import save_tiny
 from tests.training.samples import (
@@ -139,17 +139,40 @@ def test_hold_out(data: RatedDataset, draw: object) -> None:
 
 def test_kept_split(data: RatedDataset, tmp_path: Path) -> None:
     path = splits_path(tmp_path / "run", data, [data])
-    calls: list[int] = []
 
-    def draw() -> Split:
-        calls.append(1)
-        return split_by_content(data, len(calls))
+    def kept(seed: int, resume: bool, share: float = 0.0) -> Split:
+        split = split_by_content(data, seed)
+        wanted = hold_out(data, split, share, seed) if share else split
+        return kept_split(path, data, lambda: wanted, resume=resume)
 
-    first = kept_split(path, data, draw, resume=True)
-    assert kept_split(path, data, draw, resume=True) == first == read_splits(path, data)[0]
-    assert len(calls) == 1
-    second = kept_split(path, data, draw, resume=False)
+    first = kept(0, resume=True)
+    assert kept(0, resume=True) == first == read_splits(path, data)[0]
+    for seed, share, message in ((1, 0.0, "with seed 1"), (0, 0.4, "6 train, 4 validate")):
+        with pytest.raises(DataError, match=f"divides 'ratings' otherwise .*{message}"):
+            kept(seed, resume=True, share=share)
+    second = kept(1, resume=False)
     assert second != first and read_splits(path, data) == (second,)
+
+
+def test_the_folder_of_a_run(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "run"
+    with pytest.raises(ZeroDivisionError), run_folder(folder):
+        assert folder.is_dir()
+        raise ZeroDivisionError
+    assert not folder.exists()
+    with run_folder(folder):
+        (folder / "file").touch()
+    assert (folder / "file").exists()
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    with run_folder(folder):
+        pass
+    assert folder.exists()
+    with (
+        pytest.raises(DataError, match="cannot make the folder"),
+        run_folder(tmp_path / "a" / "run" / "file"),
+    ):
+        pass
 
 
 def test_split_files_of_a_mix(data: RatedDataset, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,16 @@ def odd_batch(tasks: dict[str, QualityTask], folder: Path) -> None:
 
 def test_a_batch_that_does_not_divide(tasks: dict[str, QualityTask], tmp_path: Path) -> None:
     assert finish(start_ranks(2, odd_batch, tasks, tmp_path)) == [0, 0]
+
+
+def strict(tasks: dict[str, QualityTask], folder: Path) -> None:
+    warnings.simplefilter("error")
+    with process_group("cpu"):
+        train(small_network(), tasks["smooth_l1"], small_options(steps=2), folder)
+
+
+def test_a_healthy_run_warns_of_nothing(tasks: dict[str, QualityTask], tmp_path: Path) -> None:
+    assert finish(start_ranks(2, strict, tasks, tmp_path)) == [0, 0]
 
 
 def frozen(tasks: dict[str, QualityTask], folder: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -63,6 +64,93 @@ def test_own_csv(table: Path, start: Path, tmp_path: Path) -> None:
     assert again.exit_code == 0 and (out / "model.safetensors").read_bytes() == before
     other = run(*map(str, arguments), "--resume", "--loss", "l1")
     assert other.exit_code == 2 and "another task" in other.stderr
+
+
+def test_resume_wants_every_option_again(table: Path, start: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    common = ("--data", table, "-o", out, "--from", start, *QUICK, "--scale", "0,10")
+    assert run(*common, "--split-seed", "1", "--train-share", "0.6").exit_code == 0
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    for other, message in (
+        (("--split-seed", "7", "--train-share", "0.6"), "with seed 7"),
+        (("--split-seed", "1", "--train-share", "0.8"), "share 0.8"),
+        (("--split-seed", "1", "--train-share", "0.6", "--split", "image"), "by image"),
+        (
+            ("--split-seed", "1", "--train-share", "0.6", "--validation-share", "0.5"),
+            "4 train, 4 validate",
+        ),
+        (("--split-seed", "1", "--train-share", "0.6", "--test-crops", "2"), "another task"),
+        (("--split-seed", "1", "--train-share", "0.6", "--test-size", "40"), "another task"),
+        (("--split-seed", "1", "--train-share", "0.6", "--scale", "0,20"), "another task"),
+    ):
+        result = run(*common, *other, "--resume")
+        assert result.exit_code == 2 and message in result.stderr, result.stderr
+        assert {path: path.read_bytes() for path in out.iterdir()} == before
+    again = run(*common, "--split-seed", "1", "--train-share", "0.6", "--resume")
+    assert again.exit_code == 0, again.stderr
+
+
+def test_a_folder_that_cannot_be(
+    table: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("qmamba.datasets.read_csv_dataset", None)
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        result = run("--data", table, "-o", out, "--from", start, *QUICK)
+        assert result.exit_code == 2 and "cannot make the folder" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--keep", "best"], "--keep best needs a validation part"),
+        (["--tensorboard"], "TensorBoard is not installed"),
+        (["--head-factor", "nan"], "head_factor"),
+        (["--from", "mambair-nano-x2-w4a4"], "MambaIR gives no scores"),
+    ],
+)
+def test_wrong_usage_is_found_before_the_pictures_are_read(
+    arguments: list[str],
+    message: str,
+    table: Path,
+    start: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("qmamba.training.quality.Pictures", None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    result = run("--data", table, "-o", tmp_path / "run", "--from", start, *QUICK, *arguments)
+    assert result.exit_code == 2 and message in result.stderr, result.stderr
+
+
+def test_missing_pictures_are_named(table: Path, start: Path, tmp_path: Path) -> None:
+    change(table, 5, "path", "gone.png")
+    (table.parent / "ratings07.png").write_bytes(b"no picture")
+    common = ("--data", table, "-o", tmp_path / "run", "--from", start, *QUICK, "--split", "none")
+    result = run(*common, "--skip-bad")
+    assert result.exit_code == 0 and "skipped: gone.png" in result.stderr, result.stderr
+    told = json.loads((tmp_path / "run" / "options.json").read_text())["task"]
+    assert told["skipped"] == ["gone.png", "ratings07.png"] and told["data"][0]["train"] == 10
+    metadata = load(tmp_path / "run" / "model.safetensors").metadata
+    assert metadata is not None and metadata.training["task"]["skipped"] == told["skipped"]
+
+
+def test_a_run_without_missing_pictures_is_evaluated_on_its_split(
+    table: Path, start: Path, tmp_path: Path
+) -> None:
+    change(table, 5, "path", "gone.png")
+    out = tmp_path / "run"
+    common = ("--data", str(table), "--skip-bad")
+    result = run(*common, "-o", out, "--from", start, *QUICK, "--train-share", "0.5")
+    assert result.exit_code == 0, result.stderr
+    result = CliRunner().invoke(
+        app,
+        [
+            *("evaluate", *common, "--model", str(out / "model.safetensors")),
+            *("--split", str(out / "splits.json"), "--resamples", "0"),
+        ],
+    )
+    assert result.exit_code == 0, result.stderr
 
 
 def test_the_test_part_is_never_opened(table: Path, start: Path, tmp_path: Path) -> None:

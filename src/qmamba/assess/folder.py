@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -64,7 +64,8 @@ def find_images(
     A file stands for itself whatever its name. A folder stands for the files in it that have an
     image suffix, in the order of their names, hidden ones left out; with ``recursive`` also for the
     folders inside, each visited once even where symbolic links make a loop. A pattern such as
-    ``photos/**/*.jpg`` stands for the matching images and folders. ``-`` stands for the inputs
+    ``photos/**/*.jpg`` stands for the matching images and folders, each image once; ``**`` visits
+    folders as ``recursive`` does. ``-`` stands for the inputs
     listed on ``stdin``, one per line, or separated by NUL characters as ``find -print0`` does.
     What is mentioned twice comes twice. What does not exist comes as it is, so that it gets its
     error row in its place; a folder that cannot be read comes as a row with an error.
@@ -176,15 +177,55 @@ def _expand(text: str, recursive: bool) -> Iterator[str | ImageRow]:
         matches = sorted(_matches(text))
         if not matches:
             yield text
+        seen: set[str] = set()
         for match in matches:
-            if os.path.isdir(match):
-                yield from _folder(match, recursive)
-            elif _is_image(match):
-                yield match
+            entries = _folder(match, recursive) if os.path.isdir(match) else [match]
+            for entry in entries:
+                if isinstance(entry, ImageRow):
+                    yield entry
+                elif _is_image(entry) and (place := _place(entry)) not in seen:
+                    seen.add(place)
+                    yield entry
+
+
+def _place(path: str) -> str:
+    """Where a file lies, however links lead there; a link to a file is a file of its own."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder), name)
 
 
 def _matches(text: str) -> Iterator[str]:
-    return glob.iglob(text, recursive=True) if glob.has_magic(text) else iter(())
+    return _globbed(text) if glob.has_magic(text) else iter(())
+
+
+def _globbed(text: str) -> Iterator[str]:
+    # The `**` of glob follows links round and round.
+    parts = text.replace(os.altsep or os.sep, os.sep).split(os.sep)
+    if "**" not in parts:
+        yield from glob.iglob(text)
+        return
+    place = parts.index("**")
+    before = os.sep.join([*parts[:place], ""])
+    after = [part for part in parts[place + 1 :] if part not in ("**", "")] or ["*"]
+    for start in glob.iglob(before) if before else [before]:
+        for folder in _folders_below(start):
+            yield from glob.iglob(os.path.join(glob.escape(folder), *after))
+
+
+def _folders_below(start: str) -> Iterator[str]:
+    """A folder, "" for the present one, and all below it, each once; hidden ones left out."""
+    visited: set[tuple[int, int]] = set()
+    waiting = [start]
+    while waiting:
+        folder = waiting.pop()
+        # As in glob, a pattern passes over what cannot be read.
+        with suppress(OSError):
+            known = len(visited)
+            entries = list(_entries(folder or os.curdir, visited))
+            if len(visited) > known:
+                names = [os.path.basename(entry) for entry in entries if os.path.isdir(entry)]
+                waiting += [os.path.join(folder, name) for name in reversed(names)]
+                yield folder
 
 
 def _is_image(path: str) -> bool:

@@ -56,6 +56,9 @@ class Scorer:
     go through the network in a call of their own. Pictures never share a call, because the sums
     inside a matrix product depend on the number of its rows.
 
+    A scorer can be pickled and copied; one that was pickled or copied deeply is prepared anew, with
+    the weights that its model has then.
+
     Args:
         model: a model with one output. It is put in evaluation mode and stays on its device.
         metadata: what the model is for; ``None`` takes ``model.metadata``.
@@ -154,7 +157,8 @@ class Scorer:
         """
         model: Model
         if tuned is None:
-            model = load(name_or_path or DEFAULT_WEIGHTS, device=device, revision=revision)
+            source = DEFAULT_WEIGHTS if name_or_path is None else name_or_path
+            model = load(source, device=device, revision=revision)
         else:
             model = load_tuned_model(name_or_path, tuned, device=device, revision=revision)
         model.requires_grad_(False)
@@ -165,6 +169,20 @@ class Scorer:
             batch_size=batch_size,
             max_pixels=max_pixels,
         )
+
+    def __copy__(self) -> Scorer:
+        """A scorer with the same model and network, whose policy may be another."""
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Packed weights have no form outside the process.
+        return {name: value for name, value in self.__dict__.items() if name != "_network"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._network = inference_network(self.model, self.precision)
 
     @overload
     def __call__(self, pictures: Picture) -> Score: ...  # type: ignore[overload-overlap]

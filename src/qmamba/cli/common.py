@@ -13,6 +13,7 @@ from typing import ParamSpec, TextIO, TypeVar
 import typer
 
 from qmamba.errors import QMambaError
+from qmamba.files import NO_SPACE
 
 EXIT_SOME_FAILED = 1
 EXIT_USAGE = 2
@@ -73,6 +74,10 @@ def handled(command: Callable[_Parameters, _Result]) -> Callable[_Parameters, _R
             except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
                 raise
             except Exception as error:
+                if isinstance(error, OSError) and error.errno in NO_SPACE:
+                    # Files say so themselves; what is left is the stream that the output goes to.
+                    say("error: cannot write the output: no space left there, free some space")
+                    raise typer.Exit(EXIT_USAGE) from error
                 if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
                     raise
                 say(

@@ -32,6 +32,7 @@ from qmamba.cli.shared_options import (
     TunedOption,
 )
 from qmamba.errors import ConfigError
+from qmamba.files import require_writable
 
 if TYPE_CHECKING:
     from qmamba.assess import Scorer
@@ -181,6 +182,7 @@ def evaluate(
         scales=parsed_scales(scale or []),
         lower_is_better=lower_is_better or [],
         skip_bad=skip_bad,
+        keep_missing=True,
     )
     for note in (note for dataset in datasets for note in dataset.notes):
         say(f"note: {shown(note)}")
@@ -249,7 +251,7 @@ def evaluate(
 
 
 def _check_outputs(outputs: list[Path], predictions: Path | None, plot: Path | None) -> None:
-    """Find mistakes in names and missing packages before the work, not after it."""
+    """Find unusable files and missing packages before the work, not after it."""
     from qmamba.evaluation.quality_plots import check_plot_path
     from qmamba.evaluation.quality_tables import check_report_path
 
@@ -260,8 +262,8 @@ def _check_outputs(outputs: list[Path], predictions: Path | None, plot: Path | N
     if plot is not None:
         check_plot_path(plot)
     for target in (*outputs, predictions, plot):
-        if target is not None and not target.absolute().parent.is_dir():
-            raise ConfigError(f"The folder of {target} does not exist; create it first.")
+        if target is not None:
+            require_writable(target)
 
 
 def _parts(

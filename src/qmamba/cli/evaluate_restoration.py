@@ -11,7 +11,7 @@ import typer
 from qmamba.cli.common import Progress, say, shown, table_lines
 from qmamba.cli.shared_options import DeviceOption, PrecisionOption
 from qmamba.errors import ConfigError, DataError
-from qmamba.files import require_place
+from qmamba.files import require_writable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,7 +120,7 @@ def evaluate_restoration(
         raise ConfigError(f"--mode must be one of {', '.join(MODES)}, got {mode!r}.")
     if output is not None:
         check_suffix(output)
-        require_place(output)
+        require_writable(output)
     networks = [_Network(source, device, precision) for source in model or ()]
     rows: list[TableRow] = []
     done: set[Degradation] = set()

@@ -27,6 +27,7 @@ from qmamba.errors import ConfigError
 
 if TYPE_CHECKING:
     from qmamba.datasets import RatedDataset, Split
+    from qmamba.training.options import TrainingOptions
     from qmamba.training.quality import QualityPart, QualityTask
 
 PARAMETER = "data"
@@ -115,6 +116,11 @@ class QualityArguments:
         float, typer.Option(min=0, metavar="GIB", help="Memory for decoded pictures, per process.")
     ] = 8.0
 
+    @property
+    def scored_size(self) -> int:
+        """Side of the crops of a picture that is scored, in pixels."""
+        return self.crop_size if self.test_size is None else self.test_size
+
 
 def with_quality_options(command: Callable[..., _Result]) -> Callable[..., _Result]:
     """Give a command one option for each field of :class:`QualityArguments`.
@@ -136,6 +142,7 @@ def with_quality_options(command: Callable[..., _Result]) -> Callable[..., _Resu
 
 def quality_task(
     arguments: QualityArguments,
+    options: TrainingOptions,
     out: Path,
     tell: Callable[[str], None],
     *,
@@ -146,6 +153,7 @@ def quality_task(
 
     Args:
         arguments: what was written.
+        options: schedule of the run, of which some need what others do without.
         out: folder of the run, where the splits are kept.
         tell: takes what the person at the screen should know, one line each.
         resume: divide as the run in the folder has.
@@ -157,22 +165,27 @@ def quality_task(
     """
     from qmamba.assess import CropsPolicy
     from qmamba.training.distributed import is_main
+    from qmamba.training.log import require_tensorboard
     from qmamba.training.losses import parse_loss
-    from qmamba.training.quality import QualityTask
+    from qmamba.training.quality import QualityTask, check_options
 
+    check_options(arguments.crop_size, arguments.crops, arguments.sampling, arguments.head_factor)
+    if options.tensorboard:
+        require_tensorboard()
     loss = parse_loss(arguments.loss)
-    policy = CropsPolicy(
-        size=arguments.test_size or arguments.crop_size, count=arguments.test_crops
-    )
+    policy = CropsPolicy(size=arguments.scored_size, count=arguments.test_crops)
     datasets = read_rated_data(
         arguments.data,
         scales=parsed_scales(arguments.scale or []),
         lower_is_better=arguments.lower_is_better or [],
         skip_bad=arguments.skip_bad,
+        keep_missing=arguments.skip_bad,
     )
     for note in (note for dataset in datasets for note in dataset.notes):
         tell(f"note: {shown(note)}")
     parts = facing(_parts(arguments, datasets, out, resume))
+    if options.keep == "best" and not any(part.validation for part in parts):
+        raise ConfigError("--keep best needs a validation part; give --validation-share.")
     for part in parts:
         used = len(part.train) + len(part.validation)
         tell(

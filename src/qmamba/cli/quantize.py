@@ -11,7 +11,7 @@ import typer
 
 from qmamba.cli.common import say, table_lines
 from qmamba.errors import ConfigError
-from qmamba.files import require_place
+from qmamba.files import require_writable
 
 if TYPE_CHECKING:
     from qmamba.models import Model, ModelMetadata
@@ -148,7 +148,7 @@ def _require_output(source: str, output: Path, force: bool) -> None:
     """Refuse, before any work, an output that is no packed file or would destroy something."""
     if output.suffix.lower() != ".safetensors":
         raise ConfigError(f"The name of a packed file ends in .safetensors, got {str(output)!r}.")
-    require_place(output)
+    require_writable(output)
     if not os.path.exists(output):
         return
     given = os.path.expanduser(source)

@@ -28,6 +28,7 @@ def read_rated_data(
     scales: Mapping[str, tuple[float, float]] | None = None,
     lower_is_better: Iterable[str] = (),
     skip_bad: bool = False,
+    keep_missing: bool = False,
 ) -> list[RatedDataset]:
     """The data sets that ``--data`` names.
 
@@ -35,7 +36,9 @@ def read_rated_data(
         written: ``NAME=FOLDER``, ``FILE.csv`` or ``NAME=FILE.csv``, one for each data set.
         scales: (low, high) of the scores of CSV files, by name or, under "", of all of them.
         lower_is_better: names of the CSV files whose low scores are good, "" for all of them.
-        skip_bad: leave out pictures that are listed and do not exist.
+        skip_bad: take data sets that are not complete, without what they lack.
+        keep_missing: keep single pictures that are listed and do not exist, to be named with those
+            that cannot be read.
 
     Raises:
         ConfigError: a name is unknown or missing, occurs twice, or an option is for a data set that
@@ -55,7 +58,7 @@ def read_rated_data(
                     f"{text!r} is a folder; write which data set it holds, as NAME={text}, with"
                     f" one of {', '.join(list_datasets())}."
                 )
-            dataset = read_dataset(name, path, allow_incomplete=skip_bad)
+            dataset = read_dataset(name, path, allow_incomplete=skip_bad, keep_missing=keep_missing)
         elif path.is_file():
             key = name or _csv_name(path)
             lists.add(key)
@@ -65,6 +68,7 @@ def read_rated_data(
                 scale=scales.get(key, scales.get("")),
                 higher_is_better=not turned & {key, ""},
                 allow_incomplete=skip_bad,
+                keep_missing=keep_missing,
             )
         else:
             raise DataError(f"{str(path)!r} does not exist; give a folder or a CSV file.")

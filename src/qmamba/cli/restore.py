@@ -22,7 +22,7 @@ from qmamba.cli.common import (
 )
 from qmamba.cli.shared_options import DeviceOption, MaxPixelsOption, PrecisionOption
 from qmamba.errors import ConfigError, DataError, ImageError
-from qmamba.files import require_place
+from qmamba.files import require_writable
 
 if TYPE_CHECKING:
     from qmamba.assess import Scorer
@@ -348,7 +348,7 @@ def _single_job(inputs: list[str], output: Path, file_format: str | None, *, pre
         raise ConfigError(f"{str(output)!r} is the image itself; choose another name.")
     if os.path.lexists(output) and not present:
         raise ConfigError(f"{str(output)!r} exists already; --force replaces it.")
-    require_place(output)
+    require_writable(output)
     return Job(source, output)
 
 

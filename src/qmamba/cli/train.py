@@ -71,16 +71,23 @@ def train(
     Exit code: 0 finished, 2 wrong usage or data, 130 stopped by a signal after a checkpoint.
     """
     from qmamba.training.distributed import is_main, process_group
-    from qmamba.training.quality_run import MODEL_NAME, require_new_or_resumed, train_quality
+    from qmamba.training.quality_run import (
+        MODEL_NAME,
+        require_fitting,
+        require_new_or_resumed,
+        run_folder,
+        train_quality,
+    )
     from qmamba.training.start import starting_model, usable_device
 
     usable_device(device)
     require_new_or_resumed(out, resume)
     overrides = _overrides(drop_path=drop_path, windows=windows)
     network = starting_model(model, weights, seed=options.seed, **overrides)
-    with process_group(device):
+    require_fitting(network, data.crop_size, data.scored_size)
+    with process_group(device), run_folder(out):
         tell = say if is_main() else _nothing
-        task = quality_task(data, out, tell, resume=resume)
+        task = quality_task(data, options, out, tell, resume=resume)
         display = TrainingDisplay()
         result = train_quality(
             network,

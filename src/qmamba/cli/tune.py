@@ -83,19 +83,25 @@ def tune(
     from qmamba.assess import DEFAULT_WEIGHTS
     from qmamba.models import load
     from qmamba.training.distributed import is_main, process_group
-    from qmamba.training.quality_run import require_new_or_resumed
+    from qmamba.training.quality_run import require_fitting, require_new_or_resumed, run_folder
     from qmamba.training.start import usable_device
-    from qmamba.training.tuning import TUNED_NAME, facing
+    from qmamba.training.tuning import TUNED_NAME, facing, require_tunable
     from qmamba.training.tuning import tune as run_tuning
 
     tuning = _tuning(method, regressor, prompts, width, size)
     usable_device(device)
     require_new_or_resumed(out, resume)
-    model = load(base or DEFAULT_WEIGHTS).requires_grad_(False)
-    with process_group(device):
+    model = load(DEFAULT_WEIGHTS if base is None else base).requires_grad_(False)
+    require_fitting(require_tunable(model, tuning), data.crop_size, data.scored_size)
+    with process_group(device), run_folder(out):
         tell = say if is_main() else _nothing
         task = quality_task(
-            data, out, tell, resume=resume, facing=lambda parts: facing(parts, model, tuning)
+            data,
+            options,
+            out,
+            tell,
+            resume=resume,
+            facing=lambda parts: facing(parts, model, tuning),
         )
         display = TrainingDisplay()
         result = run_tuning(

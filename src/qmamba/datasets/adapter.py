@@ -81,27 +81,50 @@ class Reading:
         labels: what the label files say.
         present: the pictures that exist, with their paths.
         scale: (low, high) of the score scale.
-        problems: what is incomplete, one sentence each.
+        gaps: what the set lacks beside single pictures, one sentence each.
+        absent: the pictures that do not exist, with the paths where they should be; without those
+            of whole folders that do not exist, which are gaps.
     """
 
     labels: Labels
     present: tuple[RatedImage, ...]
     scale: tuple[float, float]
-    problems: tuple[str, ...]
+    gaps: tuple[str, ...] = ()
+    absent: tuple[RatedImage, ...] = ()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """All that is incomplete, one sentence each."""
+        source = self.labels.source
+        return (*self.gaps, *(_missing_image(source, image.path) for image in self.absent))
 
     def dataset(
-        self, name: str, title: str, *, higher_is_better: bool, allow_incomplete: bool
+        self,
+        name: str,
+        title: str,
+        *,
+        higher_is_better: bool,
+        allow_incomplete: bool,
+        keep_missing: bool,
     ) -> RatedDataset:
         """The data set of the pictures that are present.
 
+        Args:
+            name: short name.
+            title: name in texts.
+            higher_is_better: direction of the scores.
+            allow_incomplete: take what there is.
+            keep_missing: take single pictures that are absent as well, at their place in the list.
+
         Raises:
-            DataError: something is incomplete and `allow_incomplete` is False, or no picture is
-                present.
+            DataError: something else is incomplete and `allow_incomplete` is False, or no picture
+                is present.
         """
-        if self.problems and not (allow_incomplete and self.present):
-            others = len(self.problems) - 1
+        problems, left_out = self.problems, self.gaps if keep_missing else self.problems
+        if (left_out and not allow_incomplete) or (problems and not self.present):
+            others = len(problems) - 1
             raise DataError(
-                f"{title} is not complete: {self.problems[0]}"
+                f"{title} is not complete: {problems[0]}"
                 + (f" (and {others} more, see `qmamba datasets check`)" if others else "")
                 + (
                     "; complete it or read it with allow_incomplete=True (--skip-bad)"
@@ -110,11 +133,15 @@ class Reading:
                 )
             )
         notes = self.labels.notes
-        if self.problems:
-            notes += (f"read although incomplete: {self.problems[0]}",)
+        if left_out:
+            more = f" (and {len(left_out) - 1} more)" if len(left_out) > 1 else ""
+            notes += (f"read although incomplete: {left_out[0]}{more}",)
+        found = {image.name: image for image in self.present}
+        if keep_missing:
+            found.update((image.name, image) for image in self.absent)
         return RatedDataset(
             name=name,
-            images=self.present,
+            images=tuple(found[image.name] for image in self.labels.images if image.name in found),
             scale=self.scale,
             higher_is_better=higher_is_better,
             score_name=f"{title} {'MOS' if higher_is_better else 'DMOS'}",
@@ -131,14 +158,14 @@ def read_folder(adapter: Adapter, folder: Path) -> Reading:
     """
     labels = adapter.read_labels(folder)
     check_names(labels)
-    problems = []
+    gaps = []
     count, contents = len(labels.images), len({image.content for image in labels.images})
     if count != adapter.count:
-        problems.append(
+        gaps.append(
             f"{str(labels.source)!r} lists {count} images where {adapter.title} has {adapter.count}"
         )
     elif contents != (adapter.contents or adapter.count):
-        problems.append(
+        gaps.append(
             f"{str(labels.source)!r} has {contents} contents where {adapter.title} has"
             f" {adapter.contents}"
         )
@@ -148,25 +175,25 @@ def read_folder(adapter: Adapter, folder: Path) -> Reading:
     for image in labels.images:
         path = finder.find(image.path)
         if path is None:
-            absent.append(image.path)
+            absent.append(image)
         else:
             present.append(replace(image, path=path))
-    folders = Counter(path.parent for path in absent)
+    folders = Counter(image.path.parent for image in absent)
     for parent, missing in folders.items():
         if not finder.has_folder(parent):
-            problems.append(
+            gaps.append(
                 f"the folder {str(folder / parent)!r} with {missing} images listed in"
                 f" {labels.source.name!r} does not exist"
             )
-    problems += [
-        missing_image(labels.source, folder / path)
-        for path in absent
-        if finder.has_folder(path.parent)
-    ]
-    return Reading(labels, tuple(present), scale, tuple(problems))
+    single = tuple(
+        replace(image, path=folder / image.path)
+        for image in absent
+        if finder.has_folder(image.path.parent)
+    )
+    return Reading(labels, tuple(present), scale, tuple(gaps), single)
 
 
-def missing_image(source: Path, path: Path) -> str:
+def _missing_image(source: Path, path: Path) -> str:
     """The sentence for a picture that is listed and not there."""
     return f"{str(path)!r} is listed in {source.name!r} and does not exist"
 

@@ -6,13 +6,14 @@ import os
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from qmamba.datasets.adapter import Labels, Reading, check_names, missing_image, score_range
+from qmamba.datasets.adapter import Labels, Reading, check_names, score_range
 from qmamba.datasets.label_files import Row, read_csv
 from qmamba.datasets.records import RatedDataset, RatedImage
 from qmamba.errors import DataError
 
 PATH_COLUMNS = ("path", "image")
 CONTENT_COLUMNS = ("content", "content_id")
+SPLIT_PARTS = ("train", "val", "test")
 
 
 def read_csv_dataset(
@@ -22,6 +23,7 @@ def read_csv_dataset(
     scale: tuple[float, float] | None = None,
     higher_is_better: bool = True,
     allow_incomplete: bool = False,
+    keep_missing: bool = False,
 ) -> RatedDataset:
     """Read a data set from a CSV file in UTF-8 with a header line.
 
@@ -31,7 +33,7 @@ def read_csv_dataset(
         mos: the score, a finite number.
         content (or content_id): optional; pictures with equal content stay together when the set
             is split. A picture without one is its own content.
-        split: optional; the official part, such as train, val or test.
+        split: optional; the official part: train, val or test, in any letter case.
         distortion, level, generator: optional, as in `RatedImage`.
 
     Args:
@@ -40,10 +42,11 @@ def read_csv_dataset(
         scale: (low, high) of the scores; the lowest and the highest score of the file if None.
         higher_is_better: direction of the scores.
         allow_incomplete: leave pictures out that are listed and do not exist.
+        keep_missing: keep such pictures instead, for a reader that names what it cannot open.
 
     Raises:
         DataError: the file is missing or malformed; a picture is listed twice or, unless allowed,
-            does not exist; all scores are equal.
+            does not exist, or none does; all scores are equal.
     """
     path = Path(path)
     reading = read_csv_list(path)
@@ -51,7 +54,11 @@ def read_csv_dataset(
         reading = replace(reading, scale=scale)
     name = name or csv_name(path)
     return reading.dataset(
-        name, name, higher_is_better=higher_is_better, allow_incomplete=allow_incomplete
+        name,
+        name,
+        higher_is_better=higher_is_better,
+        allow_incomplete=allow_incomplete,
+        keep_missing=keep_missing,
     )
 
 
@@ -66,13 +73,13 @@ def read_csv_list(path: Path) -> Reading:
     Raises:
         DataError: the file is missing or malformed, lists a picture twice, or all scores are equal.
     """
-    images, present, problems = [], [], []
+    images, present, absent = [], [], []
     lines: dict[Path, int] = {}
     for row in read_csv(path, (PATH_COLUMNS, "mos")):
         image = _image(row)
         found = _found(path.parent, str(image.path))
         if found is None:
-            problems.append(missing_image(path, path.parent / image.path))
+            absent.append(replace(image, path=path.parent / image.path))
         else:
             present.append(replace(image, path=found))
         first = lines.setdefault(found or image.path, row.line)
@@ -86,7 +93,7 @@ def read_csv_list(path: Path) -> Reading:
         raise DataError(
             f"every score in {str(path)!r} is {low:g}; at least two images must differ in 'mos'"
         )
-    return Reading(labels, tuple(present), (low, high), tuple(problems))
+    return Reading(labels, tuple(present), (low, high), absent=tuple(absent))
 
 
 def _image(row: Row) -> RatedImage:
@@ -101,8 +108,19 @@ def _image(row: Row) -> RatedImage:
         distortion=row.cells.get("distortion") or None,
         level=_level(row),
         generator=row.cells.get("generator") or None,
-        split=row.cells.get("split") or None,
+        split=_split(row),
     )
+
+
+def _split(row: Row) -> str | None:
+    text = row.cells.get("split", "")
+    part = text.lower()
+    if part and part not in SPLIT_PARTS:
+        raise row.error(
+            f"the column 'split' holds {text!r}, which is none of {', '.join(SPLIT_PARTS)}; correct"
+            " or empty it"
+        )
+    return part or None
 
 
 def _level(row: Row) -> int | None:

@@ -39,7 +39,8 @@ class Row:
         """
         text = self.text(column)
         try:
-            value = float(text)
+            # Python's float also reads 1_0, as 10.
+            value = math.nan if "_" in text else float(text)
         except ValueError:
             value = math.nan
         if not math.isfinite(value):

@@ -36,7 +36,11 @@ def list_datasets() -> tuple[str, ...]:
 
 
 def read_dataset(
-    name: str, root: str | os.PathLike[str], *, allow_incomplete: bool = False
+    name: str,
+    root: str | os.PathLike[str],
+    *,
+    allow_incomplete: bool = False,
+    keep_missing: bool = False,
 ) -> RatedDataset:
     """Read a data set in its official layout.
 
@@ -45,6 +49,8 @@ def read_dataset(
         root: folder of the data set as published, or one up to three levels above it.
         allow_incomplete: leave out pictures that are listed and do not exist, and accept another
             number of rows than the data set has. What is left is noted in `notes`.
+        keep_missing: keep such pictures instead, for a reader that names what it cannot open; not
+            where their whole folder does not exist.
 
     Raises:
         ConfigError: unknown name.
@@ -64,6 +70,7 @@ def read_dataset(
         adapter.title,
         higher_is_better=adapter.higher_is_better,
         allow_incomplete=allow_incomplete,
+        keep_missing=keep_missing,
     )
 
 

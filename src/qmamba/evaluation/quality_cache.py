@@ -15,6 +15,7 @@ from qmamba.models import QMamba
 from qmamba.prompts.tuned import identity_of
 
 _KEY = ("run", "file", "size", "modified")
+_START = b'{"run": "'
 
 
 class PredictionCache:
@@ -103,7 +104,8 @@ class PredictionCache:
                 self._known[tuple(entry[name] for name in _KEY)] = float(entry["raw"])
             except (ValueError, TypeError):
                 complete = number < len(lines) - 1
-                if number == 0 and complete:
+                cut_off = line[: len(_START)] == _START[: len(line)]
+                if number == 0 and (complete or not cut_off):
                     self.close()
                     raise DataError(
                         f"{str(self.path)!r} is no file of predictions; give another name."

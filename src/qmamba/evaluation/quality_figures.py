@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -191,5 +192,14 @@ def mean_figure(
 
 
 def figures_from_dict(values: Mapping[str, Any]) -> dict[str, Figure]:
-    """The inverse of `{name: figure.to_dict()}`."""
-    return {name: Figure(**entry) for name, entry in values.items()}
+    """The inverse of `{name: figure.to_dict()}`.
+
+    Raises:
+        TypeError, ValueError, AttributeError: it is something else, or a number is not finite.
+    """
+    figures = {name: Figure(**entry) for name, entry in values.items()}
+    for name, figure in figures.items():
+        numbers = (figure.value, *(end for end in (figure.low, figure.high) if end is not None))
+        if not all(math.isfinite(number) for number in numbers):
+            raise ValueError(f"{name} is not finite")
+    return figures

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from qmamba.errors import DataError
 from qmamba.evaluation.quality_figures import Figure, figures_from_dict
@@ -15,6 +16,19 @@ from qmamba.files import atomic_write
 
 FORMAT = 1
 """Version of the JSON form."""
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "str | None": (str, type(None)),
+    "int": (int,),
+    "int | None": (int, type(None)),
+    "float": (int, float),
+    "float | None": (int, float, type(None)),
+    "bool": (bool,),
+}
+"""What JSON may give for the plain fields of the classes here."""
+
+_Part = TypeVar("_Part", "GroupRow", "DatasetRow", "QualityReport")
 
 
 @dataclass(frozen=True)
@@ -101,12 +115,9 @@ class QualityReport:
                 raise ValueError("of another format")
             rows = tuple(_row(dict(row)) for row in values.pop("rows"))
             average = figures_from_dict(values.pop("average"))
-            return cls(rows=rows, average=average, **values)
+            return _checked(cls(rows=rows, average=average, **values))
         except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise DataError(
-                f"This is no report of an evaluation ({type(error).__name__}: {error}); give the "
-                ".json file that `qmamba evaluate -o` wrote."
-            ) from error
+            raise _no_report(f"{type(error).__name__}: {error}") from error
 
 
 def read_report(path: str | os.PathLike[str]) -> QualityReport:
@@ -119,6 +130,8 @@ def read_report(path: str | os.PathLike[str]) -> QualityReport:
         content = json.loads(Path(path).read_bytes())
     except OSError as error:
         raise DataError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
+    except RecursionError as error:
+        raise DataError(f"{str(path)!r}: {_no_report('too deeply nested')}") from error
     except ValueError as error:
         raise DataError(f"{str(path)!r} is not JSON: {error}.") from error
     try:
@@ -138,6 +151,22 @@ def write_json(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
         stream.write("\n")
 
 
+def _no_report(reason: str) -> DataError:
+    return DataError(
+        f"This is no report of an evaluation ({reason}); give the .json file that"
+        " `qmamba evaluate -o` wrote."
+    )
+
+
+def _checked(part: _Part) -> _Part:
+    """The same, if every text and number in it is one."""
+    for each in fields(part):
+        kinds, value = _KINDS.get(str(each.type)), getattr(part, each.name)
+        if kinds is not None and not isinstance(value, kinds):
+            raise TypeError(f"{each.name} is {reprlib.repr(value)}")
+    return part
+
+
 def _row(values: dict[str, Any]) -> DatasetRow:
     values["scale"] = tuple(values["scale"])
     values["figures"] = figures_from_dict(values["figures"])
@@ -145,10 +174,10 @@ def _row(values: dict[str, Any]) -> DatasetRow:
     values["groups"] = tuple(_group(dict(group)) for group in values["groups"])
     values["skipped"] = tuple((name, reason) for name, reason in values["skipped"])
     values["notes"] = tuple(values["notes"])
-    return DatasetRow(**values)
+    return _checked(DatasetRow(**values))
 
 
 def _group(values: dict[str, Any]) -> GroupRow:
     values["figures"] = figures_from_dict(values["figures"])
     values["notes"] = tuple(values["notes"])
-    return GroupRow(**values)
+    return _checked(GroupRow(**values))

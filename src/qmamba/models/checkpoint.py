@@ -7,7 +7,9 @@ import hashlib
 import io
 import logging
 import pickle
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -126,13 +128,15 @@ def load(
     if file.content[8:9] == b"{":
         conversion, config, described = _read_safetensors(file)
     else:
-        state = find_state_dict(_unpickled(file))
+        content = _unpickled(file)
+        with _naming(file):
+            state = find_state_dict(content)
         if is_mambair(state):
             from qmamba.quantization.official import is_official
 
             if is_official(state):
                 return _trained_quantised(file, state, name, config_overrides).to(target)
-        conversion, config = _recognised(state)
+        conversion, config = _recognised(file, state)
         described = None
     wanted = (config if name is None else model_config(name)).replace(**config_overrides)
     if type(wanted) is not type(config):
@@ -176,10 +180,8 @@ def _trained_quantised(
         raise ConfigError(
             f"{file.source} is a checkpoint of a quantised network, which only gives its own model."
         )
-    try:
+    with _naming(file):
         model = load_official(state, **overrides)
-    except CheckpointError as error:
-        raise CheckpointError(f"{file.source} cannot be read: {error}") from error
     require_finite(model.state_dict(), f"The weights of {file.source} are damaged")
     digest = hashlib.sha256(file.content).hexdigest()
     model.metadata = ModelMetadata(file.stem, "mambair", sha256=digest, source=file.source)
@@ -249,7 +251,7 @@ def _read_safetensors(file: WeightsFile) -> tuple[Conversion, Config, ModelMetad
     tensors, texts = read_tensors(file)
     state, text = dict(sorted(tensors.items())), texts.get(METADATA_KEY)
     if text is None and is_timm(state):
-        return *_recognised(state), None
+        return *_recognised(file, state), None
     if text is None:
         raise CheckpointError(
             f"{file.source} carries no qmamba metadata, so its model is unknown; save it with "
@@ -274,20 +276,30 @@ def _read_safetensors(file: WeightsFile) -> tuple[Conversion, Config, ModelMetad
     return Conversion("qmamba", state), config, described
 
 
-def _recognised(state: Mapping[str, Tensor]) -> tuple[Conversion, Config]:
+def _recognised(file: WeightsFile, state: Mapping[str, Tensor]) -> tuple[Conversion, Config]:
     """What the tensors of a foreign file are, told from their names and shapes."""
     conversion: Conversion
     config: Config
-    if is_timm(state):
-        conversion = convert_timm(state)
-        config = infer_timm_config(conversion.state)
-    elif is_mambair(state):
-        conversion = convert_mambair(state)
-        config = infer_mambair_config(conversion.state)
-    else:
-        conversion = convert_vmamba(state)
-        config = infer_config(conversion.state)
+    with _naming(file):
+        if is_timm(state):
+            conversion = convert_timm(state)
+            config = infer_timm_config(conversion.state)
+        elif is_mambair(state):
+            conversion = convert_mambair(state)
+            config = infer_mambair_config(conversion.state)
+        else:
+            conversion = convert_vmamba(state)
+            config = infer_config(conversion.state)
     return conversion, config
+
+
+@contextmanager
+def _naming(file: WeightsFile) -> Iterator[None]:
+    """Say of which file an error is that only knows its tensors."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.source} cannot be read: {error}") from error
 
 
 def _unpickled(file: WeightsFile) -> Any:
@@ -296,7 +308,10 @@ def _unpickled(file: WeightsFile) -> Any:
             f"{file.source} is neither a safetensors file nor a PyTorch checkpoint."
         )
     try:
-        return torch.load(io.BytesIO(file.content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # torch asks for a report of every pickle that it did not write itself.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            return torch.load(io.BytesIO(file.content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{file.source} holds more than tensors and was not opened, because that would run "

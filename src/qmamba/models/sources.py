@@ -53,6 +53,11 @@ def read_weights(source: str | Path, revision: str | None = None) -> WeightsFile
     Raises:
         CheckpointError: there is no such file or it cannot be read or downloaded.
     """
+    # An empty name becomes the path "." where it is read as one.
+    if str(source) in ("", "."):
+        raise CheckpointError(
+            "The name of the weights is empty or '.'; give a file, an embedded name or a hub id."
+        )
     if isinstance(source, str) and source in list_weights():
         entry = resources.files("qmamba") / "weights" / (source + _SUFFIX)
         return WeightsFile(entry.read_bytes(), source, source)

@@ -58,11 +58,20 @@ class TrainingLog:
         return [line for line in found if isinstance(line, dict) and "step" in line]
 
 
-def _event_writer(folder: Path, step: int) -> Any:
+def require_tensorboard() -> Any:
+    """TensorBoard's class of event files.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ConfigError(
             "TensorBoard is not installed; run `pip install tensorboard` or leave the option out."
         ) from error
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+    return SummaryWriter
+
+
+def _event_writer(folder: Path, step: int) -> Any:
+    return require_tensorboard()(str(folder / "tensorboard"), purge_step=step + 1)

@@ -10,6 +10,7 @@ import math
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from qmamba.errors import ConfigError, DataError, TrainingError
+from qmamba.files import make_folder, remove_temporaries
 from qmamba.training.checkpoints import (
     CHECKPOINT_NAME,
     TrainingState,
@@ -116,7 +118,10 @@ def train(
     run = _Run(model, task, options, Path(folder), local_device(device), report)
     run.prepare(resume)
     devices = [run.device] if run.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), _stop_requests() as stop:
+    with torch.random.fork_rng(devices), _stop_requests() as stop, warnings.catch_warnings():
+        # Gradients of depthwise kernels have another stride along their axis of length 1, which
+        # DistributedDataParallel takes for another layout although no element lies elsewhere.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         return run.finish(run.steps(stop))
 
 
@@ -158,7 +163,7 @@ class _Run:
         self.log: TrainingLog | None = None
 
     def prepare(self, resume: bool) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         if not resume and (self.folder / CHECKPOINT_NAME).exists():
             raise DataError(
                 f"The folder {str(self.folder)!r} holds the checkpoint of a run; resume it "
@@ -175,6 +180,7 @@ class _Run:
             self.saved_step = state.step
         barrier()
         if is_main():
+            remove_temporaries(self.folder / CHECKPOINT_NAME)
             self.log = TrainingLog(self.folder, self.step, self.options.tensorboard)
 
     def steps(self, stop: Callable[[], bool]) -> bool:

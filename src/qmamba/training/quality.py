@@ -99,7 +99,8 @@ class QualityTask:
         skip_bad: bool = False,
         report: Callable[[int, int, int], None] | None = None,
     ) -> None:
-        _check_options(parts, crop_size, crops, sampling, head_factor)
+        _check_parts(parts)
+        check_options(crop_size, crops, sampling, head_factor)
         self.loss_function = loss or Loss()
         """What outputs are judged by."""
         self.policy = policy or CropsPolicy()
@@ -210,6 +211,7 @@ class QualityTask:
                 {
                     "name": part.dataset.name,
                     "scores": part.dataset.score_name,
+                    "scale": list(part.dataset.scale),
                     "train": len(part.train),
                     "validation": len(part.validation),
                     "shorter": part.shorter,
@@ -219,6 +221,7 @@ class QualityTask:
                 for part, target in zip(self.parts, self.targets, strict=True)
             ],
             "skipped": list(self.skipped),
+            "policy": policy_to_metadata(self.policy),
             "loss": str(self.loss_function),
             "crop_size": self.crop_size,
             "crops": self.crops,
@@ -246,19 +249,12 @@ class QualityTask:
         return [each.raw for each in predictions if each.raw is not None]
 
 
-def _check_options(
-    parts: Sequence[QualityPart],
-    crop_size: int | None,
-    crops: int,
-    sampling: str,
-    head_factor: float,
-) -> None:
-    if not parts:
-        raise ConfigError("training needs at least one data set.")
-    names = [part.dataset.name for part in parts]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise ConfigError(f"the data set {twice[0]!r} is given twice; name each differently.")
+def check_options(crop_size: int | None, crops: int, sampling: str, head_factor: float) -> None:
+    """Check the options of :class:`QualityTask` that need no pictures.
+
+    Raises:
+        ConfigError: one of them is outside its range.
+    """
     for name, value in (("crop_size", crop_size), ("crops", crops)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}.")
@@ -266,6 +262,15 @@ def _check_options(
         raise ConfigError(f"sampling is proportional or balanced, got {sampling!r}.")
     if not 0 < head_factor <= _LARGEST_FACTOR:
         raise ConfigError(f"head_factor must be above 0 and at most 1000, got {head_factor:g}.")
+
+
+def _check_parts(parts: Sequence[QualityPart]) -> None:
+    if not parts:
+        raise ConfigError("training needs at least one data set.")
+    names = [part.dataset.name for part in parts]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ConfigError(f"the data set {twice[0]!r} is given twice; name each differently.")
 
 
 def _check_validation(parts: Sequence[QualityPart]) -> None:

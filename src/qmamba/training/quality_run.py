@@ -12,7 +12,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from qmamba.datasets import (
     write_splits,
 )
 from qmamba.errors import ConfigError, DataError
-from qmamba.files import atomic_write
+from qmamba.files import atomic_write, make_folder
 from qmamba.models import Model, ModelMetadata, QMamba, TimmBackbone, save_model
 from qmamba.training.checkpoints import CHECKPOINT_NAME
 from qmamba.training.distributed import barrier, is_main
@@ -85,11 +87,11 @@ def train_quality(
         DataError: the folder holds another run, or a file cannot be written.
         TrainingError: the loss is not finite.
     """
-    _require_fitting(model, task)
+    require_fitting(model, task.crop_size, task.policy.size)
     record = {**_record(model, task, options, name), **(decides or {})}
     _face(model, task)
     if is_main():
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if resume:
             _refuse_other_run(folder / OPTIONS_NAME, record, (*_DECIDING, *(decides or {})))
         require_new_or_resumed(folder, resume)
@@ -116,11 +118,30 @@ def require_new_or_resumed(folder: Path, resume: bool) -> None:
     Raises:
         DataError: the folder holds a checkpoint and the run is not resumed.
     """
-    if not resume and (folder / CHECKPOINT_NAME).exists():
+    # Path.exists raises where a folder may not be looked into.
+    if not resume and os.path.exists(folder / CHECKPOINT_NAME):
         raise DataError(
             f"The folder {str(folder)!r} holds the checkpoint of a run; resume it (--resume) or"
             " give another folder."
         )
+
+
+@contextmanager
+def run_folder(folder: Path) -> Iterator[None]:
+    """Create the folder of a run before its data are read; it goes again if it stays empty.
+
+    Raises:
+        DataError: it cannot be created.
+    """
+    is_new = is_main() and not os.path.exists(folder)
+    if is_main():
+        make_folder(folder)
+    try:
+        yield
+    finally:
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def splits_path(folder: Path, dataset: RatedDataset, datasets: Sequence[RatedDataset]) -> Path:
@@ -139,14 +160,24 @@ def kept_split(
     Args:
         path: from :func:`splits_path`.
         dataset: the data set that is divided.
-        split: makes a new split.
+        split: makes the split that is wanted, the same at every call.
         resume: whether the run is resumed.
+
+    Raises:
+        DataError: the run that is resumed divides the data set in another way than is wanted.
     """
-    if resume and path.exists():
-        return read_splits(path, dataset)[0]
     made = split()
+    if resume and path.exists():
+        kept = read_splits(path, dataset)[0]
+        if kept != made:
+            raise DataError(
+                f"the run in {str(path.parent)!r} divides {dataset.name!r} otherwise"
+                f" ({_described(kept)}, and now {_described(made)}); resume it as it was started,"
+                " or give another folder"
+            )
+        return kept
     if is_main():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_splits(path, dataset, [made])
     return made
 
@@ -175,7 +206,12 @@ def hold_out(dataset: RatedDataset, split: Split, share: float, seed: int) -> Sp
     )
 
 
-def _require_fitting(model: Model, task: QualityTask) -> None:
+def require_fitting(model: Model, *sizes: int) -> None:
+    """Check that a model gives one score for crops of these sides, in pixels.
+
+    Raises:
+        ConfigError: it is no quality model, has several outputs, or takes other views.
+    """
     if not isinstance(model, QMamba | TimmBackbone):
         raise ConfigError(f"A {type(model).__name__} gives no scores; choose a quality model.")
     if model.config.num_outputs != 1:
@@ -183,12 +219,19 @@ def _require_fitting(model: Model, task: QualityTask) -> None:
             f"A quality model has one output and this one {model.config.num_outputs}."
         )
     side = model.config.image_size
-    for size in (task.crop_size, task.policy.size):
+    for size in sizes:
         if side is not None and side != size:
             raise ConfigError(
                 f"The model takes images of {side} x {side} pixels and the crops have {size};"
                 f" choose a crop size of {side}."
             )
+
+
+def _described(split: Split) -> str:
+    drawn = "" if split.seed is None else f" with seed {split.seed}"
+    share = "" if split.train_share is None else f", share {split.train_share:g}"
+    counts = f"{len(split.train)} train, {len(split.validation)} validate"
+    return f"by {split.rule}{drawn}{share}: {counts}"
 
 
 def _face(model: Model, task: QualityTask) -> None:
@@ -237,8 +280,8 @@ def _refuse_other_run(path: Path, record: Mapping[str, Any], keys: tuple[str, ..
     if different:
         raise DataError(
             f"the run in {str(path.parent)!r} was started with another"
-            f" {' and another '.join(different)} (see {path.name} there); resume it as it was"
-            " started, or give another folder"
+            f" {' and another '.join(different)}, or by another version of qmamba (see"
+            f" {path.name} there); resume it as it was started, or give another folder"
         )
 
 

@@ -82,10 +82,7 @@ def tune(
         DataError: the folder belongs to another run, or a file cannot be written.
         TrainingError: the loss is not finite.
     """
-    if not isinstance(base, QMamba):
-        raise ConfigError(f"A {type(base).__name__} cannot be tuned; give a QMamba or LQMamba.")
-    if tuning.method == "none":
-        raise ConfigError("The tuning 'none' has nothing to train; score with the base itself.")
+    base = require_tunable(base, tuning)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(options.seed, "tuning"))
         model = attach(base, tuning)
@@ -118,6 +115,19 @@ def tune(
         figures=result.figures,
         interrupted=result.interrupted,
     )
+
+
+def require_tunable(base: Model, tuning: TuningConfig) -> QMamba:
+    """The base, if it can be tuned in this way.
+
+    Raises:
+        ConfigError: it is another kind of model, or there is nothing to train.
+    """
+    if not isinstance(base, QMamba):
+        raise ConfigError(f"A {type(base).__name__} cannot be tuned; give a QMamba or LQMamba.")
+    if tuning.method == "none":
+        raise ConfigError("The tuning 'none' has nothing to train; score with the base itself.")
+    return base
 
 
 def facing(parts: Sequence[QualityPart], base: Model, tuning: TuningConfig) -> list[QualityPart]:
