@@ -7,6 +7,7 @@
 
 #include "integer_scratch.h"
 #include "scan.h"
+#include "maps.h"
 #include "quantized.h"
 
 #define QMAMBA_EXPORT extern "C" __attribute__((visibility("default")))
@@ -38,6 +39,7 @@ QMAMBA_DECLARE_INTEGER(avxvnni)
   void qmamba_scan_operands_##variant(const qmamba_scan_operands*, qmamba_parallel_for);         \
   void qmamba_depthwise_##variant(const qmamba_depthwise*, qmamba_parallel_for);           \
   void qmamba_weighted_sum_##variant(const qmamba_weighted_sum*, qmamba_parallel_for);     \
+  void qmamba_layer_norm_##variant(const qmamba_layer_norm*, qmamba_parallel_for);         \
   void qmamba_quantized_scan_##variant(const qmamba_quantized_scan*, Partition, qmamba_parallel_for);
 QMAMBA_DECLARE_QUANTIZED(base)
 #if defined(QMAMBA_X86)
@@ -215,6 +217,7 @@ QMAMBA_RUN(operand)
 QMAMBA_RUN(scan_operands)
 QMAMBA_RUN(depthwise)
 QMAMBA_RUN(weighted_sum)
+QMAMBA_RUN(layer_norm)
 
 QMAMBA_EXPORT void qmamba_run_quantized_scan(const qmamba_quantized_scan* call,
                                          qmamba_parallel_for torch_pool, int32_t threads,

@@ -148,22 +148,6 @@ static void quantized_scan(const qmamba_quantized_scan& given, Partition cut,
   if (scan.merged) finish(call, cut, parallel_for);
 }
 
-static void weighted_sum(const qmamba_weighted_sum& call, qmamba_parallel_for parallel_for) {
-  run(parallel_for, call.batch * kParts, 1, [&](int64_t i) {
-    const int64_t image = i / kParts, part = i % kParts;
-    const int64_t begin = call.pixels * part / kParts, end = call.pixels * (part + 1) / kParts;
-    const float* z_weight = call.z_weight + image * call.channels;
-    for (int64_t row = image * call.pixels + begin; row < image * call.pixels + end; row++)
-      for (int64_t c = 0; c < call.channels; c += W) {
-        const int count = (int)std::min<int64_t>(W, call.channels - c);
-        const int64_t place = row * call.channels + c;
-        const vfloat x = load_first(call.x + place, count) * load_first(call.x_weight + c, count);
-        const vfloat z = load_first(call.z + place, count) * load_first(z_weight + c, count);
-        store_first(call.y + place, x + z, count);
-      }
-  });
-}
-
 static void depthwise(const qmamba_depthwise& call, qmamba_parallel_for parallel_for) {
   const int64_t reach = call.side / 2 * call.dilation;
   const int64_t size = (2 * reach + 1) * (call.width + 2 * reach) * W;
@@ -188,7 +172,6 @@ static void depthwise(const qmamba_depthwise& call, qmamba_parallel_for parallel
 QMAMBA_QUANTIZED_PASS(operand)
 QMAMBA_QUANTIZED_PASS(scan_operands)
 QMAMBA_QUANTIZED_PASS(depthwise)
-QMAMBA_QUANTIZED_PASS(weighted_sum)
 
 extern "C" void QMAMBA_JOIN(qmamba_quantized_scan_, QMAMBA_VARIANT)(const qmamba_quantized_scan* call,
                                                                 Partition cut,

@@ -87,16 +87,6 @@ struct qmamba_depthwise {
   int32_t activation;       // qmamba_activation
 };
 
-// Two channel-last maps into one: y = x * x_weight + z * z_weight. y may be x or z.
-struct qmamba_weighted_sum {
-  const float* x;         // (batch, pixels, channels)
-  const float* x_weight;  // (channels)
-  const float* z;         // (batch, pixels, channels)
-  const float* z_weight;  // (batch, channels)
-  float* y;               // (batch, pixels, channels)
-  int64_t batch, pixels, channels;
-};
-
 // Places in `operands`.
 enum : int { QMAMBA_X = 0, QMAMBA_STEPS = 1, QMAMBA_B = 2, QMAMBA_C = 3 };
 

@@ -31,7 +31,7 @@ from qmamba.models.registry import Model
 from qmamba.nn import SS2D, VSSBlock
 from qmamba.nn.packed import PackedLinear
 from qmamba.nn.scale_shift import without_scale_shift
-from qmamba.ops import backends
+from qmamba.ops.dispatch import kernel_is_live
 from qmamba.ops.integer import IntegerCall
 from qmamba.ops.memory import kept_memory
 
@@ -144,10 +144,8 @@ def inference_network(
     device = next(model.parameters()).device.type
     if getattr(model, "quantization", None) is not None:
         return _own_precision(model, precision)
-    live = {row.device: row.name for row in backends() if row.live}
     is_prepared = isinstance(model, QMamba | MambaIR) and device == "cpu"
-    can_have_integers = is_prepared and live.get("cpu") == "native"
-    if precision == "int8" and not can_have_integers:
+    if precision == "int8" and not (is_prepared and kernel_is_live()):
         raise ConfigError(
             "precision='int8' is for QMamba and MambaIR on the CPU with the C++ kernel "
             "(`qmamba backends` shows whether it is there); choose fp32 or bf16."

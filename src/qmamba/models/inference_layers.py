@@ -18,6 +18,8 @@ from qmamba.nn import SS2D, ChannelAttention
 from qmamba.nn.integer import quantize_weight
 from qmamba.nn.packed import Activation, PackedConv2d
 from qmamba.ops import scan_routes
+from qmamba.ops.channel_last import layer_norm
+from qmamba.ops.dispatch import kernel_is_live
 from qmamba.ops.integer import IntegerCall, PackedCodes
 from qmamba.ops.packed import inference_scan
 
@@ -30,11 +32,15 @@ class LayerNorm:
     """Layer norm over the last axis."""
 
     def __init__(self, layer: nn.LayerNorm, dtype: torch.dtype) -> None:
-        self._weight = layer.weight.detach().to(dtype, copy=True)
-        self._bias = layer.bias.detach().to(dtype, copy=True)
+        self._has_kernel = kernel_is_live()
+        kept = torch.float32 if self._has_kernel else dtype
+        self._weight = layer.weight.detach().to(kept, copy=True)
+        self._bias = layer.bias.detach().to(kept, copy=True)
         self._epsilon = layer.eps
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self._has_kernel:
+            return layer_norm(x, self._weight, self._bias, self._epsilon)
         return F.layer_norm(x, self._weight.shape, self._weight, self._bias, self._epsilon)
 
 

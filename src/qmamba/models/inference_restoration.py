@@ -25,10 +25,10 @@ from qmamba.models.mambair import RGB_MEAN, MambaIR
 from qmamba.nn import SS2D, ChannelAttention, ChannelAttentionBlock, ResidualGroup, ScaledSkipBlock
 from qmamba.nn.packed import PackedLinear
 from qmamba.nn.ss2d import ROUTES
+from qmamba.ops.channel_last import weighted_sum
+from qmamba.ops.dispatch import kernel_is_live
 from qmamba.ops.integer import IntegerCall
-from qmamba.ops.kernel import unavailable_reason
 from qmamba.ops.memory import kept_memory
-from qmamba.ops.weighted_sum import weighted_sum
 
 _USUAL_SIDE = 64
 _FLOAT = 4
@@ -166,7 +166,7 @@ class _Block:
         self._attention = Attention(cast(ChannelAttention, attention), dtype)
         self._skip = block.skip_scale.detach().to(dtype, copy=True)
         self._skip2 = block.skip_scale2.detach().to(dtype, copy=True)
-        self._one_pass = dtype == torch.float32 and unavailable_reason() is None
+        self._one_pass = dtype == torch.float32 and kernel_is_live()
 
     def __call__(self, x: Tensor) -> Tensor:
         normalised = self._norm(x)

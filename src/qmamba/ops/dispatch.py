@@ -78,6 +78,16 @@ def _describe(name: str) -> str:
     }[name]
 
 
+def kernel_is_live() -> bool:
+    """Whether the C++ kernel is what runs on the CPU now.
+
+    Raises:
+        BackendError: ``QMAMBA_BACKEND`` names an unknown implementation.
+    """
+    wanted = ("native", "cpu", True)
+    return any((row.name, row.device, row.live) == wanted for row in backends())
+
+
 @torch.compiler.assume_constant_result
 def _unavailable_reason(name: str, device: str) -> str | None:
     if device == "cuda" and not torch.cuda.is_available():

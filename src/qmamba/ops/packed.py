@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmamba.ops.dispatch import backends, ss2d
+from qmamba.ops.dispatch import kernel_is_live, ss2d
 from qmamba.ops.kernel import PackedParameters, ScanCall, load_kernel
 
 
@@ -29,10 +29,7 @@ def inference_scan(
     Raises:
         BackendError: ``QMAMBA_BACKEND`` names an unknown implementation.
     """
-    is_native = any(
-        (row.name, row.device, row.live) == ("native", "cpu", True) for row in backends()
-    )
-    kind = PackedScan if is_native else UnpackedScan
+    kind = PackedScan if kernel_is_live() else UnpackedScan
     return kind(dt_weight, dt_bias, A, D, norm=norm, merge=merge)
 
 

@@ -25,8 +25,8 @@ from qmamba.models.qmamba import QMamba, Stage
 from qmamba.nn import ChannelAttention, ChannelAttentionBlock, ResidualGroup, ScaledSkipBlock
 from qmamba.nn.blocks import VSSBlock
 from qmamba.ops.buffers import Buffers
+from qmamba.ops.channel_last import weighted_sum
 from qmamba.ops.kernel import unavailable_reason
-from qmamba.ops.weighted_sum import weighted_sum
 from qmamba.quantization.deployed_layers import Chain, NotDeployable, linear
 from qmamba.quantization.deployed_scan import Mixer
 from qmamba.quantization.layers import FrozenTensor

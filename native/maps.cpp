@@ -1,0 +1,105 @@
+// Passes over channel-last maps, for one instruction set.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "maps.h"
+#include "variant.h"
+
+namespace QMAMBA_JOIN(qmamba_maps_, QMAMBA_VARIANT) {
+
+#include "simd.h"
+#include "lanes.h"
+
+template <class Body>
+static void run(qmamba_parallel_for parallel_for, int64_t count, int64_t grain, const Body& body) {
+  parallel_for(
+      0, count, grain,
+      [](int64_t begin, int64_t end, void* context) { (*(const Body*)context)(begin, end); },
+      (void*)&body);
+}
+
+// Numbers that are worth a thread.
+constexpr int64_t kGrain = 32768;
+
+static void weighted_sum(const qmamba_weighted_sum& call, qmamba_parallel_for parallel_for) {
+  const int64_t channels = call.channels, grain = std::max<int64_t>(1, kGrain / channels);
+  run(parallel_for, call.batch * call.pixels, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++) {
+      const float* z_weight = call.z_weight + row / call.pixels * channels;
+      for (int64_t c = 0; c < channels; c += W) {
+        const int count = (int)std::min<int64_t>(W, channels - c);
+        const int64_t place = row * channels + c;
+        const vfloat x = load_first(call.x + place, count) * load_first(call.x_weight + c, count);
+        const vfloat z = load_first(call.z + place, count) * load_first(z_weight + c, count);
+        store_first(call.y + place, x + z, count);
+      }
+    }
+  });
+}
+
+// At most W rows. Each phase goes through all of them, because one row alone is a chain of operations
+// that wait for each other.
+template <class T>
+static void normalise(const qmamba_layer_norm& call, int64_t first, int64_t number) {
+  const int64_t channels = call.channels, whole = channels / W * W;
+  const int rest = (int)(channels - whole);
+  const T* x = (const T*)call.x + first * channels;
+  T* y = (T*)call.y + first * channels;
+  vfloat totals[W] = {}, squares[W] = {};
+  for (int64_t r = 0; r < number; r++) {
+    const T* row = x + r * channels;
+    for (int64_t c = 0; c < whole; c += W) totals[r] += load(row + c);
+    if (rest) totals[r] += load_part(row + whole, rest);
+  }
+  float mean[W], scale[W];
+  store(mean, fold<Sum>(totals) / (float)channels);
+  for (int64_t r = 0; r < number; r++) {
+    const T* row = x + r * channels;
+    for (int64_t c = 0; c < whole; c += W) {
+      const vfloat centred = load(row + c) - mean[r];
+      squares[r] += centred * centred;
+    }
+    if (rest) {
+      const vfloat centred = load_part(row + whole, rest) - mean[r];
+      squares[r] += (vfloat)((vint)(centred * centred) & first_lanes(rest));
+    }
+  }
+  store(scale, 1.0f / square_root(fold<Sum>(squares) / (float)channels + call.epsilon));
+  for (int64_t r = 0; r < number; r++) {
+    const T* row = x + r * channels;
+    T* to = y + r * channels;
+    for (int64_t c = 0; c < whole; c += W)
+      store(to + c, (load(row + c) - mean[r]) * (load(call.weight + c) * scale[r]) +
+                        load(call.bias + c));
+    if (rest) {
+      const vfloat weight = load_part(call.weight + whole, rest) * scale[r];
+      const vfloat centred = load_part(row + whole, rest) - mean[r];
+      store_part(to + whole, centred * weight + load_part(call.bias + whole, rest), rest);
+    }
+  }
+}
+
+static void layer_norm(const qmamba_layer_norm& call, qmamba_parallel_for parallel_for) {
+  const int64_t grain = std::max<int64_t>(1, kGrain / call.channels);
+  // Rows that are read three times and stay in the cache meanwhile.
+  const int64_t together = std::max<int64_t>(1, std::min<int64_t>(W, 8192 / call.channels));
+  run(parallel_for, call.rows, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row += together) {
+      const int64_t number = std::min(together, end - row);
+      if (call.dtype == QMAMBA_BFLOAT16) normalise<bfloat16>(call, row, number);
+      else normalise<float>(call, row, number);
+    }
+  });
+}
+
+}  // namespace
+
+#define QMAMBA_MAP_PASS(pass)                                               \
+  extern "C" void QMAMBA_JOIN(qmamba_##pass##_, QMAMBA_VARIANT)(            \
+      const qmamba_##pass* call, qmamba_parallel_for parallel_for) {        \
+    QMAMBA_JOIN(qmamba_maps_, QMAMBA_VARIANT)::pass(*call, parallel_for);   \
+  }
+QMAMBA_MAP_PASS(weighted_sum)
+QMAMBA_MAP_PASS(layer_norm)
