@@ -127,7 +127,7 @@ def _quantized() -> Iterator[Goal]:
         scans = {(row["scan"], row["way"]): row["median_ms"] for row in results["quantized scans"]}
         taken = scans["light", "tables, 4 bits"]
         if operands:
-            taken += scans["light", "its operands onto their grids, 4 bits"]
+            taken += scans["light", "operands onto their grids, 4 bits"]
         return scans["light", "fp32"] / taken
 
     def network(results: Results) -> float:

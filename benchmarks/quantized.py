@@ -41,7 +41,9 @@ from qmamba.quantization.pictures import calibration_inputs
 
 NETWORKS = {
     "mambair-nano-x2": 128,
+    "mambair-nano-x4": 128,
     "mambair-nano-denoise": 128,
+    "mambair-nano-jpeg": 128,
     "mambair-light-x2": 64,
     "mambair-light-x4": 64,
     "mambair-classic-x4": 64,

@@ -1,4 +1,4 @@
-"""Put the tables of docs/quantization.md in place, from the JSON of the benchmarks alone.
+"""Put tables into docs/quantization.md and docs/results.md, from the JSON of the benchmarks alone.
 
     python -m benchmarks.quantized_page
 
@@ -20,7 +20,7 @@ sys.path.insert(0, str(HERE))
 from goals import Rows  # noqa: E402
 from render import milliseconds, put, spread, table  # noqa: E402
 
-PAGE = HERE.parent / "docs" / "quantization.md"
+DOCS = HERE.parent / "docs"
 
 
 def kib(count: float) -> str:
@@ -91,27 +91,35 @@ def agreement_table(rows: Rows) -> str:
     )
 
 
-TABLES: dict[str, tuple[str, str, Callable[[Rows], str]]] = {
-    "agreement": ("deployed_agreement", "rows", agreement_table),
-    "sizes": ("packed_size", "rows", size_table),
-    "cost": ("quantized", "networks", cost_table),
-    "scans": ("quantized", "scans", scan_table),
+def nano_table(rows: Rows) -> str:
+    """The costs of the networks whose trained weights are in the package."""
+    return cost_table([row for row in rows if row["model"].startswith("mambair-nano")])
+
+
+TABLES: dict[str, tuple[str, str, str, Callable[[Rows], str]]] = {
+    "agreement": ("quantization", "deployed_agreement", "rows", agreement_table),
+    "sizes": ("quantization", "packed_size", "rows", size_table),
+    "cost": ("quantization", "quantized", "networks", cost_table),
+    "scans": ("quantization", "quantized", "scans", scan_table),
+    "nano cost": ("results", "quantized", "networks", nano_table),
 }
+"""Name of each place: its page, the JSON and the part of it, and what is made of that."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of JSON")
-    parser.add_argument("--page", type=Path, default=PAGE, help="Markdown with the places")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the pages")
     arguments = parser.parse_args()
-    page = arguments.page.read_text(encoding="utf-8")
-    for name, (source, part, draw) in TABLES.items():
-        path = arguments.results / f"{source}.json"
+    for name, (page, source, part, draw) in TABLES.items():
+        path, target = arguments.results / f"{source}.json", arguments.docs / f"{page}.md"
         if path.exists():
-            page = put(page, name, draw(json.loads(path.read_text())[part]))
+            text = put(
+                target.read_text(encoding="utf-8"), name, draw(json.loads(path.read_text())[part])
+            )
+            target.write_text(text, encoding="utf-8")
         else:
             print(f"{name} stays: {path.name} is not in {arguments.results}")
-    arguments.page.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":
