@@ -11,6 +11,7 @@
 namespace QMAMBA_JOIN(qmamba_integer_, QMAMBA_VARIANT) {
 
 #include "simd.h"
+#include "parallel.h"
 #include "lanes.h"
 #include "integer_product.h"
 #include "integer_rows.h"
@@ -49,23 +50,17 @@ static void run_block(const qmamba_integer_call& call, const IntegerScratch& scr
 
 template <class T>
 static void run(const qmamba_integer_call& call, int64_t tasks, qmamba_parallel_for parallel_for) {
-  auto body = [&](int64_t first_task, int64_t last_task) {
-    for (int64_t task = first_task; task < last_task; task++) {
-      const int64_t bytes = IntegerScratch(call, nullptr).bytes;
-      const IntegerScratch scratch(call, call.workspace + task * bytes);
-      const int64_t first = call.rows * task / tasks, last = call.rows * (task + 1) / tasks;
-      const int64_t blocks = (last - first + kRowBlock - 1) / kRowBlock;
-      for (int64_t block = 0; block < blocks; block++) {
-        const int64_t begin = first + (last - first) * block / blocks;
-        const int64_t end = first + (last - first) * (block + 1) / blocks;
-        run_block<T>(call, scratch, begin, end - begin);
-      }
+  run_each(parallel_for, tasks, [&](int64_t task) {
+    const int64_t bytes = IntegerScratch(call, nullptr).bytes;
+    const IntegerScratch scratch(call, call.workspace + task * bytes);
+    const int64_t first = call.rows * task / tasks, last = call.rows * (task + 1) / tasks;
+    const int64_t blocks = (last - first + kRowBlock - 1) / kRowBlock;
+    for (int64_t block = 0; block < blocks; block++) {
+      const int64_t begin = first + (last - first) * block / blocks;
+      const int64_t end = first + (last - first) * (block + 1) / blocks;
+      run_block<T>(call, scratch, begin, end - begin);
     }
-  };
-  using Body = decltype(body);
-  parallel_for(
-      0, tasks, 1,
-      [](int64_t begin, int64_t end, void* context) { (*(Body*)context)(begin, end); }, &body);
+  });
 }
 
 }  // namespace

@@ -10,22 +10,15 @@
 namespace QMAMBA_JOIN(qmamba_maps_, QMAMBA_VARIANT) {
 
 #include "simd.h"
+#include "parallel.h"
 #include "lanes.h"
-
-template <class Body>
-static void run(qmamba_parallel_for parallel_for, int64_t count, int64_t grain, const Body& body) {
-  parallel_for(
-      0, count, grain,
-      [](int64_t begin, int64_t end, void* context) { (*(const Body*)context)(begin, end); },
-      (void*)&body);
-}
 
 // Numbers that are worth a thread.
 constexpr int64_t kGrain = 32768;
 
 static void weighted_sum(const qmamba_weighted_sum& call, qmamba_parallel_for parallel_for) {
   const int64_t channels = call.channels, grain = std::max<int64_t>(1, kGrain / channels);
-  run(parallel_for, call.batch * call.pixels, grain, [&](int64_t begin, int64_t end) {
+  run_ranges(parallel_for, call.batch * call.pixels, grain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; row++) {
       const float* z_weight = call.z_weight + row / call.pixels * channels;
       for (int64_t c = 0; c < channels; c += W) {
@@ -85,7 +78,7 @@ static void layer_norm(const qmamba_layer_norm& call, qmamba_parallel_for parall
   const int64_t grain = std::max<int64_t>(1, kGrain / call.channels);
   // Rows that are read three times and stay in the cache meanwhile.
   const int64_t together = std::max<int64_t>(1, std::min<int64_t>(W, 8192 / call.channels));
-  run(parallel_for, call.rows, grain, [&](int64_t begin, int64_t end) {
+  run_ranges(parallel_for, call.rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; row += together) {
       const int64_t number = std::min(together, end - row);
       if (call.dtype == QMAMBA_BFLOAT16) normalise<bfloat16>(call, row, number);

@@ -11,6 +11,7 @@
 namespace QMAMBA_JOIN(qmamba_quantized_, QMAMBA_VARIANT) {
 
 #include "simd.h"
+#include "parallel.h"
 #include "lanes.h"
 #include "forward.h"
 #include "operands.h"
@@ -21,28 +22,17 @@ namespace QMAMBA_JOIN(qmamba_quantized_, QMAMBA_VARIANT) {
 #include "scan_finish.h"
 #include "depthwise.h"
 
-template <class Body>
-static void run(qmamba_parallel_for parallel_for, int64_t count, int64_t grain, const Body& body) {
-  auto range = [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) body(i);
-  };
-  using Range = decltype(range);
-  parallel_for(
-      0, count, grain,
-      [](int64_t begin, int64_t end, void* context) { (*(Range*)context)(begin, end); }, &range);
-}
-
 static void operand(const qmamba_operand& call, qmamba_parallel_for parallel_for) {
   const int64_t tasks = call.images * kParts;
   if (call.rule.weights) {
-    run(parallel_for, tasks, 1, [&](int64_t i) { operand_moments(call, i / kParts, i % kParts); });
+    run_each(parallel_for, tasks, [&](int64_t i) { operand_moments(call, i / kParts, i % kParts); });
     for (int64_t image = 0; image < call.images; image++)
       call.rule.grids[image] =
           dynamic_grid(call.partial + image * kParts * 4, (double)call.rows * (double)call.count,
                        call.x[image * call.image_stride], call.rule);
   }
   if (call.values || call.codes)
-    run(parallel_for, tasks, 1, [&](int64_t i) { operand_codes(call, i / kParts, i % kParts); });
+    run_each(parallel_for, tasks, [&](int64_t i) { operand_codes(call, i / kParts, i % kParts); });
 }
 
 static void scan_operands(const qmamba_scan_operands& call, qmamba_parallel_for parallel_for) {
@@ -59,7 +49,7 @@ static void scan_operands(const qmamba_scan_operands& call, qmamba_parallel_for 
     pivot[QMAMBA_B] = numbers[call.rank];
     pivot[QMAMBA_C] = numbers[call.rank + call.states];
   }
-  run(parallel_for, call.batch * kParts, 1, [&](int64_t i) {
+  run_each(parallel_for, call.batch * kParts, [&](int64_t i) {
     scan_moments(call, i / kParts, i % kParts, pivots.get() + i / kParts * 4);
   });
   const double maps = (double)pixels * (double)call.routes;
@@ -70,7 +60,7 @@ static void scan_operands(const qmamba_scan_operands& call, qmamba_parallel_for 
       call.operands[which].grids[image] =
           dynamic_grid(call.partial + (which * call.batch + image) * kParts * 4, counts[which],
                        pivots[4 * image + which], call.operands[which]);
-  run(parallel_for, call.batch * kParts, 1,
+  run_each(parallel_for, call.batch * kParts,
       [&](int64_t i) { place_operands(call, i / kParts, i % kParts); });
 }
 
@@ -110,7 +100,7 @@ static void finish(const qmamba_quantized_scan& call, Partition cut, qmamba_para
     for (int64_t image = 0; image < scan.batch; image++)
       pivots[image] = first_result(call, cut, image, sums.get());
   }
-  run(parallel_for, scan.batch * kParts, 1, [&](int64_t i) {
+  run_each(parallel_for, scan.batch * kParts, [&](int64_t i) {
     const int64_t image = i / kParts, part = i % kParts, first = image * scan.pixels;
     const int64_t end = first + scan.pixels * (part + 1) / kParts;
     std::unique_ptr<float[]> sums(new float[kRows * scan.padded]);
@@ -132,10 +122,10 @@ static void quantized_scan(const qmamba_quantized_scan& given, Partition cut,
   const qmamba_scan& scan = call.scan;
   const int64_t tiles = scan.padded / 16;
   const int64_t tables = call.lanes ? scan.batch * scan.routes * tiles : 0;
-  run(parallel_for, tables, 1, [&](int64_t i) {
+  run_each(parallel_for, tables, [&](int64_t i) {
     fill_tables(call, i / tiles / scan.routes, i / tiles % scan.routes, i % tiles * 16);
   });
-  run(parallel_for, scan.batch * cut.groups * cut.route_splits, 1, [&](int64_t task) {
+  run_each(parallel_for, scan.batch * cut.groups * cut.route_splits, [&](int64_t task) {
     const int64_t split = task % cut.route_splits;
     const Slice slice = slice_of(scan, cut.groups, task / cut.route_splits % cut.groups);
     const int64_t image = task / cut.route_splits / cut.groups;
@@ -155,7 +145,7 @@ static void depthwise(const qmamba_depthwise& call, qmamba_parallel_for parallel
   // The rows that a part shares with the next one are put on their grid twice.
   const int64_t most = call.height / std::max<int64_t>(1, 6 * reach);
   const int64_t parts = std::min(kParts, std::max<int64_t>(1, most));
-  run(parallel_for, call.batch * parts, 1, [&](int64_t i) {
+  run_each(parallel_for, call.batch * parts, [&](int64_t i) {
     std::unique_ptr<float[]> ring(new float[size]);
     if (call.side == 3) depthwise_part<3>(call, i / parts, i % parts, parts, ring.get());
     else depthwise_part<0>(call, i / parts, i % parts, parts, ring.get());

@@ -10,6 +10,7 @@
 namespace QMAMBA_JOIN(qmamba_, QMAMBA_VARIANT) {
 
 #include "simd.h"
+#include "parallel.h"
 #include "forward.h"
 #include "backward.h"
 
@@ -33,13 +34,6 @@ class Scratch {
     default: call(0);            \
   }
 
-template <class Body>
-static void run(qmamba_parallel_for parallel_for, int64_t count, int64_t grain, Body& body) {
-  parallel_for(
-      0, count, grain,
-      [](int64_t begin, int64_t end, void* context) { (*(Body*)context)(begin, end); }, &body);
-}
-
 template <class T>
 static void forward(const qmamba_scan& scan, Partition cut, qmamba_parallel_for parallel_for) {
   auto tasks = [&](int64_t begin, int64_t end) {
@@ -58,13 +52,13 @@ static void forward(const qmamba_scan& scan, Partition cut, qmamba_parallel_for 
 #undef QMAMBA_FORWARD
     }
   };
-  run(parallel_for, scan.batch * cut.groups * cut.route_splits, 1, tasks);
+  run_ranges(parallel_for, scan.batch * cut.groups * cut.route_splits, 1, tasks);
   if (!scan.merged) return;
   auto rows = [&](int64_t begin, int64_t end) {
     Scratch sums(scan.padded);
     merge_rows<T>(scan, cut, begin, end, sums.begin());
   };
-  run(parallel_for, scan.batch * scan.pixels, std::max<int64_t>(1, 16384 / scan.channels), rows);
+  run_ranges(parallel_for, scan.batch * scan.pixels, std::max<int64_t>(1, 16384 / scan.channels), rows);
 }
 
 template <class T>
@@ -87,11 +81,11 @@ static void backward(const qmamba_scan& scan, Partition cut, qmamba_parallel_for
 #undef QMAMBA_BACKWARD
     }
   };
-  run(parallel_for, scan.batch * groups, 1, tasks);
+  run_ranges(parallel_for, scan.batch * groups, 1, tasks);
   auto rows = [&](int64_t begin, int64_t end) {
     finish_rows<T>(scan, groups, grad_rows, begin, end);
   };
-  run(parallel_for, scan.batch * scan.pixels, std::max<int64_t>(1, 16384 / scan.channels), rows);
+  run_ranges(parallel_for, scan.batch * scan.pixels, std::max<int64_t>(1, 16384 / scan.channels), rows);
 }
 
 }  // namespace

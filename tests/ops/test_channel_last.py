@@ -16,14 +16,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(params=sorted(kernel.LANES))
-def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = kernel.load_kernel()
-    if kernel.LANES[request.param] > loaded.library.qmamba_lanes():
-        pytest.skip(f"this processor has no {request.param}")
-    monkeypatch.setattr(loaded, "lanes", kernel.LANES[request.param])
-
-
 @pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 5, 16), (1, 7, 2, 37), (3, 4, 4, 60)])
 def test_each_map_has_its_weights(shape: tuple[int, int, int, int]) -> None:

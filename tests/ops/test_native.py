@@ -28,16 +28,6 @@ pytestmark = pytest.mark.skipif(
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 
 
-@pytest.fixture(params=sorted(kernel.LANES))
-def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the test once with each variant of the kernel that this processor can run."""
-    loaded = kernel.load_kernel()
-    if kernel.LANES[request.param] > loaded.library.qmamba_lanes():
-        pytest.skip(f"this processor has no {request.param}")
-    monkeypatch.setattr(loaded, "lanes", kernel.LANES[request.param])
-    return str(request.param)
-
-
 def over_map(function: Callable[..., Tensor], routes: Tensor, merge: bool) -> Callable[..., Tensor]:
     def call(x: Tensor, projected: Tensor, *parameters: Tensor) -> Tensor:
         return function(x, projected, routes, *parameters, merge)

@@ -26,15 +26,6 @@ needs_kernel = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(params=sorted(kernel.LANES))
-def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    loaded = kernel.load_kernel()
-    if kernel.LANES[request.param] > loaded.library.qmamba_lanes():
-        pytest.skip(f"this processor has no {request.param}")
-    monkeypatch.setattr(loaded, "lanes", kernel.LANES[request.param])
-    return str(request.param)
-
-
 class Case:
     """One scan; all its operands follow the image, or all have fixed grids."""
 
