@@ -29,14 +29,13 @@ class GridSteps {
   bool padded_ = false;
 };
 
-static void computed_task(const qmamba_quantized_scan& call, int64_t image, int64_t first_route,
-                          int64_t last_route, Slice slice, float* sum) {
+static void computed_task(const qmamba_quantized_scan& call, const Task& task) {
   const qmamba_scan& scan = call.scan;
   const int64_t row = scan.rank + 2 * scan.states;
   std::unique_ptr<float[]> state(new float[(scan.states + 3) * scan.padded + 2 * row + 4 * W]);
-  const GridSteps steps(Levels(call.steps, image));
+  const GridSteps steps(Levels(call.steps, task.image));
 #define QMAMBA_COMPUTED_TASK(n) \
-  forward_task<n, float>(scan, steps, image, first_route, last_route, slice, sum, state.get())
+  forward_task<n, float>(scan, steps, task, state.get())
   switch (scan.states) {
     case 1: QMAMBA_COMPUTED_TASK(1); break;
     case 16: QMAMBA_COMPUTED_TASK(16); break;

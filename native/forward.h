@@ -27,6 +27,32 @@ static Slice slice_of(const qmamba_scan& scan, int64_t groups, int64_t group) {
   return {first, (int)used, used ? (int)(live - (used - 1) * W) : 0};
 }
 
+// Where the private accumulator of one task starts in the workspace: groups are contiguous blocks
+// of (pixels, width), so that two threads never share a line.
+static float* accumulator(const qmamba_scan& scan, int64_t plane, Slice slice) {
+  return scan.workspace + (plane * scan.padded + slice.first) * scan.pixels;
+}
+
+// What one task owns: all routes of some channels of an image, or one route of them.
+struct Task {
+  int64_t image, first_route, last_route;
+  Slice slice;
+  float* sum;  // the private accumulator (pixels, slice width) of a merged scan
+
+  Task(const qmamba_scan& scan, Partition cut, int64_t index) {
+    const int64_t split = index % cut.route_splits;
+    slice = slice_of(scan, cut.groups, index / cut.route_splits % cut.groups);
+    image = index / cut.route_splits / cut.groups;
+    first_route = scan.routes * split / cut.route_splits;
+    last_route = scan.routes * (split + 1) / cut.route_splits;
+    sum = accumulator(scan, image * cut.route_splits + split, slice);
+  }
+};
+
+static int64_t tasks_of(const qmamba_scan& scan, Partition cut) {
+  return scan.batch * cut.groups * cut.route_splits;
+}
+
 // Time steps that are taken as they are computed. A quantised network has another such class.
 struct AnySteps {
   QMAMBA_INLINE_MEMBER void enter(const int64_t*) {}
@@ -54,12 +80,11 @@ QMAMBA_INLINE void raw_time_step(const qmamba_scan& scan, const Steps& steps, co
   steps.finish(raw, bias);
 }
 
-// One task. `sum` is the private accumulator (pixels, slice width) of a merged scan; an unmerged
-// scan writes each route, skip term included, to its own place in y.
+// One task. An unmerged scan writes each route, skip term included, to its own place in y.
 template <int States, class T, class Steps>
-static void forward_task(const qmamba_scan& scan, Steps time_steps, int64_t image,
-                         int64_t first_route, int64_t last_route, Slice slice, float* sum,
+static void forward_task(const qmamba_scan& scan, Steps time_steps, const Task& task,
                          float* state) {
+  const auto [image, first_route, last_route, slice, sum] = task;
   const int states = States > 0 ? States : (int)scan.states;
   const int64_t row = scan.rank + 2 * scan.states, width = slice.width();
   const int64_t segments = (scan.steps + kSegment - 1) / kSegment;
@@ -160,12 +185,6 @@ static void forward_task(const qmamba_scan& scan, Steps time_steps, int64_t imag
       }
     }
   }
-}
-
-// Where the private accumulator of one task starts in the workspace: groups are contiguous blocks
-// of (pixels, width), so that two threads never share a line.
-static float* accumulator(const qmamba_scan& scan, int64_t plane, Slice slice) {
-  return scan.workspace + (plane * scan.padded + slice.first) * scan.pixels;
 }
 
 template <class T>

@@ -40,25 +40,15 @@ static void copy_patch(const qmamba_integer_call& call, int64_t index, Row outsi
     }
 }
 
-// Layer norm of up to W rows that are zero after `count`, and stay so. Each phase goes through all
-// rows, because one row alone is a chain of operations that wait for each other.
+// Layer norm of up to W rows that are zero after `count`, and stay so.
 static void normalise(const qmamba_integer_call& call, float* rows, int64_t stride, int number) {
   const int64_t count = call.first.inputs;
-  vfloat totals[W] = {}, squares[W] = {};
+  const auto read = [&](int64_t r, int64_t i, int) QMAMBA_ALWAYS_INLINE {
+    return load(rows + r * stride + i);
+  };
   float mean[W], scale[W];
-  for (int r = 0; r < number; r++)
-    for (int64_t i = 0; i < count; i += W) totals[r] += load(rows + r * stride + i);
-  store(mean, fold<Sum>(totals) / (float)count);
-  for (int r = 0; r < number; r++) {
-    const float* row = rows + r * stride;
-    for (int64_t i = 0; i < count; i += W) {
-      const vfloat centred = load(row + i) - mean[r];
-      const vfloat kept = i + W <= count ? centred
-                                         : (vfloat)((vint)centred & first_lanes((int)(count - i)));
-      squares[r] += kept * kept;
-    }
-  }
-  store(scale, 1.0f / square_root(fold<Sum>(squares) / (float)count + call.norm_epsilon));
+  store(mean, row_means(number, count, read));
+  store(scale, inverse_deviations(number, count, call.norm_epsilon, mean, read));
   for (int64_t i = 0; i < count; i += W) {
     const int live = (int)std::min<int64_t>(W, count - i);
     const vfloat weight = load_first(call.norm_weight + i, live);
@@ -130,8 +120,7 @@ static void quantise_on(Grid* grids, int32_t highest, const float* rows, int64_t
       store_codes(codes + r * code_stride + i, code);
     }
   }
-  // A product with the inverse may end up on the other side of the middle between two codes.
-  for (int r = 0; r < number && any_above(worst, 0.4999f); r++)
+  for (int r = 0; r < number && any_above(worst, kNearMiddle); r++)
     for (int64_t i = 0; i < count; i += W) {
       const vfloat code = (load(rows + r * stride + i) + grids[r].offset) / grids[r].scale;
       store_codes(codes + r * code_stride + i, least(greatest(code, zero), most));

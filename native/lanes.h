@@ -59,6 +59,10 @@ QMAMBA_INLINE void store_first(float* p, vfloat v, int count) {
 // To the nearest whole number, ties to even, of numbers below 2^22.
 QMAMBA_INLINE vfloat nearest(vfloat v) { return (v + 12582912.0f) - 12582912.0f; }
 
+// A product with the inverse of a step that is this far from its whole number may lie on the other side
+// of the middle between two of them, and is taken again by division.
+constexpr float kNearMiddle = 0.4999f;
+
 QMAMBA_INLINE bool any_above(vfloat v, float bound) {
 #if W == 16
   return _mm512_cmp_ps_mask((__m512)v, _mm512_set1_ps(bound), _CMP_GT_OQ) != 0;
@@ -124,4 +128,30 @@ template <class Operation>
 QMAMBA_INLINE vfloat fold(const vfloat vectors[W]) {
   return fold_leaves<Operation>(
       [&](auto i) QMAMBA_ALWAYS_INLINE { return vectors[decltype(i)::value]; });
+}
+
+// What a layer norm takes from up to W rows of `count` numbers. Each phase goes through all rows,
+// because one row alone is a chain of operations that wait for each other. `read(row, i, live)` gives
+// the numbers from i on, of which the first `live` lanes are in the row.
+template <class Read>
+QMAMBA_INLINE vfloat row_means(int64_t number, int64_t count, const Read& read) {
+  vfloat totals[W] = {};
+  for (int64_t r = 0; r < number; r++)
+    for (int64_t i = 0; i < count; i += W)  // lanes behind the row are zero here
+      totals[r] += read(r, i, (int)std::min<int64_t>(W, count - i));
+  return fold<Sum>(totals) / (float)count;
+}
+template <class Read>
+QMAMBA_INLINE vfloat inverse_deviations(int64_t number, int64_t count, float epsilon,
+                                        const float* means, const Read& read) {
+  vfloat squares[W] = {};
+  for (int64_t r = 0; r < number; r++)
+    for (int64_t i = 0; i < count; i += W) {
+      const int live = (int)std::min<int64_t>(W, count - i);
+      const vfloat centred = read(r, i, live) - means[r];
+      const vfloat kept =
+          live == W ? centred : (vfloat)((vint)centred & first_lanes(live));
+      squares[r] += kept * kept;
+    }
+  return 1.0f / square_root(fold<Sum>(squares) / (float)count + epsilon);
 }

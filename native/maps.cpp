@@ -32,34 +32,19 @@ static void weighted_sum(const qmamba_weighted_sum& call, qmamba_parallel_for pa
   });
 }
 
-// At most W rows. Each phase goes through all of them, because one row alone is a chain of operations
-// that wait for each other.
+// At most W rows.
 template <class T>
 static void normalise(const qmamba_layer_norm& call, int64_t first, int64_t number) {
   const int64_t channels = call.channels, whole = channels / W * W;
   const int rest = (int)(channels - whole);
   const T* x = (const T*)call.x + first * channels;
   T* y = (T*)call.y + first * channels;
-  vfloat totals[W] = {}, squares[W] = {};
-  for (int64_t r = 0; r < number; r++) {
-    const T* row = x + r * channels;
-    for (int64_t c = 0; c < whole; c += W) totals[r] += load(row + c);
-    if (rest) totals[r] += load_part(row + whole, rest);
-  }
+  const auto read = [&](int64_t r, int64_t c, int live) QMAMBA_ALWAYS_INLINE {
+    return load_part(x + r * channels + c, live);
+  };
   float mean[W], scale[W];
-  store(mean, fold<Sum>(totals) / (float)channels);
-  for (int64_t r = 0; r < number; r++) {
-    const T* row = x + r * channels;
-    for (int64_t c = 0; c < whole; c += W) {
-      const vfloat centred = load(row + c) - mean[r];
-      squares[r] += centred * centred;
-    }
-    if (rest) {
-      const vfloat centred = load_part(row + whole, rest) - mean[r];
-      squares[r] += (vfloat)((vint)(centred * centred) & first_lanes(rest));
-    }
-  }
-  store(scale, 1.0f / square_root(fold<Sum>(squares) / (float)channels + call.epsilon));
+  store(mean, row_means(number, channels, read));
+  store(scale, inverse_deviations(number, channels, call.epsilon, mean, read));
   for (int64_t r = 0; r < number; r++) {
     const T* row = x + r * channels;
     T* to = y + r * channels;
@@ -89,10 +74,5 @@ static void layer_norm(const qmamba_layer_norm& call, qmamba_parallel_for parall
 
 }  // namespace
 
-#define QMAMBA_MAP_PASS(pass)                                               \
-  extern "C" void QMAMBA_JOIN(qmamba_##pass##_, QMAMBA_VARIANT)(            \
-      const qmamba_##pass* call, qmamba_parallel_for parallel_for) {        \
-    QMAMBA_JOIN(qmamba_maps_, QMAMBA_VARIANT)::pass(*call, parallel_for);   \
-  }
-QMAMBA_MAP_PASS(weighted_sum)
-QMAMBA_MAP_PASS(layer_norm)
+QMAMBA_EXPORT_PASS(maps, weighted_sum)
+QMAMBA_EXPORT_PASS(maps, layer_norm)

@@ -18,9 +18,6 @@ QMAMBA_INLINE vint whole_numbers(vfloat v) {
   return (vint)(v + 12582912.0f) & 0x3fffff;  // from 1.5 * 2^23 on, the last bits count
 }
 
-// A quotient that is this far from its code is taken again by division.
-constexpr float kNearMiddle = 0.4999f;
-
 // A grid as vector code needs it.
 struct Levels {
   float inverse, scale, offset, lowest, highest, first, last;

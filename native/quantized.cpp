@@ -61,7 +61,7 @@ static void scan_operands(const qmamba_scan_operands& call, qmamba_parallel_for 
           dynamic_grid(call.partial + (which * call.batch + image) * kParts * 4, counts[which],
                        pivots[4 * image + which], call.operands[which]);
   run_each(parallel_for, call.batch * kParts,
-      [&](int64_t i) { place_operands(call, i / kParts, i % kParts); });
+           [&](int64_t i) { place_operands(call, i / kParts, i % kParts); });
 }
 
 // What a scan reads of its constants, behind the tables: the weights and the bias of the steps, the
@@ -116,7 +116,7 @@ static void finish(const qmamba_quantized_scan& call, Partition cut, qmamba_para
 }
 
 static void quantized_scan(const qmamba_quantized_scan& given, Partition cut,
-                       qmamba_parallel_for parallel_for) {
+                           qmamba_parallel_for parallel_for) {
   qmamba_quantized_scan call = given;
   read_constants(call);
   const qmamba_scan& scan = call.scan;
@@ -125,15 +125,10 @@ static void quantized_scan(const qmamba_quantized_scan& given, Partition cut,
   run_each(parallel_for, tables, [&](int64_t i) {
     fill_tables(call, i / tiles / scan.routes, i / tiles % scan.routes, i % tiles * 16);
   });
-  run_each(parallel_for, scan.batch * cut.groups * cut.route_splits, [&](int64_t task) {
-    const int64_t split = task % cut.route_splits;
-    const Slice slice = slice_of(scan, cut.groups, task / cut.route_splits % cut.groups);
-    const int64_t image = task / cut.route_splits / cut.groups;
-    const int64_t first = scan.routes * split / cut.route_splits;
-    const int64_t last = scan.routes * (split + 1) / cut.route_splits;
-    float* sum = accumulator(scan, image * cut.route_splits + split, slice);
-    if (call.lanes) table_task(call, image, first, last, slice, sum);
-    else computed_task(call, image, first, last, slice, sum);
+  run_each(parallel_for, tasks_of(scan, cut), [&](int64_t i) {
+    const Task task(scan, cut, i);
+    if (call.lanes) table_task(call, task);
+    else computed_task(call, task);
   });
   if (scan.merged) finish(call, cut, parallel_for);
 }
@@ -154,17 +149,11 @@ static void depthwise(const qmamba_depthwise& call, qmamba_parallel_for parallel
 
 }  // namespace
 
-#define QMAMBA_QUANTIZED_PASS(pass)                                              \
-  extern "C" void QMAMBA_JOIN(qmamba_##pass##_, QMAMBA_VARIANT)(             \
-      const qmamba_##pass* call, qmamba_parallel_for parallel_for) {         \
-    QMAMBA_JOIN(qmamba_quantized_, QMAMBA_VARIANT)::pass(*call, parallel_for);   \
-  }
-QMAMBA_QUANTIZED_PASS(operand)
-QMAMBA_QUANTIZED_PASS(scan_operands)
-QMAMBA_QUANTIZED_PASS(depthwise)
+QMAMBA_EXPORT_PASS(quantized, operand)
+QMAMBA_EXPORT_PASS(quantized, scan_operands)
+QMAMBA_EXPORT_PASS(quantized, depthwise)
 
-extern "C" void QMAMBA_JOIN(qmamba_quantized_scan_, QMAMBA_VARIANT)(const qmamba_quantized_scan* call,
-                                                                Partition cut,
-                                                                qmamba_parallel_for parallel_for) {
+extern "C" void QMAMBA_JOIN(qmamba_quantized_scan_, QMAMBA_VARIANT)(
+    const qmamba_quantized_scan* call, Partition cut, qmamba_parallel_for parallel_for) {
   QMAMBA_JOIN(qmamba_quantized_, QMAMBA_VARIANT)::quantized_scan(*call, cut, parallel_for);
 }

@@ -37,21 +37,6 @@ static vfloat merge(const qmamba_quantized_scan& call, Partition cut, int64_t be
   return fold<Sum>(totals) / (float)scan.channels;
 }
 
-// 1 / deviation of each row.
-static vfloat inverse_deviations(const qmamba_scan& scan, int64_t number, const float* sums,
-                                 const float* means) {
-  vfloat squares[kRows] = {};
-  for (int64_t channel = 0; channel < scan.channels; channel += W) {
-    const vint alive = first_lanes((int)std::min<int64_t>(W, scan.channels - channel));
-    for (int64_t r = 0; r < number; r++) {
-      const vfloat centred = load(sums + r * scan.padded + channel) - means[r];
-      const vfloat kept = (vfloat)((vint)centred & alive);
-      squares[r] += kept * kept;
-    }
-  }
-  return 1.0f / square_root(fold<Sum>(squares) / (float)scan.channels + scan.norm_epsilon);
-}
-
 // Fetches what the rows after these will be made of, and the gate of these, which is read last.
 QMAMBA_INLINE void prefetch_rows(const qmamba_quantized_scan& call, int64_t begin, int64_t number) {
   const qmamba_scan& scan = call.scan;
@@ -74,7 +59,12 @@ static void finish_rows(const qmamba_quantized_scan& call, Partition cut, int64_
   float means[kRows], inverse[kRows];
   prefetch_rows(call, begin, number);
   store(means, merge(call, cut, begin, number, sums));
-  if (scan.norm_weight) store(inverse, inverse_deviations(scan, number, sums, means));
+  if (scan.norm_weight) {
+    const auto read = [&](int64_t r, int64_t i, int) QMAMBA_ALWAYS_INLINE {
+      return load(sums + r * scan.padded + i);
+    };
+    store(inverse, inverse_deviations(number, scan.channels, scan.norm_epsilon, means, read));
+  }
   for (int64_t channel = 0; channel < scan.channels; channel += W) {
     const int count = (int)std::min<int64_t>(W, scan.channels - channel);
     vfloat weight, bias;

@@ -39,20 +39,14 @@ static void forward(const qmamba_scan& scan, Partition cut, qmamba_parallel_for 
   auto tasks = [&](int64_t begin, int64_t end) {
     const int64_t row = scan.rank + 2 * scan.states;
     Scratch scratch((scan.states + 3) * scan.padded + 2 * row + 4 * W);
-    for (int64_t task = begin; task < end; task++) {
-      const int64_t split = task % cut.route_splits;
-      const Slice slice = slice_of(scan, cut.groups, task / cut.route_splits % cut.groups);
-      const int64_t image = task / cut.route_splits / cut.groups;
-      const int64_t first = scan.routes * split / cut.route_splits;
-      const int64_t last = scan.routes * (split + 1) / cut.route_splits;
-      float* sum = accumulator(scan, image * cut.route_splits + split, slice);
-#define QMAMBA_FORWARD(n) \
-  forward_task<n, T>(scan, AnySteps(), image, first, last, slice, sum, scratch.begin())
+    for (int64_t i = begin; i < end; i++) {
+      const Task task(scan, cut, i);
+#define QMAMBA_FORWARD(n) forward_task<n, T>(scan, AnySteps(), task, scratch.begin())
       QMAMBA_WITH_STATES(QMAMBA_FORWARD)
 #undef QMAMBA_FORWARD
     }
   };
-  run_ranges(parallel_for, scan.batch * cut.groups * cut.route_splits, 1, tasks);
+  run_ranges(parallel_for, tasks_of(scan, cut), 1, tasks);
   if (!scan.merged) return;
   auto rows = [&](int64_t begin, int64_t end) {
     Scratch sums(scan.padded);

@@ -228,8 +228,8 @@ static void scan_tile(const Tile& tile, const Chunk<V>& chunk, float* saved) {
 }
 
 template <int V>
-static void table_task(const qmamba_quantized_scan& call, int64_t image, int64_t first_route,
-                       int64_t last_route, Slice slice, float* sum, float* states) {
+static void table_task(const qmamba_quantized_scan& call, const Task& task, float* states) {
+  const auto [image, first_route, last_route, slice, sum] = task;
   const int64_t size = V * W * W;
   Chunk<V> chunk;
   for (int64_t route = first_route; route < last_route; route++) {
@@ -248,12 +248,11 @@ static void table_task(const qmamba_quantized_scan& call, int64_t image, int64_t
 }
 
 // States fill at most two vectors of 16 lanes.
-static void table_task(const qmamba_quantized_scan& call, int64_t image, int64_t first_route,
-                       int64_t last_route, Slice slice, float* sum) {
+static void table_task(const qmamba_quantized_scan& call, const Task& task) {
   const int64_t vectors = (call.scan.states + W - 1) / W;
-  std::unique_ptr<float[]> states(new float[std::max(slice.vectors, 1) * 32 * W]);
+  std::unique_ptr<float[]> states(new float[std::max(task.slice.vectors, 1) * 32 * W]);
 #define QMAMBA_TABLE_TASK(n) \
-  table_task<n>(call, image, first_route, last_route, slice, sum, states.get())
+  table_task<n>(call, task, states.get())
   if (vectors == 1) QMAMBA_TABLE_TASK(1);
   else if (vectors == 2) QMAMBA_TABLE_TASK(2);
 #if W < 16

@@ -14,3 +14,10 @@
 
 #define QMAMBA_JOIN_(a, b) a##b
 #define QMAMBA_JOIN(a, b) QMAMBA_JOIN_(a, b)
+
+// The C name of a pass that a namespace of the unit defines.
+#define QMAMBA_EXPORT_PASS(unit, pass)                                         \
+  extern "C" void QMAMBA_JOIN(qmamba_##pass##_, QMAMBA_VARIANT)(               \
+      const qmamba_##pass* call, qmamba_parallel_for parallel_for) {           \
+    QMAMBA_JOIN(qmamba_##unit##_, QMAMBA_VARIANT)::pass(*call, parallel_for);  \
+  }
