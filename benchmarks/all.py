@@ -64,7 +64,7 @@ def clock(seconds: float) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("-o", "--out", type=Path, default=HERE / "results", help="folder of JSON")
-    parser.add_argument("--photographs", type=Path, help="rated pictures for score_agreement.py")
+    parser.add_argument("--photographs", type=Path, help="rated images for score_agreement.py")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="a few rounds each: do they run?")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="parts to run; see --list")

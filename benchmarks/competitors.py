@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from qmamba.ops import scan_routes
-from qmamba.ops.dispatch import BACKEND_VARIABLE
-from qmamba.ops.routes import gather_routes, scatter_routes
+from qmamba.ops.scan.dispatch import BACKEND_VARIABLE
+from qmamba.ops.scan.routes import gather_routes, scatter_routes
 
 BACKBONES = {
     "Swin-T": "swin_tiny_patch4_window7_224",

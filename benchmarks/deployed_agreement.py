@@ -1,8 +1,8 @@
-"""How far a deployed network is from the fake-quantised one, and that one from itself.
+"""How far a deployed network is from the fake-quantized one, and that one from itself.
 
-The embedded network of 4 bits, and its weights quantised once more to 2, 3, 4 and 8 bits, restore
+The embedded network of 4 bits, and its weights quantized once more to 2, 3, 4 and 8 bits, restore
 crops of the two photographs in `examples/`. Compared by peak signal-to-noise ratio with the
-fake-quantised network in float32 are: the deployed network, the fake-quantised one in float64, the
+fake-quantized network in float32 are: the deployed network, the fake-quantized one in float64, the
 same with an input that differs by one part in ten million, and full precision.
 
     python -m benchmarks.deployed_agreement -o benchmarks/results/deployed_agreement.json
@@ -26,9 +26,13 @@ sys.path.insert(0, str(HERE))
 
 from measure import write  # noqa: E402
 
+from qmamba.checkpoints import (
+    load,  # noqa: E402
+    save_quantized,  # noqa: E402
+)
 from qmamba.images import read_image, to_tensor  # noqa: E402
-from qmamba.models import MambaIR, ModelMetadata, load  # noqa: E402
-from qmamba.quantization import QuantConfig, calibrate, quantize_, save_quantized  # noqa: E402
+from qmamba.models import MambaIR, ModelMetadata
+from qmamba.quantization import QuantConfig, calibrate, quantize_
 
 NETWORK = "mambair-nano-x2-w4a4"
 BITS = (2, 3, 4, 8)
@@ -38,13 +42,13 @@ CROPS = ((0, 0, 63, 77), (40, 60, 96, 128))
 
 def photographs() -> list[Tensor]:
     """``(1, 3, height, width)`` each."""
-    pictures = [
+    images = [
         to_tensor(read_image(HERE.parent / "examples" / name).pixels)
         for name in ("cat.jpg", "coffee_small.png")
     ]
     return [
-        picture[None, :, top : top + height, left : left + width]
-        for picture in pictures
+        image[None, :, top : top + height, left : left + width]
+        for image in images
         for top, left, height, width in CROPS
     ]
 
@@ -63,18 +67,18 @@ def full_precision(model: Any) -> MambaIR:
 
 
 def decibels(actual: Tensor, expected: Tensor) -> float:
-    """With a peak of 1, of pictures cut to [0, 1]."""
+    """With a peak of 1, of images cut to [0, 1]."""
     error = (actual.double().clamp(0, 1) - expected.double().clamp(0, 1)).square().mean()
     return 10 * math.log10(1 / max(float(error), 1e-16))
 
 
-def compared(label: str, deployed: Any, full: MambaIR | None, pictures: list[Tensor]) -> Any:
-    """The least and the greatest ratio over all pictures, for each comparison."""
+def compared(label: str, deployed: Any, full: MambaIR | None, images: list[Tensor]) -> Any:
+    """The least and the greatest ratio over all images, for each comparison."""
     define = type(deployed).forward
     double = copy.deepcopy(deployed).double()
     generator = torch.Generator().manual_seed(0)
     found: dict[str, list[float]] = {}
-    for x in pictures:
+    for x in images:
         noise = 1 + 1e-7 * torch.randn(x.shape, generator=generator)
         expected = define(deployed, x)
         others = {
@@ -97,17 +101,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    pictures = photographs()
+    images = photographs()
     embedded = load(NETWORK)
     full = full_precision(embedded)
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-        rows = [compared("4, trained", embedded, None, pictures)]
+        rows = [compared("4, trained", embedded, None, images)]
         for bits in BITS:
             model: Any = quantize_(copy.deepcopy(full), QuantConfig(bits, bits, step="ptq"))
-            calibrate(model, pictures)
+            calibrate(model, images)
             path = Path(folder) / "m.safetensors"
             save_quantized(model, path, ModelMetadata(name="m"), rest="fp32")
-            rows.append(compared(str(bits), load(path), full, pictures))
+            rows.append(compared(str(bits), load(path), full, images))
     if arguments.out is not None:
         write(arguments.out, {"rows": rows})
 

@@ -1,7 +1,7 @@
 """Hand-made features and a support vector machine: the figure a learned model has to pass.
 
-Extracts the features of every picture of a scores.csv folder (columns image, mos, content_id,
-split; pictures under images/), chooses the hyper-parameters of an RBF support vector regression by
+Extracts the features of every image of a scores.csv folder (columns image, mos, content_id,
+split; images under images/), chooses the hyper-parameters of an RBF support vector regression by
 cross-validation over the contents of the train split, fits on that split and reports rank and
 linear correlation on the val split. Needs scikit-learn.
 
@@ -25,8 +25,8 @@ import torch
 from numpy.typing import NDArray
 
 from qmamba.errors import DataError, QMambaError
-from qmamba.evaluation.correlation import bootstrap_interval, plcc, rmse, srcc
-from qmamba.evaluation.statistics import (
+from qmamba.evaluation.metrics.correlation import bootstrap_interval, plcc, rmse, srcc
+from qmamba.evaluation.metrics.natural_scenes import (
     BRISQUE_NAMES,
     STATISTIC_NAMES,
     brisque_features,
@@ -47,7 +47,7 @@ GRID = {
 
 @dataclass(frozen=True)
 class Ratings:
-    """The rows of a scores.csv, one entry per picture in file order."""
+    """The rows of a scores.csv, one entry per image in file order."""
 
     folder: Path
     images: tuple[str, ...]
@@ -81,7 +81,7 @@ class Ratings:
 
 @dataclass(frozen=True)
 class Features:
-    """The feature tables of the pictures, rows in the order of the ratings."""
+    """The feature tables of the images, rows in the order of the ratings."""
 
     brisque: FloatArray
     brisque_plain: FloatArray
@@ -100,14 +100,14 @@ class Features:
 
 
 def extract(ratings: Ratings) -> Features:
-    """Features of the whole pictures, one picture at a time because sizes may differ."""
+    """Features of the whole images, one image at a time because sizes may differ."""
     rows: tuple[list[FloatArray], ...] = ([], [], [])
     for image in _progress(ratings.images):
-        picture = to_tensor(read_image(ratings.folder / "images" / image).pixels).unsqueeze(0)
+        image = to_tensor(read_image(ratings.folder / "images" / image).pixels).unsqueeze(0)
         tables = (
-            brisque_features(picture),
-            brisque_features(picture, antialias=False),
-            image_statistics(picture),
+            brisque_features(image),
+            brisque_features(image, antialias=False),
+            image_statistics(image),
         )
         for row, table in zip(rows, tables, strict=True):
             row.append(table[0].double().numpy())
@@ -115,7 +115,7 @@ def extract(ratings: Ratings) -> Features:
 
 
 def cached_features(ratings: Ratings, cache: Path | None) -> Features:
-    """Features from the file where it fits these pictures and columns, else extracted anew."""
+    """Features from the file where it fits these images and columns, else extracted anew."""
     if cache is not None and cache.is_file():
         with np.load(cache) as stored:
             if (
@@ -182,7 +182,7 @@ def evaluate(ratings: Ratings, table: FloatArray, *, folds: int, seed: int, jobs
 
 
 def _rank_correlation(target: FloatArray, prediction: FloatArray) -> float:
-    """SRCC for the search; a machine that says one value for all pictures orders nothing."""
+    """SRCC for the search; a machine that says one value for all images orders nothing."""
     return 0.0 if np.ptp(prediction) == 0 else srcc(prediction, target)
 
 

@@ -72,7 +72,7 @@ def _scan() -> Iterator[Goal]:
 
 
 def _ratio(results: Results, group: str, above: tuple[str, int], below: tuple[str, int]) -> float:
-    """Of the medians of two models, each on pictures of one side."""
+    """Of the medians of two models, each on images of one side."""
     medians = {
         (row["model"], row["side"]): row["median_ms"]
         for row in results["models"]

@@ -35,8 +35,8 @@ from torch import Tensor, nn
 
 from qmamba.models import create_model
 from qmamba.ops import backends, scan_routes, ss2d
-from qmamba.ops.naive import ss2d_naive
-from qmamba.ops.routes import gather_routes, step_of_pixel
+from qmamba.ops.scan.naive import ss2d_naive
+from qmamba.ops.scan.routes import gather_routes, step_of_pixel
 
 Report = dict[str, Any]
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}

@@ -1,7 +1,7 @@
 """Time per image of no-reference quality models, ours and pyiqa's, at 224 x 224 and 1080 x 800.
 
 pyiqa's networks get random weights, because only the time matters here; those of its models that
-cannot be built without a download are left out. QMamba sees the whole picture, like most of them.
+cannot be built without a download are left out. QMamba sees the whole image, like most of them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 from competitors import allow_torchvision
 from measure import take_turns, write
 
+from qmamba.inference.prepare import Precision, inference_network
 from qmamba.models import create_model
-from qmamba.models.inference import Precision, inference_network
 
 PYIQA: dict[str, tuple[str, str, dict[str, Any]]] = {
     "MUSIQ": ("musiq", "MUSIQ", {"pretrained": False}),

@@ -1,4 +1,4 @@
-"""Peak memory: a training step, and inference of whole pictures per pixel. Linux only.
+"""Peak memory: a training step, and inference of whole images per pixel. Linux only.
 
 Every row runs in a process of its own. The figure is the largest resident size during the call less
 the resident size before it, after the allocator has given back what it kept: the weights and the
@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from measure import write
 
+from qmamba.inference.prepare import inference_network
 from qmamba.models import create_model
-from qmamba.models.inference import inference_network
 
 TRAINING: tuple[tuple[str, int, int], ...] = (("qmamba-tiny", 8, 224), ("qmamba-nano", 8, 224))
 INFERENCE: tuple[tuple[str, str, int], ...] = (
@@ -51,7 +51,7 @@ def growth(run: Any) -> int:
 
 
 def training_step(name: str, batch: int, side: int) -> int:
-    """Forward, backward and a step of AdamW; gradients and the optimiser's state are included."""
+    """Forward, backward and a step of AdamW; gradients and the optimizer's state are included."""
     model = create_model(name)
     optimizer = torch.optim.AdamW(model.parameters())
     images = torch.randn(batch, 3, side, side)

@@ -22,8 +22,8 @@ import torch
 from competitors import backbones, on_backend, onnx_runtime
 from measure import take_turns, write
 
+from qmamba.inference.prepare import Precision, inference_network
 from qmamba.models import Model, create_model
-from qmamba.models.inference import Precision, inference_network
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 AVX2 = {

@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from measure import write
 
+from qmamba.checkpoints.packed_file import REST_DTYPES, packed_parts, save_quantized
 from qmamba.models import ModelMetadata, count_parameters, create_model, model_config
 from qmamba.quantization import QuantConfig, quantize_, quantizers
-from qmamba.quantization.packed_file import REST_DTYPES, packed_parts, save_quantized
 
 NETWORKS = (
     *(f"mambair-light-x{scale}" for scale in (2, 3, 4)),
@@ -43,10 +43,10 @@ def sizes(name: str, folder: Path) -> list[dict[str, Any]]:
     for bits in BITS:
         torch.manual_seed(0)
         model = create_model(name)
-        # Range quantisers for weights start at once; grids of the same shape are as large.
+        # Range quantizers for weights start at once; grids of the same shape are as large.
         quantize_(model, QuantConfig(bits, bits, step="ptq", weight="minmax"))
         for _, quantizer in quantizers(model):
-            quantizer.initialised.fill_(True)
+            quantizer.initialized.fill_(True)
         metadata = ModelMetadata(name=name, architecture=model.config.architecture)
         for rest in REST_DTYPES:
             path = folder / f"{name}.safetensors"

@@ -18,13 +18,13 @@ import torch
 from measure import write
 from torch import Tensor
 
+from qmamba.inference.layers import LayerNorm, integer_weight
+from qmamba.inference.packed import PackedConv2d, PackedLinear
+from qmamba.inference.prepare import Precision, inference_network
 from qmamba.models import create_model
 from qmamba.models.flops import count_flops
-from qmamba.models.inference import Precision, inference_network
-from qmamba.models.inference_layers import LayerNorm, integer_weight
-from qmamba.nn.packed import PackedConv2d, PackedLinear
-from qmamba.ops.integer import IntegerCall
-from qmamba.ops.packed import PackedScan
+from qmamba.ops.native.integer import IntegerCall
+from qmamba.ops.native.prepared_scan import PackedScan
 
 KINDS: dict[str, type] = {
     "linear": PackedLinear,

@@ -54,8 +54,8 @@ def models(rows: Rows, label: Callable[[str], str]) -> Figure:
     values = [row["median_ms"] for row in rows]
     low = [row["median_ms"] - row["low_quartile_ms"] for row in rows]
     high = [row["high_quartile_ms"] - row["median_ms"] for row in rows]
-    colours = [OURS if row["model"].startswith("qmamba") else OTHERS for row in rows]
-    axes.barh([label(row["model"]) for row in rows], values, xerr=(low, high), color=colours)
+    colors = [OURS if row["model"].startswith("qmamba") else OTHERS for row in rows]
+    axes.barh([label(row["model"]) for row in rows], values, xerr=(low, high), color=colors)
     axes.set_xlabel("milliseconds for one image of 224 x 224")
     return figure
 
@@ -65,10 +65,10 @@ def scan(rows: Rows) -> Figure:
     rows = [row for row in rows if not row["gradients"]]
     names = {"native": OURS, "chunked": "#90cdf4", "mambapy": "#cbd5e0", "transformers": OTHERS}
     figure, axes = pyplot.subplots(figsize=(6.5, 2.8))
-    for place, (name, colour) in enumerate(names.items()):
+    for place, (name, color) in enumerate(names.items()):
         found = [(i, row["times"][name]) for i, row in enumerate(rows) if name in row["times"]]
         at = [i + 0.2 * (place - 1.5) for i, _ in found]
-        axes.bar(at, [times for _, times in found], width=0.2, color=colour, label=name)
+        axes.bar(at, [times for _, times in found], width=0.2, color=color, label=name)
     axes.set_yscale("log")
     axes.axhline(1, color="black", linewidth=0.6)
     axes.set_xticks(range(len(rows)), [row["shape"] for row in rows])
@@ -78,7 +78,7 @@ def scan(rows: Rows) -> Figure:
 
 
 def scaling(seconds: Rows, memory: Rows) -> Figure:
-    """Time and memory per pixel over the side of the picture."""
+    """Time and memory per pixel over the side of the image."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(6.5, 2.6))
     memory = [r for r in memory if r["kind"] == "inference" and r["precision"] == "fp32"]
     for axes, rows, key in ((left, seconds, "microseconds"), (right, memory, "bytes_per_pixel")):
@@ -87,7 +87,7 @@ def scaling(seconds: Rows, memory: Rows) -> Figure:
             axes.plot(*zip(*found, strict=True), marker="o", markersize=3, label=name)
         axes.set_xscale("log", base=2)
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("side of the picture in pixels")
+        axes.set_xlabel("side of the image in pixels")
     left.set_ylabel("microseconds per pixel")
     right.set_ylabel("peak bytes per pixel")
     left.legend(frameon=False, fontsize=7)

@@ -29,15 +29,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from measure import take_turns, write
 
-from qmamba.models import Model, ModelMetadata, create_model, load, save_model
-from qmamba.models.inference import Precision, inference_network
+from qmamba.checkpoints import load, save_model
+from qmamba.checkpoints.packed_file import save_quantized
+from qmamba.inference.prepare import Precision, inference_network
+from qmamba.models import Model, ModelMetadata, create_model
 from qmamba.ops import scan_routes
-from qmamba.ops.operands import Constant, GridRule
-from qmamba.ops.packed import PackedScan
-from qmamba.ops.quantized_scan import QuantizedScan, ScanRules
+from qmamba.ops.native.prepared_scan import PackedScan
+from qmamba.ops.quantized.operands import Constant, GridRule
+from qmamba.ops.quantized.scan import QuantizedScan, ScanRules
 from qmamba.quantization import QuantConfig, calibrate, quantize_
-from qmamba.quantization.packed_file import save_quantized
-from qmamba.quantization.pictures import calibration_inputs
+from qmamba.quantization.calibration_images import calibration_inputs
 
 NETWORKS = {
     "mambair-nano-x2": 128,
@@ -49,7 +50,7 @@ NETWORKS = {
     "mambair-classic-x4": 64,
     "qmamba-tiny": 224,
 }
-"""Names and the side of the picture."""
+"""Names and the side of the image."""
 BITS = (8, 4, 2)
 SIMULATED = "W4A4, simulated"
 SCANS = {"nano": (32, 4, 2), "light": (72, 10, 4), "classic": (360, 16, 12)}
@@ -83,12 +84,12 @@ def simulated(name: str, bits: int) -> Model:
 
 
 def prepared(path: Path, precision: Precision, side: int) -> Callable[[], object]:
-    """A run of the network of a file on one picture."""
+    """A run of the network of a file on one image."""
     model = load(path)
-    return partial(inference_network(model, precision), picture(model, side))
+    return partial(inference_network(model, precision), image(model, side))
 
 
-def picture(model: Model, side: int) -> torch.Tensor:
+def image(model: Model, side: int) -> torch.Tensor:
     return torch.rand(1, int(getattr(model.config, "channels", 3)), side, side)
 
 
@@ -124,7 +125,7 @@ def measure_network(name: str, arguments: argparse.Namespace) -> list[dict[str, 
         files = written(name, Path(folder))
         runs = {label: prepared(*file, side) for label, file in files.items()}
         model = simulated(name, 4)
-        runs[SIMULATED] = partial(model, picture(model, side))
+        runs[SIMULATED] = partial(model, image(model, side))
         found = take_turns(runs, arguments.repeats, seconds=arguments.seconds)
         del runs, model
         for label, (path, precision) in files.items():
@@ -159,7 +160,7 @@ def line(row: dict[str, Any], full: float) -> str:
 
 
 def measure_scans(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The scan in float32 and on quantised operands, and apart the pass that places them."""
+    """The scan in float32 and on quantized operands, and apart the pass that places them."""
     rows = []
     for name, (channels, states, rank) in SCANS.items():
         runs = scan_runs(channels, states, rank)
@@ -172,7 +173,7 @@ def measure_scans(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def scan_runs(channels: int, states: int, rank: int) -> dict[str, Callable[[], object]]:
-    """One call of each scan: time steps, four routes, norm; of quantised operands in two parts."""
+    """One call of each scan: time steps, four routes, norm; of quantized operands in two parts."""
     pixels = _SIDE * _SIDE
     x = torch.randn(1, pixels, channels)
     projected = torch.randn(1, pixels, 4, rank + 2 * states)

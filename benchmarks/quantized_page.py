@@ -51,7 +51,7 @@ def cost_table(rows: Rows) -> str:
     """Time and memory of each network and precision."""
     full = {row["model"]: row["median_ms"] for row in rows if row["precision"] == "fp32"}
     return table(
-        ["network", "picture", "precision", "file, KiB", "ms", "speed", "peak memory, MB"],
+        ["network", "image", "precision", "file, KiB", "ms", "speed", "peak memory, MB"],
         (
             [
                 row["model"],

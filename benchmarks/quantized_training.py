@@ -1,4 +1,4 @@
-"""One training step of a network in full precision and with fake quantisers, taking turns."""
+"""One training step of a network in full precision and with fake quantizers, taking turns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from measure import take_turns, write
 from torch import nn
 
 from qmamba.models import create_model
-from qmamba.ops import rounding
+from qmamba.ops.quantized import rounding
 from qmamba.quantization import QuantConfig, quantize_
 
 
@@ -58,7 +58,7 @@ def main() -> None:
         config = QuantConfig(arguments.bits, arguments.bits)
         quantized = training_step(quantize_(create_model(name), config).train(), *sizes)
         found = take_turns(
-            {"exact": exact, "quantised": quantized, "in PyTorch": without_kernel(quantized)},
+            {"exact": exact, "quantized": quantized, "in PyTorch": without_kernel(quantized)},
             arguments.repeats,
             seconds=60,
         )

@@ -1,7 +1,7 @@
-"""What each quantiser loses on known distributions, and what each correction of Q-MambaIR gains.
+"""What each quantizer loses on known distributions, and what each correction of Q-MambaIR gains.
 
 The error is the mean squared one relative to the variance of the data (to their mean square for a
-constant). `official` stands for the official code's quantisers right after their first pass.
+constant). `official` stands for the official code's quantizers right after their first pass.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def error(quantizer: Quantizer, x: Tensor) -> float | None:
 
 
 def starts() -> list[Row]:
-    """Every quantiser on every distribution."""
+    """Every quantizer on every distribution."""
     rows = []
     for name in QUANTIZERS:
         for role in ("activation", "weight"):
@@ -152,15 +152,15 @@ def start_parts() -> list[Row]:
     for bits in BITS:
         official, ours = OfficialDLS(bits), DLS(bits)
         errors: Row = {"bits": bits, "official": error(official, x)}
-        centred = min(
-            float((round_centred(x, step, bits) - x).square().mean() / x.var())
+        centered = min(
+            float((round_centered(x, step, bits) - x).square().mean() / x.var())
             for step in torch.linspace(0.02, 2, 400).tolist()
         )
-        rows.append({**errors, "best centred step": centred, "search": error(ours, x)})
+        rows.append({**errors, "best centered step": centered, "search": error(ours, x)})
     return rows
 
 
-def round_centred(x: Tensor, step: float, bits: int) -> Tensor:
+def round_centered(x: Tensor, step: float, bits: int) -> Tensor:
     return torch.round(x / step).clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) * step
 
 

@@ -1,6 +1,6 @@
-"""A restoration network right after its quantisers have started: PSNR without any training.
+"""A restoration network right after its quantizers have started: PSNR without any training.
 
-Every method stands in the same places. The quantisers start from crops of a folder of pictures, and
+Every method stands in the same places. The quantizers start from crops of a folder of images, and
 `official`, in addition, is Q-MambaIR as its code computes it.
 """
 
@@ -16,10 +16,11 @@ import torch
 from measure import write
 from torch import Tensor
 
+from qmamba.checkpoints import load
 from qmamba.datasets.restoration import find_clean_images, read_clean
 from qmamba.datasets.restoration_sets import find_restoration_set
-from qmamba.evaluation.restoration_benchmark import evaluate_set
-from qmamba.models import MambaIR, load
+from qmamba.evaluation.restoration.benchmark import evaluate_set
+from qmamba.models import MambaIR
 from qmamba.quantization import QuantConfig, calibrate, quantize_
 from qmamba.restore.degradations import Degradation
 
@@ -38,7 +39,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 def crops(folder: Path, degradation: Degradation, count: int) -> Iterator[Tensor]:
-    """Degraded crops ``(1, channels, side, side)`` from the middle of evenly chosen pictures."""
+    """Degraded crops ``(1, channels, side, side)`` from the middle of evenly chosen images."""
     images = find_clean_images([folder])
     for image in images[:: max(1, len(images) // count)][:count]:
         pixels = degradation.clean(read_clean(image.path))
@@ -51,8 +52,8 @@ def crops(folder: Path, degradation: Degradation, count: int) -> Iterator[Tensor
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", required=True, help="a super-resolution model")
-    parser.add_argument("--calibration", type=Path, required=True, help="folder of pictures")
-    parser.add_argument("--test", type=Path, required=True, help="folder of test pictures")
+    parser.add_argument("--calibration", type=Path, required=True, help="folder of images")
+    parser.add_argument("--test", type=Path, required=True, help="folder of test images")
     parser.add_argument("--count", type=int, default=16, help="crops to start from")
     parser.add_argument("--bits", type=int, nargs="+", default=[8, 4, 3, 2])
     parser.add_argument("-o", "--out", type=Path, help="JSON file to write besides")
@@ -64,7 +65,7 @@ def main() -> None:
     batch = torch.cat(list(crops(arguments.calibration, degradation, arguments.count)))
     test_set = find_restoration_set(str(arguments.test), arguments.test)
     if test_set is None:
-        parser.error(f"there are no pictures in {arguments.test}")
+        parser.error(f"there are no images in {arguments.test}")
 
     def psnr(network: MambaIR) -> float:
         return evaluate_set(network.eval(), test_set, degradation).mean.psnr

@@ -166,7 +166,7 @@ def memory_table(rows: Rows) -> str:
 
 def scaling_table(rows: Rows) -> str:
     return table(
-        ["network", "picture", "seconds", "microseconds per pixel", "time in the system"],
+        ["network", "image", "seconds", "microseconds per pixel", "time in the system"],
         (
             [
                 LABELS[row["model"]],
@@ -209,11 +209,11 @@ def folder_table(reports: dict[str, dict[str, Any]]) -> str:
         precision = report["options"][-1] if report["options"] else "fp32"
         for row in report["rows"]:
             seconds = "-" if name.endswith("memory") else f"{row['seconds']:.1f}"
-            pace = "" if name.endswith("memory") else f"{report['pictures_per_second']:.1f}"
+            pace = "" if name.endswith("memory") else f"{report['images_per_second']:.1f}"
             last = row is report["rows"][-1]
             peak = f"{row['peak_megabytes']:.0f} MB"
-            lines.append([precision, str(row["pictures"]), seconds, pace if last else "", peak])
-    return table(["precision", "pictures", "seconds", "pictures per second", "peak memory"], lines)
+            lines.append([precision, str(row["images"]), seconds, pace if last else "", peak])
+    return table(["precision", "images", "seconds", "images per second", "peak memory"], lines)
 
 
 def goals_table(results: Results) -> str:

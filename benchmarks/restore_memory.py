@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def measured(name: str, side: int, precision: str) -> str:
-    """Growth of this process while a picture goes through the network, and the estimate."""
+    """Growth of this process while an image goes through the network, and the estimate."""
     import torch
 
     from qmamba.models import MambaIR, create_model

@@ -1,4 +1,4 @@
-"""Time per pixel of whole pictures, from small to large: the scan is linear in their number.
+"""Time per pixel of whole images, from small to large: the scan is linear in their number.
 
 The share of the processor's time that the operating system took, which is that of handing out
 memory, comes with it. Linux and macOS only.
@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from measure import write
 
+from qmamba.inference.prepare import inference_network
 from qmamba.models import create_model
-from qmamba.models.inference import inference_network
 
 SIDES = {
     "qmamba-tiny": (256, 512, 1024, 2048),

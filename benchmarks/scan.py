@@ -1,6 +1,6 @@
 """The fused 2-D scan of each backend against the loop of the field, forward and with gradients.
 
-The reference is the definition (`ops/naive.py`), which does what VMamba's CPU fallback does:
+The reference is the definition (`ops/scan/naive.py`), which does what VMamba's CPU fallback does:
 permuted copies, one step at a time. "packed" is the native one with its weights packed beforehand,
 as prepared networks run it. mambapy's parallel scan and transformers' slow path run where they are
 installed.
@@ -19,7 +19,7 @@ from measure import take_turns, write
 from torch import Tensor
 
 from qmamba.ops import scan_routes, ss2d
-from qmamba.ops.packed import PackedScan
+from qmamba.ops.native.prepared_scan import PackedScan
 
 # name: batch, side, channels, states, rank
 SHAPES = {

@@ -2,7 +2,7 @@
 
 The list is a `scores.csv` with image, mos and split beside a folder `images`. Nothing is trained or
 chosen here; the figures of the model card come from the first row. The other precisions are
-compared with the first row on the same pictures: the correlation of the ranks and the largest
+compared with the first row on the same images: the correlation of the ranks and the largest
 change of a score.
 """
 
@@ -17,8 +17,8 @@ import numpy as np
 from measure import write
 
 from qmamba.assess import DEFAULT_WEIGHTS, Scorer
-from qmamba.evaluation.correlation import bootstrap_interval, plcc, rmse, srcc
-from qmamba.models.inference import Precision
+from qmamba.evaluation.metrics.correlation import bootstrap_interval, plcc, rmse, srcc
+from qmamba.inference.prepare import Precision
 
 SETTINGS: tuple[tuple[Precision, str | None], ...] = (
     ("fp32", None),
@@ -37,8 +37,8 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--model", default=DEFAULT_WEIGHTS)
     parser.add_argument("-o", "--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--limit", type=int, help="pictures to score, the first ones of the split")
-    parser.add_argument("--quick", action="store_true", help="20 pictures: does it run?")
+    parser.add_argument("--limit", type=int, help="images to score, the first ones of the split")
+    parser.add_argument("--quick", action="store_true", help="20 images: does it run?")
     arguments = parser.parse_args()
     with open(arguments.folder / "scores.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == arguments.split]

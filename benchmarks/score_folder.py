@@ -1,6 +1,6 @@
 """Speed and peak memory of `qmamba score` on a folder, whole processes, at several folder sizes.
 
-Peak memory must not grow with the number of pictures, so each size is a run of its own.
+Peak memory must not grow with the number of images, so each size is a run of its own.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pathlib import Path
 import torch
 
 
-def run(pictures: list[Path], extra: list[str]) -> dict[str, float]:
-    """Score links to these pictures in a process of its own; seconds, peak megabytes and rows."""
+def run(images: list[Path], extra: list[str]) -> dict[str, float]:
+    """Score links to these images in a process of its own; seconds, peak megabytes and rows."""
     with tempfile.TemporaryDirectory() as folder:
-        links = Path(folder) / "pictures"
+        links = Path(folder) / "images"
         links.mkdir()
-        for picture in pictures:
-            shutil.copy(picture, links / picture.name)
+        for image in images:
+            shutil.copy(image, links / image.name)
         table = Path(folder) / "scores.csv"
         command = [sys.executable, "-m", "qmamba", "score", str(links), "-o", str(table), *extra]
         started = time.perf_counter()
@@ -47,19 +47,19 @@ def run(pictures: list[Path], extra: list[str]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder with enough pictures")
+    parser.add_argument("folder", type=Path, help="folder with enough images")
     parser.add_argument("--sizes", type=int, nargs="+", default=[20, 125, 500])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--option", action="append", default=[], help="handed on to qmamba score")
     parser.add_argument("-o", "--out", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args()
-    pictures = sorted(p for p in arguments.folder.iterdir() if p.is_file())
+    images = sorted(p for p in arguments.folder.iterdir() if p.is_file())
     rows = []
     for size in arguments.sizes:
-        runs = [run(pictures[:size], arguments.option) for _ in range(arguments.repeats)]
+        runs = [run(images[:size], arguments.option) for _ in range(arguments.repeats)]
         rows.append(
             {
-                "pictures": size,
+                "images": size,
                 "scored": runs[0]["scored"],
                 "seconds": statistics.median(r["seconds"] for r in runs),
                 "peak_megabytes": max(r["peak_megabytes"] for r in runs),
@@ -68,17 +68,17 @@ def main() -> None:
         print(rows[-1], flush=True)
     first, last = rows[0], rows[-1]
     # The difference of two sizes leaves out the start of the process.
-    pace = (last["pictures"] - first["pictures"]) / (last["seconds"] - first["seconds"])
+    pace = (last["images"] - first["images"]) / (last["seconds"] - first["seconds"])
     report = {
         "rows": rows,
-        "pictures_per_second": pace,
+        "images_per_second": pace,
         "options": arguments.option,
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "torch": torch.__version__,
     }
     arguments.out.write_text(json.dumps(report, indent=1))
-    print(f"{pace:.1f} pictures per second after the start")
+    print(f"{pace:.1f} images per second after the start")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-// The scan of quantised operands with exponentials that are computed: for steps whose tables would be
+// The scan of quantized operands with exponentials that are computed: for steps whose tables would be
 // too large, and for few states, where a row of a table would be too short for a vector. Everything
 // but the steps is forward.h. Included inside a namespace of its own by each variant.
 

@@ -47,13 +47,13 @@ static void depthwise_part(const qmamba_depthwise& call, int64_t image, int64_t 
         }
         store(to + j * W, v);
       }
-      const int64_t centre = row - reach;
-      if (centre < begin) continue;
+      const int64_t center = row - reach;
+      if (center < begin) continue;
       // Rows of the window and its weights, which stores would otherwise have read again.
       constexpr int kMost = Side ? Side : kWidestWindow;
       const float* from[kMost];
       for (int a = 0; a < side; a++) {
-        const int64_t source = centre + (a - side / 2) * call.dilation;
+        const int64_t source = center + (a - side / 2) * call.dilation;
         from[a] = ring + (source + high) % high * padded_width * W;
       }
       vfloat weights[kMost * kMost];
@@ -66,7 +66,7 @@ static void depthwise_part(const qmamba_depthwise& call, int64_t image, int64_t 
         for (int a = 0; a < side; a++)
           for (int b = 0; b < side; b++)
             sum += load(from[a] + (j + b * call.dilation) * W) * weights[a * side + b];
-        store_first(y + (centre * call.width + j) * call.channels + channel,
+        store_first(y + (center * call.width + j) * call.channels + channel,
                     activate(sum, call.activation), count);
       }
     }

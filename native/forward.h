@@ -53,7 +53,7 @@ static int64_t tasks_of(const qmamba_scan& scan, Partition cut) {
   return scan.batch * cut.groups * cut.route_splits;
 }
 
-// Time steps that are taken as they are computed. A quantised network has another such class.
+// Time steps that are taken as they are computed. A quantized network has another such class.
 struct AnySteps {
   QMAMBA_INLINE_MEMBER void enter(const int64_t*) {}
   QMAMBA_INLINE_MEMBER vfloat first_term(vfloat bias) const { return bias; }
@@ -188,15 +188,15 @@ static void forward_task(const qmamba_scan& scan, Steps time_steps, const Task& 
 }
 
 template <class T>
-static void normalise_row(const qmamba_scan& scan, const float* row, float total, T* y) {
+static void normalize_row(const qmamba_scan& scan, const float* row, float total, T* y) {
   const float mean = total / scan.channels;
   vfloat squares = vfloat{};
   for (int64_t channel = 0; channel < scan.channels; channel += W) {
     const int count = (int)std::min<int64_t>(W, scan.channels - channel);
-    const vfloat centred = load(row + channel) - mean;
+    const vfloat centered = load(row + channel) - mean;
     float lanes[W] = {};
-    store_part(lanes, centred, count);
-    squares += count == W ? centred * centred : load(lanes) * load(lanes);
+    store_part(lanes, centered, count);
+    squares += count == W ? centered * centered : load(lanes) * load(lanes);
   }
   const float scale =
       1.0f / __builtin_sqrtf(sum_lanes(squares) / scan.channels + scan.norm_epsilon);
@@ -237,6 +237,6 @@ static void merge_rows(const qmamba_scan& scan, Partition cut, int64_t begin, in
         }
       }
     }
-    if (scan.norm_weight) normalise_row(scan, sums, sum_lanes(total), y);
+    if (scan.norm_weight) normalize_row(scan, sums, sum_lanes(total), y);
   }
 }

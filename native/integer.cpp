@@ -20,7 +20,7 @@ template <class T>
 static void run_block(const qmamba_integer_call& call, const IntegerScratch& scratch, int64_t begin,
                       int64_t rows) {
   const qmamba_integer_layer &first = call.first, &second = call.second;
-  quantise_input(call, begin, rows, scratch.rows, scratch.codes, scratch.grids);
+  quantize_input(call, begin, rows, scratch.rows, scratch.codes, scratch.grids);
   const bool two = second.codes;
   const int64_t outputs = two ? second.outputs : first.outputs;
   T* y = (T*)call.y + begin * outputs;
@@ -39,7 +39,7 @@ static void run_block(const qmamba_integer_call& call, const IntegerScratch& scr
   for (int64_t r = 0; r < rows; r++)
     for (int64_t i = first.outputs; i < width; i++) scratch.hidden[r * width + i] = 0;
   for (int64_t r = 0; r < rows; r += W)
-    quantise(scratch.hidden + r * width, width, (int)std::min<int64_t>(W, rows - r), first.outputs,
+    quantize(scratch.hidden + r * width, width, (int)std::min<int64_t>(W, rows - r), first.outputs,
              scratch.hidden_codes + r * hidden_codes, hidden_codes, scratch.grids + r);
   if (second.offset)
     for (int64_t r = 0; r < rows; r++)

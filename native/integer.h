@@ -20,8 +20,8 @@ struct qmamba_integer_layer {
 // Element type of the input rows beside those of qmamba_dtype: codes with given grids.
 enum : int32_t { QMAMBA_CODES = 2 };
 
-// One call: rows are normalised if asked, quantised each on its own range or on given grids,
-// multiplied with the first layer, passed through GELU if asked, quantised each on its own range and
+// One call: rows are normalized if asked, quantized each on its own range or on given grids,
+// multiplied with the first layer, passed through GELU if asked, quantized each on its own range and
 // multiplied with the second layer if there is one, and the residual is added. All arrays are dense
 // and row-major.
 struct qmamba_integer_call {
@@ -50,4 +50,4 @@ struct qmamba_integer_call {
 
 constexpr int64_t kPanel = 32;     // outputs that are computed together
 constexpr int64_t kRowBlock = 48;  // rows whose intermediate results stay in the cache
-constexpr int64_t kRowGroup = 16;  // rows that are quantised together, at most
+constexpr int64_t kRowGroup = 16;  // rows that are quantized together, at most

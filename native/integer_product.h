@@ -70,7 +70,7 @@ static void multiply(const uint8_t* codes, int64_t stride, const int8_t* panel, 
 typedef int8_t vcodes __attribute__((vector_size(W * 2)));
 typedef int16_t vshort __attribute__((vector_size(W * 4)));
 
-// Products of 16-bit numbers, neighbouring ones added.
+// Products of 16-bit numbers, neighboring ones added.
 QMAMBA_INLINE vint add_products(vshort a, vshort b) {
 #if defined(__AVX512BW__)
   return (vint)_mm512_madd_epi16((__m512i)a, (__m512i)b);

@@ -41,7 +41,7 @@ static void copy_patch(const qmamba_integer_call& call, int64_t index, Row outsi
 }
 
 // Layer norm of up to W rows that are zero after `count`, and stay so.
-static void normalise(const qmamba_integer_call& call, float* rows, int64_t stride, int number) {
+static void normalize(const qmamba_integer_call& call, float* rows, int64_t stride, int number) {
   const int64_t count = call.first.inputs;
   const auto read = [&](int64_t r, int64_t i, int) QMAMBA_ALWAYS_INLINE {
     return load(rows + r * stride + i);
@@ -84,7 +84,7 @@ QMAMBA_INLINE void store_codes(uint8_t* to, vfloat codes) {
 // Up to W rows, zero up to a multiple of W, each on the grid of 256 steps between its least and
 // greatest value, zero included. A row that is not finite gets a scale that is not, and so does the
 // result.
-static void quantise(const float* rows, int64_t stride, int number, int64_t count, uint8_t* codes,
+static void quantize(const float* rows, int64_t stride, int number, int64_t count, uint8_t* codes,
                      int64_t code_stride, Grid* grids) {
   vfloat low[W] = {}, high[W] = {}, poison[W] = {};
   for (int r = 0; r < number; r++)
@@ -95,8 +95,8 @@ static void quantise(const float* rows, int64_t stride, int number, int64_t coun
       poison[r] += x * 0.0f;
     }
   const vfloat lowest = fold<Least>(low), range = fold<Greatest>(high) - lowest;
-  const vfloat spoilt = fold<Sum>(poison), inverse = 255.0f / range;
-  const vfloat wide = range > vfloat{} ? inverse : vfloat{}, scale = range / 255.0f + spoilt;
+  const vfloat spoiled = fold<Sum>(poison), inverse = 255.0f / range;
+  const vfloat wide = range > vfloat{} ? inverse : vfloat{}, scale = range / 255.0f + spoiled;
   for (int r = 0; r < number; r++) {
     const float start = lowest[r], steps = wide[r];
     grids[r] = {scale[r], -start, 0};
@@ -106,17 +106,17 @@ static void quantise(const float* rows, int64_t stride, int number, int64_t coun
 }
 
 // Up to W rows on given grids. A row that is not finite gets a scale that is not.
-static void quantise_on(Grid* grids, int32_t highest, const float* rows, int64_t stride, int number,
+static void quantize_on(Grid* grids, int32_t highest, const float* rows, int64_t stride, int number,
                         int64_t count, uint8_t* codes, int64_t code_stride) {
   const vfloat zero = vfloat{}, most = broadcast((float)highest);
-  vfloat worst = vfloat{}, spoilt = vfloat{};
+  vfloat worst = vfloat{}, spoiled = vfloat{};
   for (int r = 0; r < number; r++) {
     const float inverse = 1.0f / grids[r].scale, offset = grids[r].offset;
     for (int64_t i = 0; i < count; i += W) {
       const vfloat x = load(rows + r * stride + i);
       const vfloat code = least(greatest((x + offset) * inverse, zero), most);
       worst = greatest(worst, absolute(code - nearest(code)));
-      spoilt += x * 0.0f;
+      spoiled += x * 0.0f;
       store_codes(codes + r * code_stride + i, code);
     }
   }
@@ -125,7 +125,7 @@ static void quantise_on(Grid* grids, int32_t highest, const float* rows, int64_t
       const vfloat code = (load(rows + r * stride + i) + grids[r].offset) / grids[r].scale;
       store_codes(codes + r * code_stride + i, least(greatest(code, zero), most));
     }
-  for (int r = 0; r < number && !(sum_lanes(spoilt) == 0); r++) {
+  for (int r = 0; r < number && !(sum_lanes(spoiled) == 0); r++) {
     vfloat poison = vfloat{};
     for (int64_t i = 0; i < count; i += W) poison += load(rows + r * stride + i) * 0.0f;
     grids[r].scale += sum_lanes(poison);
@@ -148,7 +148,7 @@ static void read_row(const qmamba_integer_call& call, int64_t index, float outsi
 }
 
 // The input rows [begin, begin + number) of a call as codes; `rows` holds kRowGroup of them.
-static void quantise_input(const qmamba_integer_call& call, int64_t begin, int64_t number,
+static void quantize_input(const qmamba_integer_call& call, int64_t begin, int64_t number,
                            float* rows, uint8_t* codes, Grid* grids) {
   const int64_t inputs = call.first.inputs, stride = code_stride(inputs);
   const bool given = call.x_scale;
@@ -172,12 +172,12 @@ static void quantise_input(const qmamba_integer_call& call, int64_t begin, int64
       const int group = (int)std::min(together, number - first);
       for (int r = 0; r < group; r++)
         read_row(call, begin + first + r, given ? -grids[first + r].offset : 0.0f, rows + r * width);
-      if (call.norm_weight) normalise(call, rows, width, group);
+      if (call.norm_weight) normalize(call, rows, width, group);
       uint8_t* to = codes + first * stride;
       if (given) {
-        quantise_on(grids + first, call.highest, rows, width, group, inputs, to, stride);
+        quantize_on(grids + first, call.highest, rows, width, group, inputs, to, stride);
       } else {
-        quantise(rows, width, group, inputs, to, stride, grids + first);
+        quantize(rows, width, group, inputs, to, stride, grids + first);
       }
     }
   }

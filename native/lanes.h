@@ -148,9 +148,9 @@ QMAMBA_INLINE vfloat inverse_deviations(int64_t number, int64_t count, float eps
   for (int64_t r = 0; r < number; r++)
     for (int64_t i = 0; i < count; i += W) {
       const int live = (int)std::min<int64_t>(W, count - i);
-      const vfloat centred = read(r, i, live) - means[r];
+      const vfloat centered = read(r, i, live) - means[r];
       const vfloat kept =
-          live == W ? centred : (vfloat)((vint)centred & first_lanes(live));
+          live == W ? centered : (vfloat)((vint)centered & first_lanes(live));
       squares[r] += kept * kept;
     }
   return 1.0f / square_root(fold<Sum>(squares) / (float)count + epsilon);

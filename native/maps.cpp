@@ -34,7 +34,7 @@ static void weighted_sum(const qmamba_weighted_sum& call, qmamba_parallel_for pa
 
 // At most W rows.
 template <class T>
-static void normalise(const qmamba_layer_norm& call, int64_t first, int64_t number) {
+static void normalize(const qmamba_layer_norm& call, int64_t first, int64_t number) {
   const int64_t channels = call.channels, whole = channels / W * W;
   const int rest = (int)(channels - whole);
   const T* x = (const T*)call.x + first * channels;
@@ -53,8 +53,8 @@ static void normalise(const qmamba_layer_norm& call, int64_t first, int64_t numb
                         load(call.bias + c));
     if (rest) {
       const vfloat weight = load_part(call.weight + whole, rest) * scale[r];
-      const vfloat centred = load_part(row + whole, rest) - mean[r];
-      store_part(to + whole, centred * weight + load_part(call.bias + whole, rest), rest);
+      const vfloat centered = load_part(row + whole, rest) - mean[r];
+      store_part(to + whole, centered * weight + load_part(call.bias + whole, rest), rest);
     }
   }
 }
@@ -66,8 +66,8 @@ static void layer_norm(const qmamba_layer_norm& call, qmamba_parallel_for parall
   run_ranges(parallel_for, call.rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; row += together) {
       const int64_t number = std::min(together, end - row);
-      if (call.dtype == QMAMBA_BFLOAT16) normalise<bfloat16>(call, row, number);
-      else normalise<float>(call, row, number);
+      if (call.dtype == QMAMBA_BFLOAT16) normalize<bfloat16>(call, row, number);
+      else normalize<float>(call, row, number);
     }
   });
 }

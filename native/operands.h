@@ -77,9 +77,9 @@ class Moments {
       : pivot_(pivot), sum_{}, squares_{}, low_(broadcast(pivot)), high_(broadcast(pivot)) {}
 
   QMAMBA_INLINE_MEMBER void add(vfloat v) {
-    const vfloat centred = v - pivot_;
-    sum_ += centred;
-    squares_ += centred * centred;
+    const vfloat centered = v - pivot_;
+    sum_ += centered;
+    squares_ += centered * centered;
     low_ = least(low_, v);
     high_ = greatest(high_, v);
   }

@@ -1,4 +1,4 @@
-// Networks on quantised operands, for one instruction set.
+// Networks on quantized operands, for one instruction set.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>

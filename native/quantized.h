@@ -1,4 +1,4 @@
-// The C interface of networks on quantised operands: what the Python side fills in.
+// The C interface of networks on quantized operands: what the Python side fills in.
 #pragma once
 #include <cstdint>
 
@@ -27,7 +27,7 @@ struct qmamba_grid_rule {
   int64_t copies;        // how often each value counts in the deviation
 };
 
-// An operand: `count` neighbouring numbers in each of `rows` rows of each image.
+// An operand: `count` neighboring numbers in each of `rows` rows of each image.
 struct qmamba_operand {
   const float* x;      // number (image, row, i) is x[image * image_stride + row * row_stride + i]
   float* values;       // the levels of the numbers, placed like x, which it may be; or null

@@ -1,4 +1,4 @@
-// The routes of a quantised scan merged, normalised and gated. Included inside a namespace of its own
+// The routes of a quantized scan merged, normalized and gated. Included inside a namespace of its own
 // by each variant.
 
 QMAMBA_INLINE vfloat sigmoid(vfloat v) { return 1.0f / (1.0f + exp2(v * -1.4426950408889634f)); }
@@ -51,7 +51,7 @@ QMAMBA_INLINE void prefetch_rows(const qmamba_quantized_scan& call, int64_t begi
   }
 }
 
-// At most kRows merged rows of one image, normalised and gated.
+// At most kRows merged rows of one image, normalized and gated.
 static void finish_rows(const qmamba_quantized_scan& call, Partition cut, int64_t begin,
                         int64_t number, float* sums, Moments& result) {
   const qmamba_scan& scan = call.scan;

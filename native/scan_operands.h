@@ -88,9 +88,9 @@ class ColumnMoments {
       const int live = (int)std::min<int64_t>(W, count_ - i);
       const float* p = first + i;
       for (int64_t row = 0; row < rows; row++, p += count_) {
-        const vfloat v = load_first(p, live), centred = v - pivot;
-        sum += centred;
-        squares += centred * centred;
+        const vfloat v = load_first(p, live), centered = v - pivot;
+        sum += centered;
+        squares += centered * centered;
         low = least(low, v);
         high = greatest(high, v);
       }

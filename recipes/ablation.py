@@ -1,6 +1,6 @@
 """What matters when a small network learns BIQ2021: one change at a time, three seeds each.
 
-Every run has the same schedule, which was fixed beforehand, trains on the 2094 pictures of `train`
+Every run has the same schedule, which was fixed beforehand, trains on the 2094 images of `train`
 and is read once, after its last step, on the 606 of `val`. A run can be stopped at any moment and
 continues from its checkpoint; finished runs are not repeated.
 """
@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from qmamba.assess import CropsPolicy, Scorer
 from qmamba.datasets import RatedDataset, read_csv_dataset
-from qmamba.evaluation.correlation import plcc, srcc
+from qmamba.evaluation.metrics.correlation import plcc, srcc
 from qmamba.files import atomic_write
 from qmamba.models import QMamba
 from qmamba.training import QualityPart, QualityTask, TrainingOptions, parse_loss, train
-from qmamba.training.start import starting_model
+from qmamba.training.quality.initial_network import starting_model
 
 CROP = 128
 """Side of a training crop; crops at test have 224."""
@@ -45,9 +45,9 @@ HEAD_FACTOR = 5.0
 DROP_PATH = 0.1
 RESAMPLES = 1000
 EXPLANATION = """\
-Each run: {epochs:g} epochs of one random {crop} x {crop} crop per picture, batches of {batch},
-AdamW at {rate:g} with half a cosine, a moving average of the weights, bfloat16; {pictures}
-pictures of `val` are scored with crops of 224. The local scan starts from the same pre-trained
+Each run: {epochs:g} epochs of one random {crop} x {crop} crop per image, batches of {batch},
+AdamW at {rate:g} with half a cosine, a moving average of the weights, bfloat16; {images}
+images of `val` are scored with crops of 224. The local scan starts from the same pre-trained
 tensors as the cross scan, its route gates fresh. The last column is the difference of the mean
 SRCC with its 95 % interval over the contents of `val`, drawn anew {resamples} times.
 """
@@ -62,7 +62,7 @@ class Variant:
     pretrained: bool = True
     loss: str = "smooth_l1"
     counts: tuple[int, ...] = (10,)
-    """Crops of a picture at test."""
+    """Crops of an image at test."""
 
 
 VARIANTS = {
@@ -78,7 +78,7 @@ VARIANTS = {
 
 
 def starting_point(variant: Variant, pretrained: Path, seed: int) -> QMamba:
-    """The network of a variant, with what `pretrain.py` learnt where the variant wants it."""
+    """The network of a variant, with what `pretrain.py` learned where the variant wants it."""
     model = starting_model(variant.model, seed=seed, drop_path=DROP_PATH)
     assert isinstance(model, QMamba)
     if variant.pretrained:
@@ -133,12 +133,12 @@ def run(
     )
     if result.interrupted:
         raise SystemExit("stopped; the same command goes on")
-    pictures = [data[position].path for position in positions["val"]]
+    images = [data[position].path for position in positions["val"]]
     metadata = task.metadata(variant.model, {})
     predictions = {}
     for count in variant.counts:
         scorer = Scorer(model, metadata, policy=CropsPolicy(count=count))
-        predictions[str(count)] = [score.raw for score in scorer(iter(pictures))]
+        predictions[str(count)] = [score.raw for score in scorer(iter(images))]
     return {"title": variant.title, "seed": seed, "predictions": predictions}
 
 
@@ -199,7 +199,7 @@ def table(results: Path, data: RatedDataset, seeds: Sequence[int]) -> str:
         crop=CROP,
         batch=SCHEDULE.batch_size,
         rate=SCHEDULE.learning_rate,
-        pictures=len(images),
+        images=len(images),
         resamples=RESAMPLES,
     )
     return "\n".join([*lines, "", explanation])

@@ -1,8 +1,8 @@
-"""The picture of the documentation: damaged, restored and original side by side.
+"""The image of the documentation: damaged, restored and original side by side.
 
 A photograph is damaged as published tables do it (shrunk by MATLAB's bicubic, with noise of a fixed
-draw, or saved as JPEG), restored, and shown through a crop; a shrunk picture is shown enlarged by
-bicubic interpolation. Below each panel stands its PSNR to the original, over the whole picture:
+draw, or saved as JPEG), restored, and shown through a crop; a shrunk image is shown enlarged by
+bicubic interpolation. Below each panel stands its PSNR to the original, over the whole image:
 
     python recipes/before_after.py examples/coffee.jpg --scale 2 -o docs/before_after.png
 """
@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from qmamba.datasets.restoration import read_clean
-from qmamba.evaluation.restoration import judge
+from qmamba.evaluation.restoration.protocol import judge
 from qmamba.images import to_tensor
 from qmamba.restore import Restorer
 from qmamba.restore.degradations import Degradation, enlarge
@@ -47,7 +47,7 @@ def main() -> None:
         sigma=arguments.sigma,
         quality=arguments.quality,
     )
-    # Colour pictures are damaged in colour, also for a network that restores the luma.
+    # Color images are damaged in color, also for a network that restores the luma.
     degradation = Degradation(
         restorer.task,
         restorer.scale,

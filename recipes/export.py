@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from qmamba.assess.policies import CropsPolicy, policy_to_metadata
-from qmamba.models import ModelMetadata, ScoreScale, create_model, save_model
+from qmamba.checkpoints import save_model
+from qmamba.models import ModelMetadata, ScoreScale, create_model
 
 POLICY = CropsPolicy(size=224, count=10, shorter=512)
 TRAINING = {

@@ -18,8 +18,8 @@ from pretext import STATISTICS
 from pretrain import PretextModel, fresh_backbone
 from torch import Tensor, nn
 
-from qmamba.evaluation.correlation import bootstrap_interval, plcc, srcc
-from qmamba.evaluation.statistics import brisque_features, image_statistics
+from qmamba.evaluation.metrics.correlation import bootstrap_interval, plcc, srcc
+from qmamba.evaluation.metrics.natural_scenes import brisque_features, image_statistics
 from qmamba.files import atomic_write
 from qmamba.images import crop_grid, normalize, resize_to
 
@@ -28,16 +28,16 @@ CROP = 224
 
 @dataclass(frozen=True)
 class Rated:
-    """Pictures (height, width, 3) with their mean opinion scores and image statistics."""
+    """Images (height, width, 3) with their mean opinion scores and image statistics."""
 
-    pictures: list[NDArray[np.uint8]]
+    images: list[NDArray[np.uint8]]
     scores: NDArray[np.float32]
     contents: NDArray[np.str_]
     statistics: Tensor
 
     def __getitem__(self, chosen: NDArray[np.bool_]) -> Rated:
         return Rated(
-            [p for p, keep in zip(self.pictures, chosen, strict=True) if keep],
+            [p for p, keep in zip(self.images, chosen, strict=True) if keep],
             self.scores[chosen],
             self.contents[chosen],
             self.statistics[torch.from_numpy(chosen)],
@@ -47,18 +47,18 @@ class Rated:
 def read_rated(folder: Path, split: str, cache: Path) -> Rated:
     with open(folder / "scores.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == split]
-    pictures = [np.asarray(Image.open(folder / "images" / r["image"]).convert("RGB")) for r in rows]
+    images = [np.asarray(Image.open(folder / "images" / r["image"]).convert("RGB")) for r in rows]
     scores = np.array([float(r["mos"]) for r in rows], np.float32)
     contents = np.array([r["content_id"] for r in rows])
     stored = cache / f"statistics_{split}.pt"
     if not stored.exists():
         measured = []
-        for picture in pictures:
-            image = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
+        for image in images:
+            image = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
             measured.append(torch.cat([brisque_features(image), image_statistics(image)], 1))
         with atomic_write(stored, "wb") as file_out:
             torch.save(torch.cat(measured), file_out)
-    return Rated(pictures, scores, contents, torch.load(stored, weights_only=True))
+    return Rated(images, scores, contents, torch.load(stored, weights_only=True))
 
 
 def hold_out(data: Rated, share: float, seed: int) -> tuple[Rated, Rated]:
@@ -92,16 +92,14 @@ def correlation_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     return 0.5 * (1 - (a * b).sum() / (a.norm() * b.norm() + 1e-6))
 
 
-def predict(
-    model: RatingModel, pictures: list[NDArray[np.uint8]], crops: int
-) -> NDArray[np.float64]:
-    """Mean output over the fixed crops of each picture."""
+def predict(model: RatingModel, images: list[NDArray[np.uint8]], crops: int) -> NDArray[np.float64]:
+    """Mean output over the fixed crops of each image."""
     model.eval()
     outputs = []
     with torch.inference_mode():
-        for picture in pictures:
-            positions = crop_grid(picture.shape[0], picture.shape[1], CROP, crops)
-            views = np.stack([picture[t : t + CROP, x : x + CROP] for t, x in positions])
+        for image in images:
+            positions = crop_grid(image.shape[0], image.shape[1], CROP, crops)
+            views = np.stack([image[t : t + CROP, x : x + CROP] for t, x in positions])
             batch = torch.from_numpy(views).permute(0, 3, 1, 2).float() / 255
             with torch.autocast("cpu", torch.bfloat16):
                 rating, _ = model(normalize(batch))
@@ -126,7 +124,7 @@ def main() -> None:
         "--least-scale",
         type=float,
         default=1.0,
-        help="shrink pictures at random down to this scale",
+        help="shrink images at random down to this scale",
     )
     parser.add_argument(
         "--hold-out", type=float, default=0.0, help="share of the training contents to choose on"
@@ -143,8 +141,8 @@ def main() -> None:
         data, held = hold_out(data, arguments.hold_out, seed=0)
     mean, deviation = float(data.scores.mean()), float(data.scores.std())
     targets = torch.from_numpy((data.scores - mean) / deviation)
-    centre, spread = data.statistics.mean(0), data.statistics.std(0)
-    statistics = ((data.statistics - centre) / (spread + 1e-6)).clamp(-4, 4)
+    center, spread = data.statistics.mean(0), data.statistics.std(0)
+    statistics = ((data.statistics - center) / (spread + 1e-6)).clamp(-4, 4)
 
     pretext = PretextModel(fresh_backbone(arguments.name, drop_path=arguments.drop_path))
     if arguments.pretrained is not None:
@@ -157,10 +155,10 @@ def main() -> None:
         views = []
         scale = random.uniform(arguments.least_scale, 1.0)
         for i in chosen:
-            picture = data.pictures[i]
-            side = min(*picture.shape[:2], round(arguments.side / scale))
-            top, left = (random.integers(length - side + 1) for length in picture.shape[:2])
-            view = picture[top : top + side, left : left + side]
+            image = data.images[i]
+            side = min(*image.shape[:2], round(arguments.side / scale))
+            top, left = (random.integers(length - side + 1) for length in image.shape[:2])
+            view = image[top : top + side, left : left + side]
             view = view[:, ::-1] if random.random() < 0.5 else view
             image = torch.from_numpy(view.copy()).permute(2, 0, 1).float() / 255
             views.append(resize_to(image, (arguments.side, arguments.side)))
@@ -177,7 +175,7 @@ def main() -> None:
 
     def report(step: int, averaged: RatingModel) -> None:
         if held is not None:
-            outputs = predict(averaged, held.pictures, crops=5)
+            outputs = predict(averaged, held.images, crops=5)
             found = srcc(outputs, held.scores), plcc(outputs, held.scores)
             print(f"step {step} held-out SRCC {found[0]:.4f} PLCC {found[1]:.4f}", flush=True)
 
@@ -196,7 +194,7 @@ def main() -> None:
         torch.save(averaged.backbone.state_dict(), file)
     if held is None:
         test = read_rated(arguments.data, "val", arguments.out.parent)
-        outputs = predict(averaged, test.pictures, crops=10)
+        outputs = predict(averaged, test.images, crops=10)
         for name, metric in (("srcc", srcc), ("plcc", plcc)):
             low, high = bootstrap_interval(outputs, test.scores, metric, seed=0)
             result[name] = [float(metric(outputs, test.scores)), float(low), float(high)]

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qmamba.datasets.distortions import DISTORTIONS, random_distortion_chain
-from qmamba.evaluation.fidelity import gmsd, ssim
-from qmamba.evaluation.statistics import brisque_features, image_statistics
+from qmamba.evaluation.metrics.fidelity import gmsd, ssim
+from qmamba.evaluation.metrics.natural_scenes import brisque_features, image_statistics
 from qmamba.files import atomic_write
 
 KINDS = tuple(DISTORTIONS)
@@ -64,17 +64,17 @@ def make_chunk(number: int, sources: list[Path]) -> Chunk:
     measured = []
     for start in range(0, CHUNK, 50):
         batch = slice(start, start + 50)
-        pictures, before = (
+        images, before = (
             torch.from_numpy(p[batch]).permute(0, 3, 1, 2).float() / 255
             for p in (damaged, original)
         )
         measured.append(
             torch.cat(
                 [
-                    brisque_features(pictures),
-                    image_statistics(pictures),
-                    ssim(pictures, before)[:, None],
-                    gmsd(pictures, before)[:, None],
+                    brisque_features(images),
+                    image_statistics(images),
+                    ssim(images, before)[:, None],
+                    gmsd(images, before)[:, None],
                 ],
                 dim=1,
             )
@@ -86,12 +86,12 @@ def make_chunk(number: int, sources: list[Path]) -> Chunk:
 def random_crop(path: Path, generator: np.random.Generator) -> NDArray[np.uint8]:
     """A square of random place and size, shrunk to CROP and perhaps mirrored."""
     with Image.open(path) as file:
-        picture = file.convert("RGB")
-    shortest = min(picture.size)
+        image = file.convert("RGB")
+    shortest = min(image.size)
     side = int(min(shortest, CROP * generator.uniform(1, LARGEST_SHRINK)))
-    left = int(generator.integers(picture.width - side + 1))
-    top = int(generator.integers(picture.height - side + 1))
-    square = picture.resize(
+    left = int(generator.integers(image.width - side + 1))
+    top = int(generator.integers(image.height - side + 1))
+    square = image.resize(
         (CROP, CROP), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
     )
     pixels = np.asarray(square)

@@ -20,7 +20,7 @@ from qmamba.models import QMamba, create_model
 KIND_WEIGHT = 3.0
 FIDELITY_WEIGHT = 2.0
 RARE = -4.0
-"""Log odds of a kind of damage before anything is learnt."""
+"""Log odds of a kind of damage before anything is learned."""
 SIDE = 128
 """Side of the part of a sample that one step looks at."""
 
@@ -100,11 +100,11 @@ def main() -> None:
         chosen = random.integers(len(chunk.images), size=arguments.batch)
         top, left = random.integers(CROP - SIDE + 1, size=2)
         part = chunk.images[chosen, top : top + SIDE, left : left + SIDE]
-        pictures = torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255
+        images = torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255
         mirrored = torch.from_numpy(random.random(arguments.batch) < 0.5)
-        pictures = torch.where(mirrored[:, None, None, None], pictures.flip(3), pictures)
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         with torch.autocast("cpu", torch.bfloat16):
-            outputs = model(normalize(pictures))
+            outputs = model(normalize(images))
         return pretext_loss(outputs.float(), targets[torch.from_numpy(chosen)])
 
     schedule = Schedule(steps=arguments.steps, learning_rate=3e-4)

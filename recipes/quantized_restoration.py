@@ -1,4 +1,4 @@
-"""Restoration at few bits: which quantiser is how good after the same short training.
+"""Restoration at few bits: which quantizer is how good after the same short training.
 
 From a full-precision network of each task, every cell of the grid prepares the network with one
 method at one number of bits, trains it with one schedule that is the same for all, packs it, and
@@ -19,21 +19,22 @@ from typing import Any
 
 import torch
 
+from qmamba.checkpoints import load
 from qmamba.datasets.restoration import CleanImage, find_clean_images, split_clean_images
 from qmamba.datasets.restoration_sets import find_restoration_set
-from qmamba.evaluation.restoration_benchmark import evaluate_set
+from qmamba.evaluation.restoration.benchmark import evaluate_set
 from qmamba.files import atomic_write
-from qmamba.models import MambaIR, load
+from qmamba.models import MambaIR
 from qmamba.restore.degradations import Degradation
 from qmamba.training import TrainingOptions
-from qmamba.training.restoration import CropOptions, RestorationTask
-from qmamba.training.restoration_run import MODEL_NAME, train_restoration
-from qmamba.training.restoration_start import (
+from qmamba.training.restoration.initial_network import (
     degradation_for,
     prepare_quantized,
     quantization_of,
     restoration_network,
 )
+from qmamba.training.restoration.run import MODEL_NAME, train_restoration
+from qmamba.training.restoration.task import CropOptions, RestorationTask
 
 # The published recipe with its milestones, shortened; the rate is higher because the run is short.
 SCHEDULE = TrainingOptions(
@@ -151,7 +152,7 @@ def run_cell(
         places.out / cell.name,
         name=f"mambair-nano-{cell.task}-{cell.bits}",
         quantization=config,
-        card={"data": f"{len(training)} pictures of BSDS500 and T91"},
+        card={"data": f"{len(training)} images of BSDS500 and T91"},
         resume=True,
     )
     if result.interrupted:
@@ -260,7 +261,7 @@ def _spread(results: list[dict[str, Any]], name: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of clean pictures")
+    parser.add_argument("--data", type=Path, required=True, help="folder of clean images")
     parser.add_argument("--sets", type=Path, required=True, help="folder of test sets; never train")
     parser.add_argument(
         "--full", type=Path, required=True, help="folder with x2/, x4/, denoise/, jpeg/ (trained)"

@@ -1,12 +1,12 @@
-"""Adapting one small model to other kinds of pictures: StylePrompt beside its rivals.
+"""Adapting one small model to other kinds of images: StylePrompt beside its rivals.
 
 The base is trained on photographs with authentic damage (BIQ2021). It is tuned for synthetic damage
-(LIVE), for recolouring (HECD), and for all three at once, with every tuning, with the same schedule
+(LIVE), for recoloring (HECD), and for all three at once, with every tuning, with the same schedule
 and the same seeds for all (full tuning also at a tenth of the learning rate); nothing is chosen on
 a test part.
 
 LIVE and HECD are divided into halves by content; each half trains once and tests once for every
-seed, so that every picture is predicted by models that have not seen its content. Of BIQ2021, the
+seed, so that every image is predicted by models that have not seen its content. Of BIQ2021, the
 official training part trains and the official validation part tests.
 
 A run can be stopped at any moment; finished runs are not repeated.
@@ -27,13 +27,14 @@ import torch
 from numpy.typing import NDArray
 
 from qmamba.assess import CropsPolicy, Scorer
+from qmamba.checkpoints import load
 from qmamba.datasets import RatedDataset, official_split, read_csv_dataset, split_by_content
-from qmamba.evaluation.correlation import plcc, srcc
+from qmamba.evaluation.metrics.correlation import plcc, srcc
 from qmamba.files import atomic_write
-from qmamba.models import Model, QMamba, count_parameters, load
+from qmamba.models import Model, QMamba, count_parameters
 from qmamba.prompts import TuningConfig, count_tuned
 from qmamba.training import QualityPart, QualityTask, TrainingOptions
-from qmamba.training.tuning import TUNED_NAME, tune
+from qmamba.training.quality.tuning import TUNED_NAME, tune
 
 WIDTH = 32
 """Channels of a prompt: StylePrompt then has 4.3 % of the model's parameters, as in the paper."""
@@ -94,7 +95,7 @@ class Target:
 
 TARGETS = {
     "live": Target("synthetic damage (LIVE)", ("live",), ("live",)),
-    "hecd": Target("recolouring (HECD)", ("hecd",), ("hecd",)),
+    "hecd": Target("recoloring (HECD)", ("hecd",), ("hecd",)),
     "universal": Target(
         "universal",
         ("biq2021", "hecd", "live"),
@@ -115,7 +116,7 @@ def divided(data: RatedDataset, seed: int, fold: int) -> tuple[tuple[int, ...], 
 
 
 def predictions(model: Model, data: RatedDataset, positions: Sequence[int]) -> dict[str, Any]:
-    """Names and predicted qualities of the pictures at some positions."""
+    """Names and predicted qualities of the images at some positions."""
     scorer = Scorer(model, policy=CropsPolicy(count=TEST_CROPS))
     sign = 1 if scorer.scale.higher_is_better else -1
     scores = scorer(iter([data[position].path for position in positions]))
@@ -181,9 +182,9 @@ def stored_at(out: Path, target: str, seed: int, fold: int, tuning: str) -> Path
 
 
 class Figures:
-    """The mean of a correlation over runs, and its interval when the pictures are drawn anew.
+    """The mean of a correlation over runs, and its interval when the images are drawn anew.
 
-    Every draw takes pictures of the data set with replacement, the same for all runs.
+    Every draw takes images of the data set with replacement, the same for all runs.
     """
 
     def __init__(self, runs: Sequence[Mapping[str, Any]], data: RatedDataset) -> None:
@@ -229,8 +230,8 @@ def table(out: Path, data: Mapping[str, RatedDataset], seeds: Sequence[int]) -> 
                 if found:
                     rows.append(_row(tuning, found, test, data[test]))
             if rows:
-                learnt = "+".join(NAMES[name] for name in target.train)
-                lines += ["", f"**{target.title}**: learns {learnt}, tested on {NAMES[test]}", ""]
+                learned = "+".join(NAMES[name] for name in target.train)
+                lines += ["", f"**{target.title}**: learns {learned}, tested on {NAMES[test]}", ""]
                 lines += [
                     "| tuning | parameters | share | file | CPU time | SRCC | PLCC | runs |",
                     "|---|---:|---:|---:|---:|---|---|---:|",
@@ -283,7 +284,7 @@ def main() -> None:
             continue
 
         def task(place: tuple[str, int, int] = (key, seed, fold)) -> QualityTask:
-            # Pictures are decoded once for all tunings of the same part.
+            # Images are decoded once for all tunings of the same part.
             if place not in tasks:
                 tasks.clear()
                 tasks[place] = task_of(TARGETS[place[0]], data, *place[1:])

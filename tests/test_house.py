@@ -27,7 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = (
 )
 DOORS = {"__init__", "__main__"}
 # `load` is one function for every kind of weights, and hands files of packed codes on.
-HANDED_UP = {("models/checkpoint.py", "quantization")}
+HANDED_UP = {("checkpoints/load.py", "quantization")}
 
 
 def level(folder: str) -> int:

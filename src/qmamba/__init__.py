@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from qmamba.assess import Score, Scorer
-    from qmamba.models import create_model, list_models, load
+    from qmamba.checkpoints import load
+    from qmamba.models import create_model, list_models
     from qmamba.ops import selective_scan, ss2d
     from qmamba.quantization import QuantConfig, quantize_
     from qmamba.restore import RestoredImage, Restorer

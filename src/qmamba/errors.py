@@ -24,7 +24,7 @@ class CheckpointError(QMambaError, RuntimeError):
 
 
 class ImageError(QMambaError, ValueError):
-    """A picture cannot be decoded, is too large, or is not in an accepted form."""
+    """An image cannot be decoded, is too large, or is not in an accepted form."""
 
 
 class DataError(QMambaError, ValueError):

@@ -1,4 +1,4 @@
-"""A tiny model on disk and pictures to score with it."""
+"""A tiny model on disk and images to score with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from qmamba.models import ModelMetadata, QMamba, ScoreScale, create_model, save_model
+from qmamba.checkpoints import save_model
+from qmamba.models import ModelMetadata, QMamba, ScoreScale, create_model
 
 SCALE = ScoreScale(
     name="test MOS", low=0, high=100, higher_is_better=True, target_mean=50, target_std=400
@@ -35,14 +36,14 @@ def save_tiny(folder: Path, score: ScoreScale | None = SCALE) -> Path:
 
 
 def pixels(height: int = 80, width: int = 96, seed: int = 0) -> np.ndarray:
-    """A smooth picture with noise, uint8 (height, width, 3)."""
+    """A smooth image with noise, uint8 (height, width, 3)."""
     rng = np.random.default_rng(seed)
     ramp = np.linspace(0, 1, height)[:, None, None] * np.linspace(0, 1, width)[None, :, None]
     values = 255 * ramp * rng.random(3) + 40 * seed * rng.random((height, width, 3))
     return values.clip(0, 255).astype(np.uint8)
 
 
-def write_picture(path: Path, height: int = 80, width: int = 96, seed: int = 0) -> Path:
+def write_image(path: Path, height: int = 80, width: int = 96, seed: int = 0) -> Path:
     Image.fromarray(pixels(height, width, seed)).save(path, "PNG")
     return path
 

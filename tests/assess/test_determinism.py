@@ -1,4 +1,4 @@
-"""The same picture gets the same bits, whoever its neighbours are and however large the batch."""
+"""The same image gets the same bits, whoever its neighbors are and however large the batch."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import pytest
 import torch
 
 from qmamba.assess import Scorer, score_paths
-from tests.assess.samples import pixels, write_picture
+from tests.assess.samples import pixels, write_image
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[Path]:
-    """Ten pictures, six of one size in a row and others between."""
+def images(tmp_path: Path) -> list[Path]:
+    """Ten images, six of one size in a row and others between."""
     sizes = [(80, 96)] * 6 + [(33, 40), (20, 90), (80, 96), (80, 96)]
-    return [write_picture(tmp_path / f"{i}.png", *size, seed=i + 1) for i, size in enumerate(sizes)]
+    return [write_image(tmp_path / f"{i}.png", *size, seed=i + 1) for i, size in enumerate(sizes)]
 
 
 @pytest.mark.parametrize("policy", ["crops", "crops:layout=random,seed=3", "native"])
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
 def test_alone_and_in_company(
-    weights: Path, pictures: list[Path], policy: str, batch_size: int
+    weights: Path, images: list[Path], policy: str, batch_size: int
 ) -> None:
-    reference = [Scorer.from_pretrained(weights, policy=policy)(path) for path in pictures]
+    reference = [Scorer.from_pretrained(weights, policy=policy)(path) for path in images]
     scorer = Scorer.from_pretrained(weights, policy=policy, batch_size=batch_size)
-    assert scorer(pictures) == reference
-    assert scorer(pictures) == reference
-    assert scorer(pictures[::-1]) == reference[::-1]
-    rows = list(score_paths(scorer, [str(path) for path in pictures], workers=3))
+    assert scorer(images) == reference
+    assert scorer(images) == reference
+    assert scorer(images[::-1]) == reference[::-1]
+    rows = list(score_paths(scorer, [str(path) for path in images], workers=3))
     assert [row.score for row in rows] == reference
 
 
@@ -44,7 +44,7 @@ class Calls:
         return self._network(images)
 
 
-def test_every_picture_has_calls_of_its_own(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_image_has_calls_of_its_own(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = Scorer.from_pretrained(weights, batch_size=8)
     calls = Calls(scorer)
     monkeypatch.setattr(scorer, "_network", calls)
@@ -62,7 +62,7 @@ def test_large_views_are_spread_over_calls(weights: Path, monkeypatch: pytest.Mo
     assert calls.views == [2, 2, 1]
 
 
-def test_pictures_are_queued_off_the_cpu(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_queued_off_the_cpu(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = [pixels(seed=seed) for seed in range(7)]
     alone = scorer(arrays)
     calls = Calls(scorer)

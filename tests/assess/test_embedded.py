@@ -7,7 +7,7 @@ from importlib import resources
 import pytest
 
 from qmamba.assess import DEFAULT_WEIGHTS, Scorer
-from qmamba.models import list_weights
+from qmamba.checkpoints import list_weights
 from tests.conftest import REPOSITORY
 
 EXAMPLES = REPOSITORY / "examples"

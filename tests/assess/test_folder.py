@@ -1,4 +1,4 @@
-"""Finding pictures, and scoring many of them whatever state they are in."""
+"""Finding images, and scoring many of them whatever state they are in."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from qmamba.assess import ImageRow, PictureViews, Scorer, find_images, require_existing, score_paths
+from qmamba.assess import ImageRow, ImageViews, Scorer, find_images, require_existing, score_paths
 from qmamba.errors import ConfigError, DataError, QMambaError
-from tests.assess.samples import write_picture
+from tests.assess.samples import write_image
 
 
 def found(*inputs: str | Path, recursive: bool = False, stdin: bytes = b"") -> list[str]:
@@ -25,8 +25,8 @@ def found(*inputs: str | Path, recursive: bool = False, stdin: bytes = b"") -> l
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    pictures = ["b.jpg", "a.PNG", ".hidden.png", "sub/c.tiff", "sub/deep/d.webp", ".git/e.png"]
-    for name in ["note.txt", *pictures]:
+    images = ["b.jpg", "a.PNG", ".hidden.png", "sub/c.tiff", "sub/deep/d.webp", ".git/e.png"]
+    for name in ["note.txt", *images]:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -34,7 +34,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_folder_is_sorted_and_leaves_out_what_is_no_picture(tree: Path) -> None:
+def test_folder_is_sorted_and_leaves_out_what_is_no_image(tree: Path) -> None:
     assert found(tree) == [str(tree / "a.PNG"), str(tree / "b.jpg")]
     assert found(".") == ["./a.PNG", "./b.jpg"]
 
@@ -149,7 +149,7 @@ def test_require_existing(tree: Path) -> None:
 
 
 def test_one_row_per_file_in_order(scorer: Scorer, tmp_path: Path) -> None:
-    good = [str(write_picture(tmp_path / f"{i}.png", seed=i)) for i in range(4)]
+    good = [str(write_image(tmp_path / f"{i}.png", seed=i)) for i in range(4)]
     empty = tmp_path / "empty.png"
     empty.touch()
     row_before = ImageRow("folder", error="cannot read the folder")
@@ -174,19 +174,19 @@ def test_one_row_per_file_in_order(scorer: Scorer, tmp_path: Path) -> None:
 def test_a_failure_that_nobody_foresaw_is_a_row(
     scorer: Scorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_: object) -> PictureViews:
+    def broken(_: object) -> ImageViews:
         raise ZeroDivisionError("by\nzero")
 
     monkeypatch.setattr(scorer, "prepare", broken)
     (row,) = score_paths(scorer, ["a.png"])
-    assert row.error == "cannot prepare the picture (ZeroDivisionError: by zero)"
+    assert row.error == "cannot prepare the image (ZeroDivisionError: by zero)"
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_look_ahead_is_bounded_and_the_threads_end(
     scorer: Scorer, tmp_path: Path, workers: int
 ) -> None:
-    path = str(write_picture(tmp_path / "a.png"))
+    path = str(write_image(tmp_path / "a.png"))
     drawn = 0
 
     def paths() -> Iterator[str]:
@@ -213,7 +213,7 @@ def test_errors_keep_their_place(
     monkeypatch.setattr(scorer, "device", torch.device(device))
     scorer.batch_size = 4
     good, bad = scorer.prepare(np.zeros((40, 40, 3), np.uint8)), DataError("bad")
-    stream: list[PictureViews | QMambaError] = [bad, good, good, bad, bad, good]
+    stream: list[ImageViews | QMambaError] = [bad, good, good, bad, bad, good]
     results = list(scorer.score_prepared(stream))
     assert [result is bad for result in results] == [True, False, False, True, True, False]
 

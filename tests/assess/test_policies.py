@@ -44,7 +44,7 @@ def test_text_and_metadata_round_trip(policy: Policy) -> None:
 
 @given(policies, sizes, sizes)
 @settings(deadline=None)
-def test_plan_fits_every_picture(policy: Policy, height: int, width: int) -> None:
+def test_plan_fits_every_image(policy: Policy, height: int, width: int) -> None:
     plan = policy.plan(height, width)
     rows, columns = plan.scaled or (height, width)
     assert 1 <= len(plan.corners) == len(set(plan.corners))
@@ -105,7 +105,7 @@ def test_random_crops_follow_the_seed_alone() -> None:
     assert first != CropsPolicy(layout="random", seed=2).plan(600, 800)
 
 
-def test_picture_of_exactly_one_crop_is_one_view() -> None:
+def test_image_of_exactly_one_crop_is_one_view() -> None:
     for layout in ("fixed", "random"):
         plan = parse_policy(f"crops:layout={layout}").plan(224, 224)
         assert plan.corners == ((0, 0),) and plan.notes == ()

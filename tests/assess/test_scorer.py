@@ -19,14 +19,15 @@ import torch
 from PIL import Image
 
 from qmamba.assess import CropsPolicy, NativePolicy, Score, Scorer
+from qmamba.checkpoints import save_model
 from qmamba.errors import CheckpointError, ConfigError, ImageError, ShapeError
 from qmamba.images import normalize, take_crops, to_tensor
-from qmamba.models import ModelMetadata, QMamba, create_model, save_model
-from tests.assess.samples import SCALE, encoded, pixels, save_tiny, tiny_model, write_picture
+from qmamba.models import ModelMetadata, QMamba, create_model
+from tests.assess.samples import SCALE, encoded, pixels, save_tiny, tiny_model, write_image
 
 
-def test_every_form_of_a_picture_gives_the_same_score(scorer: Scorer, tmp_path: Path) -> None:
-    path = write_picture(tmp_path / "a.png")
+def test_every_form_of_a_image_gives_the_same_score(scorer: Scorer, tmp_path: Path) -> None:
+    path = write_image(tmp_path / "a.png")
     array = pixels()
     forms: list[Any] = [
         path,
@@ -75,12 +76,12 @@ def test_containers(scorer: Scorer) -> None:
 def test_iterator_is_lazy(scorer: Scorer) -> None:
     drawn = []
 
-    def pictures() -> Iterator[np.ndarray]:
+    def images() -> Iterator[np.ndarray]:
         for seed in range(100):
             drawn.append(seed)
             yield pixels(seed=seed)
 
-    scores = scorer(pictures())
+    scores = scorer(images())
     assert drawn == []
     next(scores)
     next(scores)
@@ -213,20 +214,20 @@ def test_score_tensor_refuses(scorer: Scorer, images: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    "picture", [3, None, object(), np.zeros(5), np.full((9, 9), 7.0), b"", "missing.png"]
+    "image", [3, None, object(), np.zeros(5), np.full((9, 9), 7.0), b"", "missing.png"]
 )
-def test_bad_pictures_are_image_errors(scorer: Scorer, picture: object) -> None:
+def test_bad_images_are_image_errors(scorer: Scorer, image: object) -> None:
     with pytest.raises(ImageError):
-        scorer(picture)  # type: ignore[call-overload]
+        scorer(image)  # type: ignore[call-overload]
 
 
-def test_list_stops_at_the_bad_picture_and_names_it(scorer: Scorer) -> None:
+def test_list_stops_at_the_bad_image_and_names_it(scorer: Scorer) -> None:
     with pytest.raises(ImageError, match="missing"):
         scorer([pixels(), "missing.png"])
 
 
 def test_pixel_limit(weights: Path, tmp_path: Path) -> None:
-    path = write_picture(tmp_path / "a.png")
+    path = write_image(tmp_path / "a.png")
     scorer = Scorer.from_pretrained(weights, max_pixels=80 * 96 - 1)
     with pytest.raises(ImageError, match="pixels"):
         scorer(path)
@@ -241,7 +242,7 @@ def test_output_that_is_not_finite_is_an_error(weights: Path) -> None:
         scorer(pixels())
 
 
-def test_memory_shortage_is_an_error_of_the_picture(
+def test_memory_shortage_is_an_error_of_the_image(
     scorer: Scorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def exhausted(*_: object) -> torch.Tensor:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from qmamba.assess import Scorer
 from qmamba.cli import app
 from qmamba.datasets import read_csv_dataset, split_by_content, write_splits
-from tests.assess.samples import write_picture
+from tests.assess.samples import write_image
 
 
 def run(*arguments: str | int | Path) -> Result:
@@ -22,13 +22,13 @@ def run(*arguments: str | int | Path) -> Result:
 
 @pytest.fixture
 def scores(tmp_path: Path) -> Path:
-    """Twelve pictures, two per content; the first half is the official test part."""
+    """Twelve images, two per content; the first half is the official test part."""
     path = tmp_path / "mine.csv"
     with open(path, "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["path", "mos", "content", "split", "distortion"])
         for number in range(12):
-            write_picture(tmp_path / f"{number}.png", 34, 40, seed=number)
+            write_image(tmp_path / f"{number}.png", 34, 40, seed=number)
             part = "test" if number < 6 else "train"
             kind = ("blur", "noise")[number % 2]
             writer.writerow([f"{number}.png", number / 2, number // 2, part, kind])
@@ -113,7 +113,7 @@ def test_a_mix(scores: Path, weights: Path, tmp_path: Path) -> None:
 
 def test_bad_images(scores: Path, weights: Path, tmp_path: Path) -> None:
     for number in (1, 4):
-        (tmp_path / f"{number}.png").write_bytes(b"no picture")
+        (tmp_path / f"{number}.png").write_bytes(b"no image")
     command = ("evaluate", "--data", scores, "--model", weights, "--part", "all", "-o")
     report = tmp_path / "r.json"
     result = run(*command, report)
@@ -146,7 +146,7 @@ def test_outputs_are_tried_before_the_work(
     scores: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared: list[object] = []
-    monkeypatch.setattr(Scorer, "prepare", lambda self, picture: prepared.append(picture))
+    monkeypatch.setattr(Scorer, "prepare", lambda self, image: prepared.append(image))
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "file").touch()
     for option, name in (
@@ -164,10 +164,10 @@ def test_an_interruption_goes_on(
 ) -> None:
     original = Scorer.prepare
 
-    def stops(self: Scorer, picture: object) -> object:
-        if str(picture).endswith("5.png"):
+    def stops(self: Scorer, image: object) -> object:
+        if str(image).endswith("5.png"):
             raise KeyboardInterrupt
-        return original(self, picture)  # type: ignore[arg-type]
+        return original(self, image)  # type: ignore[arg-type]
 
     command = (
         "evaluate", "--data", scores, "--model", weights, "--part", "all", "--workers", 1,
@@ -202,7 +202,7 @@ def test_a_cache_stays(scores: Path, weights: Path, tmp_path: Path) -> None:
         (["--plot", "plot.gif"], ".png or .svg"),
         (["--predictions", "p.jsonl"], "must end in .csv"),
         (["--part", "dev"], "part is one of"),
-        (["--by", "colour"], "by is one of distortion, level, generator"),
+        (["--by", "color"], "by is one of distortion, level, generator"),
         (["--by", "generator"], "has a generator"),
         (["--policy", "grid"], "policy 'grid' is unknown"),
         (["--split", "absent.json"], "absent.json"),

@@ -59,9 +59,9 @@ def test_wrong_usage(arguments: list[str], message: str) -> None:
 
 def test_embedded_weights(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {"tiny": weights, "tiny-denoise": save_networks(tmp_path)["denoise"]}
-    describe = qmamba.models.describe
-    monkeypatch.setattr("qmamba.models.list_weights", lambda: list(files))
-    monkeypatch.setattr("qmamba.models.describe", lambda name: describe(files[name]))
+    describe = qmamba.checkpoints.describe
+    monkeypatch.setattr("qmamba.checkpoints.list_weights", lambda: list(files))
+    monkeypatch.setattr("qmamba.checkpoints.describe", lambda name: describe(files[name]))
     text = run("models", "tiny*").stdout
     assert "Embedded weights\n  tiny\n" in text
     assert "test MOS, 0 to 100, higher is better" in text

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import qmamba
-from tests.assess.samples import write_picture
+from tests.assess.samples import write_image
 
 ENVIRONMENT = {
     **os.environ,
@@ -42,7 +42,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_score_in_a_process(weights: Path, tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png")
     (tmp_path / "b.png").touch()
     result = subprocess.run(
         command("score", tmp_path, "--model", weights, "-o", tmp_path / "out.csv"),
@@ -60,7 +60,7 @@ def test_score_in_a_process(weights: Path, tmp_path: Path) -> None:
 def test_a_full_disk_behind_standard_output(
     weights: Path, tmp_path: Path, option: list[str]
 ) -> None:
-    write_picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png")
     with open("/dev/full", "w") as full:
         result = subprocess.run(
             command("score", tmp_path, "--model", weights, *option),
@@ -76,7 +76,7 @@ def test_a_full_disk_behind_standard_output(
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
 def test_ctrl_c_keeps_the_rows(weights: Path, tmp_path: Path) -> None:
-    path = write_picture(tmp_path / "a.png")
+    path = write_image(tmp_path / "a.png")
     partial = tmp_path / "out.csv.partial"
     arguments = command(
         "score", "-", "--model", weights, "-o", tmp_path / "out.csv", "--workers", "1"

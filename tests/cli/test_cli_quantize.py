@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from qmamba.checkpoints import load, save_model
 from qmamba.cli import app
-from qmamba.cli.measured import Measurement, measured
-from qmamba.models import MambaIR, ModelMetadata, QMamba, ScoreScale, load, save_model
+from qmamba.cli.network_cost import Measurement, measured
+from qmamba.models import MambaIR, ModelMetadata, QMamba, ScoreScale
 from qmamba.quantization.quantizers import OfficialDLS
-from tests.datasets.pictures import textured_picture
+from tests.datasets.images import textured_image
 from tests.models.micro_mambair import recording
 from tests.quantization.networks import build, images
 
@@ -38,32 +39,30 @@ def weights(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
     folder.mkdir()
     for seed in range(2):
-        Image.fromarray(textured_picture(seed, 24, 20)).save(folder / f"{seed}.png")
+        Image.fromarray(textured_image(seed, 24, 20)).save(folder / f"{seed}.png")
     return folder
 
 
-def test_weights_are_quantised_after_training(
-    weights: Path, pictures: Path, tmp_path: Path
-) -> None:
+def test_weights_are_quantized_after_training(weights: Path, images: Path, tmp_path: Path) -> None:
     small = quantize(
         weights, tmp_path / "small.safetensors", "--weight-bits", 3, "--activation-bits", 8,
-        "--method", "lsq+", "--calibrate", pictures,
+        "--method", "lsq+", "--calibrate", images,
     )  # fmt: skip
     assert (small.quantization.weight_bits, small.quantization.activation_bits) == (3, 8)
     assert small.quantization.weight == "lsq+"
     assert small.metadata.name == "full-w3a8"
     record = small.metadata.training["quantization"]
-    assert record["calibration"] == "16 crops of pictures" and record["bits"] == [3, 8]
+    assert record["calibration"] == "16 crops of images" and record["bits"] == [3, 8]
     difference = (small(images(1)) - load(weights)(images(1))).detach().abs().mean()
     assert 0 < difference < 0.2
 
 
 def test_size_time_and_memory_are_printed(
-    weights: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    weights: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "small.safetensors"
     asked = []
@@ -72,8 +71,8 @@ def test_size_time_and_memory_are_printed(
         asked.append((source, side))
         return Measurement(30.0 / len(asked), 12.5)
 
-    monkeypatch.setattr("qmamba.cli.measured.measured", pretend)
-    result = run("quantize", weights, "-o", out, "--calibrate", pictures, "--size", 16)
+    monkeypatch.setattr("qmamba.cli.network_cost.measured", pretend)
+    result = run("quantize", weights, "-o", out, "--calibrate", images, "--size", 16)
     assert result.exit_code == 0, result.output
     assert asked == [(str(weights), 16), (str(out), 16)]
     lines = {line.split()[0]: line for line in result.stdout.splitlines()[1:]}
@@ -87,10 +86,10 @@ def test_a_network_is_measured_in_a_process_of_its_own(weights: Path) -> None:
     assert found is not None and found.milliseconds > 0
 
 
-def test_official_checkpoints_of_mambair(shared: Path, pictures: Path, tmp_path: Path) -> None:
+def test_official_checkpoints_of_mambair(shared: Path, images: Path, tmp_path: Path) -> None:
     config, content = recording(shared, "light_x2")
     torch.save({"params": content["state_dict"]}, tmp_path / "official.pth")
-    small = quantize(tmp_path / "official.pth", tmp_path / "m.safetensors", "--calibrate", pictures)
+    small = quantize(tmp_path / "official.pth", tmp_path / "m.safetensors", "--calibrate", images)
     assert isinstance(small, MambaIR) and small.config == config
     assert small.metadata is not None and small.metadata.name == "official-w4a4"
 
@@ -117,21 +116,21 @@ def test_official_checkpoints_of_q_mambair_are_packed_as_they_were_trained(
     assert result.exit_code == 2 and str(path) in result.stderr
 
 
-def test_quality_models_stay_quality_models(pictures: Path, tmp_path: Path) -> None:
+def test_quality_models_stay_quality_models(images: Path, tmp_path: Path) -> None:
     path = tmp_path / "quality.safetensors"
     score = ScoreScale("MOS", 0, 100, True, 50, 12)
     save_model(build("quality"), path, metadata=ModelMetadata(name="quality", score=score))
-    small = quantize(path, tmp_path / "m.safetensors", "--calibrate", pictures)
+    small = quantize(path, tmp_path / "m.safetensors", "--calibrate", images)
     assert isinstance(small, QMamba)
     assert small.metadata is not None and small.metadata.score == score
 
 
 def test_a_trained_run_is_packed_as_it_was_trained(
-    weights: Path, pictures: Path, tmp_path: Path
+    weights: Path, images: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     trained = run(
-        "train-restoration", "--data", pictures, "--out", out, "--steps", 1, "--batch-size", 1,
+        "train-restoration", "--data", images, "--out", out, "--steps", 1, "--batch-size", 1,
         "--crop", 8, "--from", weights, "--task", "sr", "--quantize", "w2a4",
     )  # fmt: skip
     assert trained.exit_code == 0, trained.output
@@ -183,9 +182,9 @@ def test_nothing_is_overwritten_unasked(
     quantize(weights, tmp_path / "there.safetensors", "--force")
 
 
-def test_folders_that_are_no_runs(weights: Path, pictures: Path, tmp_path: Path) -> None:
+def test_folders_that_are_no_runs(weights: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "m.safetensors"
-    result = run("quantize", pictures, "-o", out)
+    result = run("quantize", images, "-o", out)
     assert result.exit_code == 2 and "it has no options.json; give" in result.stderr
     result = run("quantize", weights, "-o", out, "--calibrate", tmp_path / "absent")
     assert result.exit_code == 2 and "There is no folder" in result.stderr
@@ -198,7 +197,7 @@ def test_wrong_wishes_are_refused(weights: Path, tmp_path: Path) -> None:
         (("--weight-bits", 5), "2, 3, 4 or 8"),
         (("--method", "magic"), "magic"),
         (("--statistics", "magic"), "statistics must be"),
-        (("--calibrate", tmp_path), "no picture"),
+        (("--calibrate", tmp_path), "no image"),
     ):
         result = run("quantize", weights, "-o", out, "--no-measure", *more)
         assert result.exit_code == 2 and problem in result.stderr, (more, result.output)

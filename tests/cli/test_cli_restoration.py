@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from qmamba.checkpoints import load, save_model
+from qmamba.checkpoints.sources import read_weights
 from qmamba.cli import app
-from qmamba.models import MambaIR, ModelMetadata, load, save_model
-from qmamba.models.sources import read_weights
-from qmamba.ops import kernel
+from qmamba.models import MambaIR, ModelMetadata
+from qmamba.ops.native import library
 from qmamba.restore.degradations import Degradation
-from qmamba.training.restoration_start import restoration_network
-from tests.datasets.pictures import textured_picture
+from qmamba.training.restoration.initial_network import restoration_network
+from tests.datasets.images import textured_image
 
 
 def run(*arguments: str | float | Path) -> Result:
@@ -24,20 +25,20 @@ def run(*arguments: str | float | Path) -> Result:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
     for name, seeds in (("clean", range(3)), ("Set5", range(5, 7)), ("Classic5", range(8, 9))):
         (folder / name).mkdir()
         for seed in seeds:
-            pixels = textured_picture(seed, 40, 44)
+            pixels = textured_image(seed, 40, 44)
             pixels = pixels[..., 0] if name == "Classic5" else pixels
             Image.fromarray(pixels).save(folder / name / f"{name}{seed}.png")
     return folder
 
 
-def train(pictures: Path, out: Path, *more: str | float | Path) -> Result:
+def train(images: Path, out: Path, *more: str | float | Path) -> Result:
     return run(
-        "train-restoration", "--data", pictures / "clean", "--out", out, "--steps", 2,
+        "train-restoration", "--data", images / "clean", "--out", out, "--steps", 2,
         "--batch-size", 1, "--crop", 8, *more,
     )  # fmt: skip
 
@@ -56,34 +57,34 @@ def tiny(path: Path) -> Path:
     return path
 
 
-def test_training_and_going_on(pictures: Path, tmp_path: Path) -> None:
+def test_training_and_going_on(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "denoiser"
-    result = train(pictures, out, "--task", "denoise", "--sigma", "10-30", "--learning-rate", 1e-3)
+    result = train(images, out, "--task", "denoise", "--sigma", "10-30", "--learning-rate", 1e-3)
     assert result.exit_code == 0, result.output
-    assert "denoising, sigma 10 to 30: 2 pictures train, 1 validate" in result.stderr
+    assert "denoising, sigma 10 to 30: 2 images train, 1 validate" in result.stderr
     record = json.loads((out / "options.json").read_text())
     assert record["training"]["betas"] == [0.9, 0.99] and record["training"]["weight_decay"] == 0
     network = load(out / "model.safetensors")
     assert isinstance(network, MambaIR) and network.metadata is not None
     assert network.metadata.name == "denoiser"
-    assert network.metadata.training["data"] == "2 pictures of clean"
+    assert network.metadata.training["data"] == "2 images of clean"
     assert network.metadata.training["degradation"]["sigma"] == [10, 30]
 
-    again = train(pictures, out, "--task", "denoise", "--sigma", "10-30", "--learning-rate", 1e-3)
+    again = train(images, out, "--task", "denoise", "--sigma", "10-30", "--learning-rate", 1e-3)
     assert again.exit_code == 2 and "--resume" in again.stderr
     more = ("--task", "denoise", "--sigma", "10-30", "--learning-rate", 1e-3, "--resume")
-    assert train(pictures, out, *more).exit_code == 0
+    assert train(images, out, *more).exit_code == 0
 
     # The strength of the noise is that of the weights.
-    tuned = train(pictures, tmp_path / "tuned", "--from", out / "model.safetensors")
+    tuned = train(images, tmp_path / "tuned", "--from", out / "model.safetensors")
     assert tuned.exit_code == 0, tuned.output
     assert "denoising, sigma 10 to 30" in tuned.stderr
 
 
-def test_few_bits_from_full_precision(pictures: Path, tmp_path: Path) -> None:
+def test_few_bits_from_full_precision(images: Path, tmp_path: Path) -> None:
     weights, few = tiny(tmp_path / "full.safetensors"), tmp_path / "few"
     result = train(
-        pictures, few, "--from", weights, "--quantize", "w4a2", "--method", "rfa", "--seed", 3
+        images, few, "--from", weights, "--quantize", "w4a2", "--method", "rfa", "--seed", 3
     )
     assert result.exit_code == 0, result.output
     record = json.loads((few / "options.json").read_text())
@@ -91,9 +92,7 @@ def test_few_bits_from_full_precision(pictures: Path, tmp_path: Path) -> None:
     assert record["from"]["source"] == str(weights)
     packed = few / "model.safetensors"
     assert packed.stat().st_size < weights.stat().st_size
-    measured = run(
-        "evaluate-restoration", "--data", pictures, "--model", packed, "--model", weights
-    )
+    measured = run("evaluate-restoration", "--data", images, "--model", packed, "--model", weights)
     assert measured.exit_code == 0, measured.output
     lines = [line.split() for line in measured.stdout.splitlines()]
     assert [line[0] for line in lines] == ["method", "bicubic", "few", "full"]
@@ -104,7 +103,7 @@ def test_few_bits_from_full_precision(pictures: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ((), "Say what is learnt"),
+        ((), "Say what is learned"),
         (("--task", "sr", "--sigma", "25"), "no sigma"),
         (("--task", "sr", "--method", "lsq"), "--quantize"),
         (("--task", "sr", "--quantize", "4"), "w4a4"),
@@ -116,14 +115,14 @@ def test_few_bits_from_full_precision(pictures: Path, tmp_path: Path) -> None:
     ],
 )
 def test_contradictions(
-    pictures: Path, tmp_path: Path, arguments: tuple[str, ...], problem: str
+    images: Path, tmp_path: Path, arguments: tuple[str, ...], problem: str
 ) -> None:
-    result = train(pictures, tmp_path / "out", *arguments)
+    result = train(images, tmp_path / "out", *arguments)
     assert result.exit_code == 2 and problem in result.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_run_folders_that_cannot_be_made(pictures: Path, tmp_path: Path) -> None:
+def test_run_folders_that_cannot_be_made(images: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"mine")
     for out in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 260)):
         result = run("train-restoration", "--task", "sr", "--data", tmp_path / "absent", "-o", out)
@@ -134,7 +133,7 @@ def test_run_folders_that_cannot_be_made(pictures: Path, tmp_path: Path) -> None
     ("task", "sides", "problem"),
     [("sr", (64, 1), "cannot be made 2 times smaller"), ("denoise", (10, 10), "SSIM needs")],
 )
-def test_pictures_that_are_too_small_are_named(
+def test_images_that_are_too_small_are_named(
     tmp_path: Path, task: str, sides: tuple[int, int], problem: str
 ) -> None:
     folder = tmp_path / "Set5"
@@ -146,7 +145,7 @@ def test_pictures_that_are_too_small_are_named(
         "train-restoration", "--data", folder, "--out", tmp_path / "out", "--task", task,
         "--steps", 1, "--batch-size", 1, "--crop", 8, *strength,
     )  # fmt: skip
-    named = f"The picture '{folder}"
+    named = f"The image '{folder}"
     assert result.exit_code == 2 and problem in result.stderr and named in result.stderr
     result = run(
         "evaluate-restoration", "--data", tmp_path, "--sets", "Set5", "--task", task, *strength
@@ -154,21 +153,21 @@ def test_pictures_that_are_too_small_are_named(
     assert result.exit_code == 2 and problem in result.stderr and named in result.stderr
 
 
-def test_embedded_weights_have_a_size(pictures: Path) -> None:
+def test_embedded_weights_have_a_size(images: Path) -> None:
     name = "mambair-nano-x2-w4a4"
-    result = run("evaluate-restoration", "--data", pictures, "--model", name)
+    result = run("evaluate-restoration", "--data", images, "--model", name)
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[2].split()[4] == f"{len(read_weights(name).content):,}"
 
 
-def test_inputs_are_measured_without_a_model(pictures: Path, tmp_path: Path) -> None:
+def test_inputs_are_measured_without_a_model(images: Path, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     result = run(
-        "evaluate-restoration", "--data", pictures, "--task", "jpeg", "--quality", 10,
+        "evaluate-restoration", "--data", images, "--task", "jpeg", "--quality", 10,
         "--quality", 40, "-o", table,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert "Classic5 has only 1 of its pictures here" in result.stderr
+    assert "Classic5 has only 1 of its images here" in result.stderr
     with open(table, newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["input"] for row in rows] == ["quality 10", "quality 40"]
@@ -176,13 +175,13 @@ def test_inputs_are_measured_without_a_model(pictures: Path, tmp_path: Path) -> 
     assert float(rows[0]["psnr_b"]) < float(rows[0]["psnr"]) and rows[0]["bytes"] == ""
 
 
-def test_networks_side_by_side(pictures: Path, tmp_path: Path) -> None:
+def test_networks_side_by_side(images: Path, tmp_path: Path) -> None:
     sources: list[str | Path] = []
     for number in range(2):
         sources += ["--model", tiny(tmp_path / f"net{number}.safetensors")]
     table, report = tmp_path / "table.md", tmp_path / "table.json"
     for path in (table, report):
-        result = run("evaluate-restoration", "--data", pictures, *sources, "-o", path)
+        result = run("evaluate-restoration", "--data", images, *sources, "-o", path)
         assert result.exit_code == 0, result.output
     lines = table.read_text().splitlines()
     assert lines[0] == ("| method | input | parameters | W/A bits | bytes | GMACs | TBOPs | Set5 |")
@@ -190,21 +189,21 @@ def test_networks_side_by_side(pictures: Path, tmp_path: Path) -> None:
     size = (tmp_path / "net0.safetensors").stat().st_size
     assert f"| 32 | {size:,} |" in lines[3]
     content = json.loads(report.read_text())
-    assert list(content["rows"][1]["sets"]["Set5"]["pictures"]) == ["Set55", "Set56"]
+    assert list(content["rows"][1]["sets"]["Set5"]["images"]) == ["Set55", "Set56"]
     assert content["settings"]["mode"] == "whole"
     plus = run(
-        "evaluate-restoration", "--data", pictures, *sources[:2], "--sets", "Set5", "--ensemble",
+        "evaluate-restoration", "--data", images, *sources[:2], "--sets", "Set5", "--ensemble",
         "--mode", "official",
     )  # fmt: skip
     assert plus.exit_code == 0 and "net0" in plus.stdout
 
 
 @pytest.mark.skipif(
-    kernel.unavailable_reason() is not None, reason=str(kernel.unavailable_reason())
+    library.unavailable_reason() is not None, reason=str(library.unavailable_reason())
 )
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_precisions(pictures: Path, tmp_path: Path, precision: str) -> None:
-    arguments = ("--data", pictures, "--model", tiny(tmp_path / "net.safetensors"))
+def test_precisions(images: Path, tmp_path: Path, precision: str) -> None:
+    arguments = ("--data", images, "--model", tiny(tmp_path / "net.safetensors"))
     quality = {}
     for each in ("fp32", precision):
         table = tmp_path / f"{each}.json"
@@ -218,15 +217,15 @@ def test_precisions(pictures: Path, tmp_path: Path, precision: str) -> None:
     assert unknown.exit_code == 2 and "choose fp32, bf16 or int8" in unknown.stderr
 
 
-def test_wrong_usage_of_the_evaluation(pictures: Path, weights: Path, tmp_path: Path) -> None:
-    data = ("--data", pictures)
+def test_wrong_usage_of_the_evaluation(images: Path, weights: Path, tmp_path: Path) -> None:
+    data = ("--data", images)
     for arguments, problem in (
         ((*data,), "--model"),
         ((*data, "--task", "sr", "--sets", "Kodak24"), "no folder of 'Kodak24'"),
         ((*data, "--task", "denoise"), "None of CBSD68"),
         ((*data, "--task", "sr", "-o", tmp_path / "table.xls"), ".json"),
         ((*data, "--task", "sr", "--mode", "tiles"), "whole, official"),
-        ((*data, "--model", weights), "restores no pictures"),
+        ((*data, "--model", weights), "restores no images"),
         ((*data, "--task", "sr", "-o", tmp_path / "absent" / "table.md"), "create it first"),
         ((*data, "--task", "sr", "--scale", 0), "The scale of sr must be"),
         ((*data, "--task", "sr", "--sigma", 25), "--sigma belongs to the task denoise, not to sr"),

@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 from qmamba import Restorer, Scorer
 from qmamba.cli import app
 from qmamba.images import read_image, read_layers
-from qmamba.ops import kernel
-from qmamba.restore import catalogue
+from qmamba.ops.native import library
+from qmamba.restore import catalog
 from tests.images.test_encode import exif_block
 from tests.images.test_image_layers import noise
 from tests.restore.stand_ins import save_networks, smooth
@@ -48,7 +48,7 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     (folder / "inner").mkdir(parents=True)
     Image.fromarray(smooth(14, 18)).save(folder / "a.png")
-    Image.fromarray(smooth(10, 10, 1)[..., 0]).save(folder / "inner" / "grey.jpg")
+    Image.fromarray(smooth(10, 10, 1)[..., 0]).save(folder / "inner" / "gray.jpg")
     Image.fromarray(smooth(10, 12)).save(folder / "inner" / "z.bmp")
     (folder / "readme.txt").touch()
     return folder
@@ -67,7 +67,7 @@ def test_one_file(run: Run, photos: Path, networks: dict[str, Path]) -> None:
     assert "super-resolution x2: model tiny-sr (sha256 " in result.stderr
     assert "1 images restored" in result.stderr
     expected = Restorer.from_pretrained(networks["sr"]).restore("photos/a.png").pixels
-    assert np.array_equal(read_layers("b.png").colours, expected)
+    assert np.array_equal(read_layers("b.png").colors, expected)
 
 
 def test_folders_keep_their_tree(run: Run, photos: Path) -> None:
@@ -75,10 +75,10 @@ def test_folders_keep_their_tree(run: Run, photos: Path) -> None:
     assert files("flat") == ["a.png"]
     result = run("photos", "-o", "out", "-r")
     assert result.exit_code == 0
-    assert files("out") == ["a.png", "inner/grey.jpg", "inner/z.png"]
-    assert read_layers("out/inner/grey.jpg").colours.shape == (20, 20, 1)
+    assert files("out") == ["a.png", "inner/gray.jpg", "inner/z.png"]
+    assert read_layers("out/inner/gray.jpg").colors.shape == (20, 20, 1)
     assert run("photos", "-o", "webp", "-r", "--format", "webp").exit_code == 0
-    assert files("webp") == ["a.webp", "inner/grey.webp", "inner/z.webp"]
+    assert files("webp") == ["a.webp", "inner/gray.webp", "inner/z.webp"]
 
 
 def test_lists_and_patterns(run: Run, photos: Path) -> None:
@@ -93,7 +93,7 @@ def test_hostile_folder(run: Run, photos: Path) -> None:
     good = (photos / "a.png").read_bytes()
     contents = {
         "empty.jpg": b"",
-        "text.jpg": b"no picture at all",
+        "text.jpg": b"no image at all",
         "truncated.png": good[: len(good) // 2],
         "two\nlines.png": good,
         "ünï 图.png": good,
@@ -108,26 +108,26 @@ def test_hostile_folder(run: Run, photos: Path) -> None:
     assert {"two\nlines.png", "ünï 图.png"} < set(files("out"))
 
 
-def test_hostile_pictures_come_out(run: Run, tmp_path: Path) -> None:
+def test_hostile_images_come_out(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "odd"
     folder.mkdir()
     exif = Image.Exif()
     exif[0x0112] = 6
-    colours = Image.fromarray(smooth(6, 9))
-    colours.save(folder / "turned.jpg", exif=exif)
-    colours.convert("CMYK").save(folder / "cmyk.jpg")
-    palette = colours.convert("P")
+    colors = Image.fromarray(smooth(6, 9))
+    colors.save(folder / "turned.jpg", exif=exif)
+    colors.convert("CMYK").save(folder / "cmyk.jpg")
+    palette = colors.convert("P")
     palette.save(folder / "palette.png", transparency=palette.getpixel((0, 0)))
-    colours.convert("1").save(folder / "bilevel.png")
+    colors.convert("1").save(folder / "bilevel.png")
     Image.fromarray(noise(1, 40, 3)).save(folder / "line.png")
     Image.fromarray(noise(1, 1, 4)).save(folder / "dot.png")
     Image.fromarray(noise(7, 5, dtype=np.uint16)).save(folder / "deep.tif")
-    colours.convert("RGBA").save(folder / "opaque.webp", lossless=True)
+    colors.convert("RGBA").save(folder / "opaque.webp", lossless=True)
     assert run("odd", "-o", "out").exit_code == 0
-    assert read_layers("out/turned.jpg").colours.shape == (18, 12, 3)
+    assert read_layers("out/turned.jpg").colors.shape == (18, 12, 3)
     assert read_layers("out/turned.jpg").notes == ()
-    assert read_layers("out/bilevel.png").colours.shape == (12, 18, 1)
-    assert read_layers("out/line.png").colours.shape == (2, 80, 3)
+    assert read_layers("out/bilevel.png").colors.shape == (12, 18, 1)
+    assert read_layers("out/line.png").colors.shape == (2, 80, 3)
     assert read_layers("out/deep.tif").bits == 16
     assert read_layers("out/palette.png").alpha is not None
 
@@ -149,7 +149,7 @@ def test_existing_files(run: Run, photos: Path) -> None:
 def test_nothing_is_written_over_an_input(run: Run, photos: Path) -> None:
     before = (photos / "a.png").read_bytes()
     result = run("photos", "-o", "photos", "--force")
-    assert result.exit_code == 1 and "over the picture itself" in result.stdout
+    assert result.exit_code == 1 and "over the image itself" in result.stdout
     result = run("photos/a.png", "-o", "photos/a.png", "--force")
     assert result.exit_code == 2 and "is the image itself" in result.stderr
     assert (photos / "a.png").read_bytes() == before
@@ -165,10 +165,10 @@ def test_tasks_tiles_and_options(run: Run, photos: Path) -> None:
     result = run("big.png", "-o", "b.png", *options, "--task", "jpeg", model="jpeg")
     assert result.exit_code == 0, result.output
     assert "luma restored, chroma kept; 4 tiles of 22x22" in result.stdout
-    assert "grey JPEG, quality 10 to 40: model tiny-jpeg" in result.stderr
+    assert "gray JPEG, quality 10 to 40: model tiny-jpeg" in result.stderr
     assert run("big.png", "-o", "c.png", "--sigma", "15", model="denoise").exit_code == 0
     eight_bits = run("big.png", "-o", "d.png", "--precision", "int8", model="denoise")
-    has_kernel = kernel.unavailable_reason() is None
+    has_kernel = library.unavailable_reason() is None
     assert (eight_bits.exit_code == 0) == has_kernel, eight_bits.output
 
 
@@ -205,7 +205,7 @@ def test_a_result_that_cannot_be_measured_is_kept(run: Run, photos: Path) -> Non
     Image.fromarray(smooth(8, 9)).save("small.png")
     result = run("tiny.png", "-o", "b.png", "--reference", "small.png", model="denoise")
     assert result.exit_code == 1 and os.path.exists("b.png")
-    assert "  not compared: SSIM needs pictures of at least 11 pixels" in result.stdout
+    assert "  not compared: SSIM needs images of at least 11 pixels" in result.stdout
     assert "1 images restored, 1 measurements failed" in result.stderr
 
 
@@ -227,7 +227,7 @@ def test_the_pixel_limit_is_for_inputs_and_not_for_results(
 def test_a_failure_to_score_does_not_end_the_run(
     run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: Scorer, picture: Any) -> Any:
+    def fail(self: Scorer, image: Any) -> Any:
         raise MemoryError("no room")
 
     monkeypatch.setattr(Scorer, "__call__", fail)
@@ -277,7 +277,7 @@ def test_wrong_usage(run: Run, photos: Path, arguments: list[str], message: str)
 
 
 def test_no_embedded_weights(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue, "list_weights", list)
+    monkeypatch.setattr(catalog, "list_weights", list)
     result = CliRunner().invoke(app, ["restore", "photos", "-o", "out", "--task", "jpeg"])
     assert result.exit_code == 2
     assert "There are no embedded weights for jpeg" in result.stderr
@@ -287,9 +287,9 @@ def test_no_embedded_weights(run: Run, photos: Path, monkeypatch: pytest.MonkeyP
 def test_output_inside_the_input_is_not_restored_again(run: Run, photos: Path) -> None:
     for _ in range(2):
         assert run("photos", "-o", "photos/better", "-r", "--force").exit_code == 0
-    assert files("photos/better") == ["a.png", "inner/grey.jpg", "inner/z.png"]
+    assert files("photos/better") == ["a.png", "inner/gray.jpg", "inner/z.png"]
     assert run("photos/better/inner", "-o", "photos/better", "-r").exit_code == 0
-    assert files("photos/better")[1] == "grey.jpg"
+    assert files("photos/better")[1] == "gray.jpg"
 
 
 def test_score(run: Run, photos: Path) -> None:
@@ -304,10 +304,10 @@ def test_interrupt(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> N
     restore = Restorer.restore
     calls = iter(range(10))
 
-    def interrupted(self: Restorer, picture: Any, **options: Any) -> Any:
+    def interrupted(self: Restorer, image: Any, **options: Any) -> Any:
         if next(calls) == 1:
             raise KeyboardInterrupt
-        return restore(self, picture, **options)
+        return restore(self, image, **options)
 
     monkeypatch.setattr(Restorer, "restore", interrupted)
     result = run("photos", "-o", "out", "-r")

@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 
 from qmamba.assess import COLUMNS, Scorer
 from qmamba.cli import app
-from tests.assess.samples import encoded, pixels, write_picture
-from tests.images.picture_files import png_chunk
+from tests.assess.samples import encoded, pixels, write_image
+from tests.images.image_files import png_chunk
 
 Run = Callable[..., Result]
 
@@ -39,12 +39,12 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     folder.mkdir()
     for seed, name in enumerate(["c.png", "a.png", "b.png"], start=1):
-        write_picture(folder / name, seed=seed)
+        write_image(folder / name, seed=seed)
     return folder
 
 
 def bomb() -> bytes:
-    """PNG header of a picture of 10^10 pixels."""
+    """PNG header of an image of 10^10 pixels."""
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     chunks = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunks
@@ -87,7 +87,7 @@ def test_sorted_table(run: Run, photos: Path) -> None:
 
 
 def test_json(run: Run, photos: Path, weights: Path) -> None:
-    write_picture(photos / "small.png", 10, 20)
+    write_image(photos / "small.png", 10, 20)
     Path("photos/zero.png").touch()
     result = run("photos", "--json")
     assert result.exit_code == 1
@@ -131,7 +131,7 @@ def test_hostile_folder(run: Run, tmp_path: Path) -> None:
         "pixel.png": encoded(1, 1),
         "same 1.png": good,
         "same 2.jpg": good,
-        "text.jpg": b"no picture at all",
+        "text.jpg": b"no image at all",
         "truncated.png": good[: len(good) // 2],
         "ünï 图.png": good,
         "two\nlines.png": good,
@@ -143,8 +143,8 @@ def test_hostile_folder(run: Run, tmp_path: Path) -> None:
     (folder / "loop").symlink_to(folder, target_is_directory=True)
     (folder / "broken.png").symlink_to(folder / "nowhere")
     (folder / "folder.jpg").mkdir()
-    grey = Image.fromarray(pixels()).convert("CMYK")
-    grey.save(folder / "folder.jpg" / "cmyk.jpg")
+    gray = Image.fromarray(pixels()).convert("CMYK")
+    gray.save(folder / "folder.jpg" / "cmyk.jpg")
     result = run("hostile", "-r", "-o", "out.csv", "--max-pixels", "1000000", "--workers", "3")
     assert result.exit_code == 1
     rows = {os.path.basename(row["image"]): row for row in read_csv(Path("out.csv"))}
@@ -163,7 +163,7 @@ def test_hostile_folder(run: Run, tmp_path: Path) -> None:
 def test_name_that_is_no_text(run: Run, tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff\x1b[2J.png")
     try:
-        write_picture(tmp_path / name)
+        write_image(tmp_path / name)
     except OSError:
         pytest.skip("the file system takes UTF-8 only")
     for arguments in ([], ["--json"], ["-o", "out.csv"], ["-o", "out.jsonl"]):

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from qmamba.checkpoints import is_tuned_file, load, load_tuned_model
 from qmamba.cli import app
-from qmamba.models import load
-from qmamba.prompts import is_tuned_file, load_tuned_model
 from tests.training.samples import write_rated
 
 QUICK = ("--steps", "2", "--batch-size", "4", "--crop-size", "32", "--test-crops", "1")
@@ -39,8 +38,8 @@ def test_tune_and_score(table: Path, weights: Path, tmp_path: Path) -> None:
     for name in ("options.json", "splits.json", "log.jsonl", "checkpoint.pt"):
         assert (out / name).exists()
 
-    pictures = sorted(table.parent.glob("*.png"))[:2]
-    scored = run("score", "--model", weights, "--tuned", out / "tuned.safetensors", *pictures)
+    images = sorted(table.parent.glob("*.png"))[:2]
+    scored = run("score", "--model", weights, "--tuned", out / "tuned.safetensors", *images)
     assert scored.exit_code == 0, scored.stderr
     assert "ratings MOS" in scored.stderr and "model adapted" in scored.stderr
     judged = run(
@@ -70,7 +69,7 @@ def test_options_of_the_tuning(table: Path, weights: Path, tmp_path: Path) -> No
 
 
 def test_scores_that_fall(table: Path, weights: Path, tmp_path: Path) -> None:
-    """The base rates better pictures higher, and so does what is tuned on a DMOS list."""
+    """The base rates better images higher, and so does what is tuned on a DMOS list."""
     result = run(
         *("tune", "--data", table, "--lower-is-better", "ratings", "-o", tmp_path / "run"),
         *("--base", weights, *QUICK, *SMALL),
@@ -122,15 +121,15 @@ def test_a_tuned_file_of_another_base(table: Path, weights: Path, tmp_path: Path
     out = tmp_path / "run"
     assert run("tune", "--data", table, "-o", out, "--base", weights, *QUICK, *SMALL).exit_code == 0
     tuned = out / "tuned.safetensors"
-    picture = next(table.parent.glob("*.png"))
+    image = next(table.parent.glob("*.png"))
     for model in ([], ["--model", "qmamba-nano-biq2021"]):
-        result = run("score", *model, "--tuned", tuned, picture)
+        result = run("score", *model, "--tuned", tuned, image)
         assert result.exit_code == 2 and "was tuned on 'tiny'" in result.stderr
-    result = run("score", "--model", tuned, picture)
+    result = run("score", "--model", tuned, image)
     assert result.exit_code == 2 and "give this file as tuned" in result.stderr
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(tuned.read_bytes()[:100])
-    result = run("score", "--model", weights, "--tuned", damaged, picture)
+    result = run("score", "--model", weights, "--tuned", damaged, image)
     assert result.exit_code == 2 and "is not a tuned file" in result.stderr
 
 

@@ -20,8 +20,8 @@ from tests.datasets.trees import (
     cell_array,
     csiq_names,
     csiq_workbook,
+    image,
     koniq_sets,
-    picture,
     scores_of,
     write_files,
     write_mat,
@@ -54,8 +54,8 @@ def test_complete_trees(complete: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(ADAPTERS) - set(COMPLETE)))
-def test_large_sets_with_few_pictures(tmp_path: Path, name: str) -> None:
-    build(name, tmp_path, pictures=20)
+def test_large_sets_with_few_images(tmp_path: Path, name: str) -> None:
+    build(name, tmp_path, images=20)
     with pytest.raises(DataError, match=r"is not complete: .* listed in .* does not exist \(and"):
         read_dataset(name, tmp_path)
     dataset = read_dataset(name, tmp_path, allow_incomplete=True)
@@ -99,7 +99,7 @@ def test_live_older_scores(complete: Path, tmp_path: Path) -> None:
 
 
 def test_csiq_flat_folder_and_workbook(tmp_path: Path) -> None:
-    build("csiq", tmp_path, pictures=0)
+    build("csiq", tmp_path, images=0)
     names = csiq_names()
     write_files(tmp_path / "dst_imgs_all", names)
     listed = read_dataset("csiq", tmp_path)
@@ -122,7 +122,7 @@ def test_csiq_flat_folder_and_workbook(tmp_path: Path) -> None:
 
 
 def test_csiq_alters(tmp_path: Path) -> None:
-    build("csiq", tmp_path, pictures=0)
+    build("csiq", tmp_path, images=0)
     write_text(tmp_path / "csiq_label.txt", ["1600.AWGN.1.png 0.1", "1600.SNOW.1.png 0.1"])
     with pytest.raises(DataError, match=r"line 2: 'snow' at level '1' is not damage of CSIQ"):
         read_dataset("csiq", tmp_path)
@@ -144,7 +144,7 @@ def test_tid2013_finds_files_in_any_case(complete: Path) -> None:
 
 
 def test_kadid10k_is_higher_better_in_spite_of_its_column(tmp_path: Path) -> None:
-    build("kadid10k", tmp_path, pictures=5)
+    build("kadid10k", tmp_path, images=5)
     dataset = read_dataset("kadid10k", tmp_path, allow_incomplete=True)
     assert dataset.score_name == "KADID-10k MOS"
     image = dataset[4]
@@ -163,7 +163,7 @@ def test_kadid10k_is_higher_better_in_spite_of_its_column(tmp_path: Path) -> Non
         read_dataset("kadid10k", tmp_path)
 
 
-def test_livec_leaves_out_the_training_pictures(complete: Path, tmp_path: Path) -> None:
+def test_livec_leaves_out_the_training_images(complete: Path, tmp_path: Path) -> None:
     root = complete / "data" / "livec"
     dataset = read_dataset("livec", root)
     assert not any(name.startswith("t") for name in dataset.names)
@@ -175,7 +175,7 @@ def test_livec_leaves_out_the_training_pictures(complete: Path, tmp_path: Path) 
         read_dataset("livec", tmp_path)
     names += [f"t{number}.bmp" for number in range(1, 8)]
     write_mat(data / "AllImages_release.mat", AllImages_release=cell_array(names, (1169, 1)))
-    with pytest.raises(DataError, match="are not the training pictures t1 to t7"):
+    with pytest.raises(DataError, match="are not the training images t1 to t7"):
         read_dataset("livec", tmp_path)
     write_mat(data / "AllMOS_release.mat", MOS=np.ones((1, 1169)))
     with pytest.raises(DataError, match="has no variable 'AllMOS_release'"):
@@ -186,7 +186,7 @@ def test_livec_leaves_out_the_training_pictures(complete: Path, tmp_path: Path) 
 
 
 def test_koniq10k_scales_and_parts(tmp_path: Path) -> None:
-    build("koniq10k", tmp_path, pictures=3)
+    build("koniq10k", tmp_path, images=3)
     dataset = read_dataset("koniq10k", tmp_path, allow_incomplete=True)
     assert dataset.splits == ()
     assert dataset.scores.tolist() == scores_of("koniq10k")[:3]
@@ -218,8 +218,8 @@ def test_koniq10k_on_the_other_scale(tmp_path: Path) -> None:
         read_dataset("koniq10k", tmp_path)
 
 
-def test_koniq10k_small_pictures(tmp_path: Path) -> None:
-    build("koniq10k", tmp_path, pictures=3)
+def test_koniq10k_small_images(tmp_path: Path) -> None:
+    build("koniq10k", tmp_path, images=3)
     (tmp_path / "1024x768").rename(tmp_path / "512x384")
     dataset = read_dataset("koniq10k", tmp_path, allow_incomplete=True)
     assert dataset[0].path.parent.name == "512x384"
@@ -227,7 +227,7 @@ def test_koniq10k_small_pictures(tmp_path: Path) -> None:
 
 
 def test_flive_parts(tmp_path: Path) -> None:
-    build("flive", tmp_path, pictures=0)
+    build("flive", tmp_path, images=0)
     labels = read_flive_labels(tmp_path)
     parts = [image.split for image in labels.images]
     assert parts.count("test") == 1827
@@ -250,7 +250,7 @@ def test_flive_parts(tmp_path: Path) -> None:
 
 
 def test_spaq_damaged_workbook(tmp_path: Path) -> None:
-    build("spaq", tmp_path, pictures=1)
+    build("spaq", tmp_path, images=1)
     path = tmp_path / "Annotations" / "MOS and Image attribute scores.xlsx"
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(DataError, match="is not a complete Excel workbook"):
@@ -272,7 +272,7 @@ def test_aigciqa2023_forms(complete: Path, tmp_path: Path) -> None:
     assert (image.content, image.generator) == ("099", "Unidiffuser")
     assert len(dataset.where(generator="stable-diffusion")) == 400
     assert len(dataset.where(contents=["042"])) == 24
-    build("aigciqa2023", tmp_path, pictures=0)
+    build("aigciqa2023", tmp_path, images=0)
     shutil.rmtree(tmp_path / "Image", ignore_errors=True)
     write_files(tmp_path / "Image" / "stable-diffusion", ["007-4.png"])
     other = read_dataset("aigciqa2023", tmp_path, allow_incomplete=True)
@@ -304,7 +304,7 @@ def test_another_number_of_rows(complete: Path, tmp_path: Path) -> None:
         read_dataset("csiq", tmp_path, allow_incomplete=True)
 
 
-def test_missing_pictures_and_folders(complete: Path, tmp_path: Path) -> None:
+def test_missing_images_and_folders(complete: Path, tmp_path: Path) -> None:
     shutil.copytree(complete / "data" / "live", tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "wn")
     with pytest.raises(DataError, match=r"wn' with \d+ images listed in .* does not exist; comp"):
@@ -317,7 +317,7 @@ def test_missing_pictures_and_folders(complete: Path, tmp_path: Path) -> None:
         read_dataset("live", tmp_path, allow_incomplete=True)
 
 
-def test_missing_pictures_can_be_kept(complete: Path, tmp_path: Path) -> None:
+def test_missing_images_can_be_kept(complete: Path, tmp_path: Path) -> None:
     shutil.copytree(complete / "data" / "csiq", tmp_path, dirs_exist_ok=True)
     whole = read_dataset("csiq", tmp_path)
     whole[3].path.unlink()
@@ -351,10 +351,10 @@ def test_finding(complete: Path, tmp_path: Path) -> None:
     assert find_datasets(complete / "data" / "csiq") == {"csiq": complete / "data" / "csiq"}
     assert find_datasets(tmp_path) == {}
     deep = tmp_path / "a" / "b" / "c" / "d"
-    build("tid2013", deep, pictures=0)
+    build("tid2013", deep, images=0)
     assert find_datasets(tmp_path) == {}
     assert find_datasets(tmp_path / "a") == {"tid2013": deep}
-    build("tid2013", tmp_path / "z", pictures=0)
+    build("tid2013", tmp_path / "z", images=0)
     assert find_datasets(tmp_path) == {"tid2013": tmp_path / "z"}
     with pytest.raises(DataError, match="is not a folder"):
         find_datasets(tmp_path / "absent")
@@ -387,7 +387,7 @@ def test_registry_names() -> None:
 
 
 def test_file_finder(tmp_path: Path) -> None:
-    write_files(tmp_path, ["Sub/a.png", "Sub/A.PNG", "Sub/Mixed.Png", "folder.png/x"], picture())
+    write_files(tmp_path, ["Sub/a.png", "Sub/A.PNG", "Sub/Mixed.Png", "folder.png/x"], image())
     finder = FileFinder(tmp_path)
     assert finder.find(Path("Sub/a.png")) == tmp_path / "Sub" / "a.png"
     assert finder.find(Path("Sub/A.PNG")) == tmp_path / "Sub" / "A.PNG"

@@ -19,8 +19,8 @@ from tests.datasets.trees import build, write_files, write_text
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data sets")
     build("csiq", folder / "csiq")
-    build("koniq10k", folder / "koniq", pictures=0)
-    build("tid2013", folder / "tid", pictures=2990)
+    build("koniq10k", folder / "koniq", images=0)
+    build("tid2013", folder / "tid", images=2990)
     return folder
 
 

@@ -74,7 +74,7 @@ def test_forms_of_the_same_list(folder: Path, text: str) -> None:
     assert dataset.scores.tolist() == [1.0, 2.0]
 
 
-def test_places_of_pictures(folder: Path) -> None:
+def test_places_of_images(folder: Path) -> None:
     text = f"path,mos\nsub/d.png,1\nsub/e.png,2\nsub\\..\\a.png,3\n{folder / 'b.png'},4\n"
     dataset = read_csv_dataset(table(folder, text))
     assert [image.path for image in dataset][:2] == [
@@ -131,7 +131,7 @@ def test_what_is_wrong(folder: Path, text: str, message: str) -> None:
         read_csv_dataset(table(folder, text))
 
 
-def test_missing_pictures_can_be_left_out(folder: Path) -> None:
+def test_missing_images_can_be_left_out(folder: Path) -> None:
     path = table(folder, "path,mos\na.png,1\ngone.png,9\nb.png,2\n")
     dataset = read_csv_dataset(path, allow_incomplete=True)
     assert dataset.names == ("a.png", "b.png")
@@ -142,7 +142,7 @@ def test_missing_pictures_can_be_left_out(folder: Path) -> None:
         read_csv_dataset(path, allow_incomplete=True)
 
 
-def test_missing_pictures_can_be_kept(folder: Path) -> None:
+def test_missing_images_can_be_kept(folder: Path) -> None:
     path = table(folder, "path,mos\na.png,1\ngone.png,9\nb.png,2\n")
     dataset = read_csv_dataset(path, keep_missing=True)
     assert dataset.names == ("a.png", "gone.png", "b.png") and dataset.notes == ()

@@ -5,10 +5,10 @@ import colorsys
 import numpy as np
 import pytest
 
-from qmamba.datasets.distortions import arrays, colour_spaces, wavelet
-from qmamba.datasets.distortions.colour import saturation_hsv
+from qmamba.datasets.distortions import arrays, color_spaces, wavelet
+from qmamba.datasets.distortions.color import saturation_hsv
 from qmamba.datasets.distortions.spatial import _class_means
-from tests.datasets.pictures import textured_picture
+from tests.datasets.images import textured_image
 
 
 @pytest.mark.parametrize("size", [(9, 14), (3, 2), (1, 1)])
@@ -46,30 +46,30 @@ def test_kernels_are_means_of_the_declared_width() -> None:
     assert arrays.gaussian_kernel(0.05).max() == pytest.approx(1.0)
 
 
-def test_lab_of_known_colours_and_back() -> None:
-    colours = np.array([[[255, 0, 0], [255, 255, 255], [0, 0, 255], [119, 119, 119]]], np.uint8)
+def test_lab_of_known_colors_and_back() -> None:
+    colors = np.array([[[255, 0, 0], [255, 255, 255], [0, 0, 255], [119, 119, 119]]], np.uint8)
     expected = np.array(
         [[53.24, 80.09, 67.20], [100.0, 0.0, 0.0], [32.30, 79.19, -107.86], [50.03, 0.0, 0.0]]
     )
-    np.testing.assert_allclose(colour_spaces.pixels_to_lab(colours)[0], expected, atol=0.05)
-    picture = textured_picture(0)
+    np.testing.assert_allclose(color_spaces.pixels_to_lab(colors)[0], expected, atol=0.05)
+    image = textured_image(0)
     back = arrays.to_pixels(
-        colour_spaces.lab_to_srgb(colour_spaces.pixels_to_lab(picture)) * np.float32(255.0)
+        color_spaces.lab_to_srgb(color_spaces.pixels_to_lab(image)) * np.float32(255.0)
     )
-    assert np.array_equal(back, picture)
+    assert np.array_equal(back, image)
 
 
 def test_ycbcr_round_trip_and_luma() -> None:
-    values = textured_picture(0).astype(np.float32)
-    ycbcr = colour_spaces.rgb_to_ycbcr(values)
-    np.testing.assert_allclose(ycbcr[..., 0], colour_spaces.luma(values), rtol=1e-5)
-    np.testing.assert_allclose(colour_spaces.ycbcr_to_rgb(ycbcr), values, atol=1e-3)
+    values = textured_image(0).astype(np.float32)
+    ycbcr = color_spaces.rgb_to_ycbcr(values)
+    np.testing.assert_allclose(ycbcr[..., 0], color_spaces.luma(values), rtol=1e-5)
+    np.testing.assert_allclose(color_spaces.ycbcr_to_rgb(ycbcr), values, atol=1e-3)
 
 
 def test_hsv_saturation_against_the_standard_library() -> None:
-    picture = textured_picture(0, 12, 12)
-    result = saturation_hsv(picture, 0.4, np.random.default_rng(0))
-    for before, after in zip(picture.reshape(-1, 3), result.reshape(-1, 3), strict=True):
+    image = textured_image(0, 12, 12)
+    result = saturation_hsv(image, 0.4, np.random.default_rng(0))
+    for before, after in zip(image.reshape(-1, 3), result.reshape(-1, 3), strict=True):
         hue, saturation, value = colorsys.rgb_to_hsv(*(before / 255.0))
         expected = np.array(colorsys.hsv_to_rgb(hue, 0.4 * saturation, value)) * 255.0
         np.testing.assert_allclose(after, expected, atol=0.51)

@@ -15,11 +15,11 @@ from qmamba.datasets.distortions import (
     random_distortion_chain,
 )
 from qmamba.errors import ConfigError, ImageError
-from tests.datasets.pictures import textured_picture
+from tests.datasets.images import textured_image
 
 NAMES = list(DISTORTIONS)
 LEVELS = (1, 2, 3, 4, 5)
-COLOUR_ONLY = {"saturation_hsv", "saturation_lab", "colour_diffusion"}
+COLOR_ONLY = {"saturation_hsv", "saturation_lab", "color_diffusion"}
 
 
 def psnr(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
@@ -28,11 +28,11 @@ def psnr(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[NDArray[np.uint8]]:
-    return [textured_picture(seed) for seed in range(3)]
+def images() -> list[NDArray[np.uint8]]:
+    return [textured_image(seed) for seed in range(3)]
 
 
-def test_catalogue_has_the_kadid_families_and_more() -> None:
+def test_catalog_has_the_kadid_families_and_more() -> None:
     sizes = {family: 0 for family in FAMILIES}
     for kind in DISTORTIONS.values():
         sizes[kind.family] += 1
@@ -41,7 +41,7 @@ def test_catalogue_has_the_kadid_families_and_more() -> None:
     assert sizes.pop("capture") == 7
     assert sizes == {
         "blur": 3,
-        "colour": 5,
+        "color": 5,
         "compression": 2,
         "noise": 5,
         "brightness": 3,
@@ -52,29 +52,29 @@ def test_catalogue_has_the_kadid_families_and_more() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_level_changes_the_picture_reproducibly(
-    name: str, pictures: list[NDArray[np.uint8]]
+def test_every_level_changes_the_image_reproducibly(
+    name: str, images: list[NDArray[np.uint8]]
 ) -> None:
-    original = pictures[0].copy()
+    original = images[0].copy()
     for level in LEVELS:
-        first = distort(pictures[0], name, level, np.random.default_rng(level))
-        second = distort(pictures[0], name, level, np.random.default_rng(level))
+        first = distort(images[0], name, level, np.random.default_rng(level))
+        second = distort(images[0], name, level, np.random.default_rng(level))
         assert first.dtype == np.uint8
         assert first.shape == original.shape
         assert first.flags.c_contiguous and first.flags.writeable
         assert np.array_equal(first, second)
         assert not np.array_equal(first, original)
-        assert np.array_equal(pictures[0], original)
+        assert np.array_equal(images[0], original)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_fidelity_falls_with_the_level(name: str, pictures: list[NDArray[np.uint8]]) -> None:
+def test_fidelity_falls_with_the_level(name: str, images: list[NDArray[np.uint8]]) -> None:
     levels = np.arange(1.0, 5.01, 0.5)
     means = [
         np.mean(
             [
-                psnr(distort(picture, name, level, np.random.default_rng(seed)), picture)
-                for seed, picture in enumerate(pictures * 2)
+                psnr(distort(image, name, level, np.random.default_rng(seed)), image)
+                for seed, image in enumerate(images * 2)
             ]
         )
         for level in levels
@@ -89,21 +89,21 @@ def test_fidelity_falls_with_the_level(name: str, pictures: list[NDArray[np.uint
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", [(37, 53), (8, 8), (3, 90), (1, 1)])
 def test_any_size(name: str, size: tuple[int, int]) -> None:
-    picture = textured_picture(5, *size)
+    image = textured_image(5, *size)
     for level in (1, 3.3, 5):
-        result = distort(picture, name, level, np.random.default_rng(1))
+        result = distort(image, name, level, np.random.default_rng(1))
         assert result.shape == (*size, 3)
         assert result.dtype == np.uint8
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_grey_pictures(name: str) -> None:
-    grey = np.repeat(textured_picture(7, 64, 64)[..., :1], 3, axis=2)
-    result = distort(grey, name, 4, np.random.default_rng(2))
-    if name in COLOUR_ONLY:
-        assert np.abs(result.astype(int) - grey).max() <= 1
+def test_gray_images(name: str) -> None:
+    gray = np.repeat(textured_image(7, 64, 64)[..., :1], 3, axis=2)
+    result = distort(gray, name, 4, np.random.default_rng(2))
+    if name in COLOR_ONLY:
+        assert np.abs(result.astype(int) - gray).max() <= 1
     else:
-        assert not np.array_equal(result, grey)
+        assert not np.array_equal(result, gray)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -116,12 +116,12 @@ def test_flat_black_and_white(name: str, value: int) -> None:
         assert np.array_equal(result, flat)
 
 
-def test_read_only_and_strided_pictures() -> None:
-    picture = textured_picture(3, 64, 64)[::2, ::-1]
-    picture.setflags(write=False)
+def test_read_only_and_strided_images() -> None:
+    image = textured_image(3, 64, 64)[::2, ::-1]
+    image.setflags(write=False)
     for name in NAMES:
-        expected = distort(picture.copy(), name, 3, np.random.default_rng(0))
-        assert np.array_equal(distort(picture, name, 3, np.random.default_rng(0)), expected)
+        expected = distort(image.copy(), name, 3, np.random.default_rng(0))
+        assert np.array_equal(distort(image, name, 3, np.random.default_rng(0)), expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -141,12 +141,12 @@ def test_parameters_are_interpolated_between_levels(name: str) -> None:
 @pytest.mark.parametrize("level", [0.99, 5.01, float("nan"), -1.0])
 def test_a_level_outside_the_scale_is_refused(level: float) -> None:
     with pytest.raises(ConfigError, match=r"outside 1\.\.5"):
-        distort(textured_picture(0, 16, 16), "jpeg", level, np.random.default_rng(0))
+        distort(textured_image(0, 16, 16), "jpeg", level, np.random.default_rng(0))
 
 
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(ConfigError, match="known are gaussian_blur"):
-        distort(textured_picture(0, 16, 16), "jpg", 1, np.random.default_rng(0))
+        distort(textured_image(0, 16, 16), "jpg", 1, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
@@ -164,14 +164,14 @@ def test_other_arrays_are_refused(image: NDArray[np.uint8]) -> None:
 
 
 def test_chain_is_reproducible_and_replayable() -> None:
-    picture = textured_picture(1, 48, 64)
+    image = textured_image(1, 48, 64)
     lengths = set()
     for seed in range(60):
-        damaged, steps = random_distortion_chain(picture, np.random.default_rng(seed), 3)
-        again, same = random_distortion_chain(picture, np.random.default_rng(seed), 3)
+        damaged, steps = random_distortion_chain(image, np.random.default_rng(seed), 3)
+        again, same = random_distortion_chain(image, np.random.default_rng(seed), 3)
         assert np.array_equal(damaged, again)
         assert steps == same
-        assert damaged.shape == picture.shape
+        assert damaged.shape == image.shape
         families = [DISTORTIONS[name].family for name, _ in steps]
         assert len(set(families)) == len(families)
         assert all(1.0 <= level <= 5.0 for _, level in steps)
@@ -182,7 +182,7 @@ def test_chain_is_reproducible_and_replayable() -> None:
 @pytest.mark.parametrize("max_length", [0, 9])
 def test_chain_length_is_checked(max_length: int) -> None:
     with pytest.raises(ConfigError, match="max_length"):
-        random_distortion_chain(textured_picture(1, 16, 16), np.random.default_rng(0), max_length)
+        random_distortion_chain(textured_image(1, 16, 16), np.random.default_rng(0), max_length)
 
 
 @pytest.mark.skipif(not features.check("jpg_2000"), reason="this Pillow lacks OpenJPEG")
@@ -191,36 +191,36 @@ def test_jpeg2000_loses_as_much_as_the_codec(level: int) -> None:
     ratio = DISTORTIONS["jpeg2000"].levels[level - 1]
     differences = []
     for seed in range(3):
-        picture = textured_picture(seed, 256, 256)
+        image = textured_image(seed, 256, 256)
         stream = io.BytesIO()
         options = {"quality_mode": "rates", "quality_layers": [ratio], "irreversible": True}
-        Image.fromarray(picture).save(stream, "JPEG2000", mct=1, no_jp2=True, **options)
+        Image.fromarray(image).save(stream, "JPEG2000", mct=1, no_jp2=True, **options)
         coded = np.asarray(Image.open(stream))
-        ours = distort(picture, "jpeg2000", level, np.random.default_rng(0))
-        differences.append(psnr(ours, picture) - psnr(coded, picture))
-        assert psnr(ours, coded) > psnr(coded, picture)
+        ours = distort(image, "jpeg2000", level, np.random.default_rng(0))
+        differences.append(psnr(ours, image) - psnr(coded, image))
+        assert psnr(ours, coded) > psnr(coded, image)
     assert abs(np.mean(differences)) < 1.0
 
 
 def test_noise_strength_is_the_declared_variance() -> None:
-    grey = np.full((256, 256, 3), 128, dtype=np.uint8)
+    gray = np.full((256, 256, 3), 128, dtype=np.uint8)
     for name in ("white_noise", "multiplicative_noise"):
         kind = DISTORTIONS[name]
-        noisy = distort(grey, name, 3, np.random.default_rng(0)).astype(np.float64) - 128.0
+        noisy = distort(gray, name, 3, np.random.default_rng(0)).astype(np.float64) - 128.0
         scale = 255.0 if name == "white_noise" else 128.0
         assert (noisy / scale).var() == pytest.approx(kind.levels[2], rel=0.05)
-    changed = distort(grey, "impulse_noise", 3, np.random.default_rng(0)) != 128
+    changed = distort(gray, "impulse_noise", 3, np.random.default_rng(0)) != 128
     assert changed.mean() == pytest.approx(DISTORTIONS["impulse_noise"].levels[2], rel=0.1)
 
 
-def test_quantisations_leave_the_declared_number_of_values() -> None:
-    picture = textured_picture(2, 128, 128)
+def test_quantizations_leave_the_declared_number_of_values() -> None:
+    image = textured_image(2, 128, 128)
     for level in LEVELS:
-        banded = distort(picture, "quantisation", level, np.random.default_rng(0))
-        assert len(np.unique(banded)) == DISTORTIONS["quantisation"].levels[level - 1]
-        palette = distort(picture, "colour_quantisation", level, np.random.default_rng(0))
-        colours = np.unique(palette.reshape(-1, 3), axis=0)
-        assert len(colours) <= DISTORTIONS["colour_quantisation"].levels[level - 1]
+        banded = distort(image, "quantization", level, np.random.default_rng(0))
+        assert len(np.unique(banded)) == DISTORTIONS["quantization"].levels[level - 1]
+        palette = distort(image, "color_quantization", level, np.random.default_rng(0))
+        colors = np.unique(palette.reshape(-1, 3), axis=0)
+        assert len(colors) <= DISTORTIONS["color_quantization"].levels[level - 1]
 
 
 def test_motion_blur_spares_the_direction_of_motion() -> None:

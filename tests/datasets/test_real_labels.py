@@ -169,7 +169,7 @@ def test_kadid10k(formats: Path, tmp_path: Path) -> None:
 
 
 def livec_scores(formats: Path) -> dict[str, float]:
-    """All 1162 pictures, of a list that divides MOS by 100 and rounds it."""
+    """All 1162 images, of a list that divides MOS by 100 and rounds it."""
     rows = csv.DictReader((formats / "livec" / "image_labeled_by_score.metaiqa.csv").open())
     return {row["image"]: 100 * float(row["mos"]) for row in rows}
 

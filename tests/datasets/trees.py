@@ -1,4 +1,4 @@
-"""Data sets in their official layouts, with invented scores and one-pixel pictures."""
+"""Data sets in their official layouts, with invented scores and one-pixel images."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ CONTENT_TYPES = (
 )
 
 
-def picture() -> bytes:
+def image() -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", (1, 1), (90, 120, 60)).save(stream, "PNG")
     return stream.getvalue()
 
 
 def write_files(root: Path, names: Sequence[str], content: bytes | None = None) -> None:
-    content = picture() if content is None else content
+    content = image() if content is None else content
     for folder in {(root / name).parent for name in names}:
         folder.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -107,7 +107,7 @@ def write_workbook(path: Path, sheets: Mapping[str, Sequence[Sequence[Cell]]]) -
 
 
 def scores_of(name: str) -> list[float]:
-    """One score per picture over the known range of the data set, in a fixed random order."""
+    """One score per image over the known range of the data set, in a fixed random order."""
     adapter = ADAPTERS[name]
     low, high = adapter.score_range or (38.0, 72.0)
     values = np.linspace(low, high, adapter.count).round(5)
@@ -296,8 +296,8 @@ _TREES: Mapping[str, Callable[[Path], list[str]]] = {
 }
 
 
-def build(name: str, root: Path, pictures: int | None = None) -> Path:
-    """Write the label files of a data set and its first `pictures` pictures, all if None."""
+def build(name: str, root: Path, images: int | None = None) -> Path:
+    """Write the label files of a data set and its first `images` images, all if None."""
     root.mkdir(parents=True, exist_ok=True)
-    write_files(root, _TREES[name](root)[:pictures])
+    write_files(root, _TREES[name](root)[:images])
     return root

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from qmamba.errors import ConfigError, DataError
-from qmamba.evaluation.correlation import (
+from qmamba.evaluation.metrics.correlation import (
     LogisticFit,
     bootstrap_interval,
     fit_logistic,

@@ -11,7 +11,7 @@ from scipy.signal import convolve2d
 from torch import Tensor
 
 from qmamba.errors import ConfigError, ShapeError
-from qmamba.evaluation.fidelity import gmsd, luma, multiscale_ssim, psnr, ssim
+from qmamba.evaluation.metrics.fidelity import gmsd, luma, multiscale_ssim, psnr, ssim
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 METRICS = [psnr, ssim, multiscale_ssim, gmsd]
@@ -55,10 +55,10 @@ def naive_ssim_terms(first: np.ndarray, second: np.ndarray) -> tuple[float, floa
 
 def test_ssim_against_the_definition() -> None:
     images, reference = pair(2, 3, 15, 13)
-    grey_images, grey_reference = luma(images), luma(reference)
+    gray_images, gray_reference = luma(images), luma(reference)
     for index in range(2):
         expected, _ = naive_ssim_terms(
-            grey_images[index, 0].numpy(), grey_reference[index, 0].numpy()
+            gray_images[index, 0].numpy(), gray_reference[index, 0].numpy()
         )
         assert ssim(images, reference)[index].item() == pytest.approx(expected, abs=1e-9)
         per_channel = [
@@ -103,9 +103,9 @@ def test_gmsd_against_the_definition(size: tuple[int, int]) -> None:
     kernel = np.array([[1, 0, -1]] * 3) / 3
     magnitudes = []
     for tensor in (images, reference):
-        grey = 255 * luma(tensor)[0, 0].numpy()
+        gray = 255 * luma(tensor)[0, 0].numpy()
         # MATLAB's conv2(.., 'same') keeps the part that starts one row and column later.
-        mean = convolve2d(grey, np.ones((2, 2)) / 4)[1:, 1:][: size[0], : size[1]][::2, ::2]
+        mean = convolve2d(gray, np.ones((2, 2)) / 4)[1:, 1:][: size[0], : size[1]][::2, ::2]
         across = convolve2d(mean, kernel, mode="same")
         down = convolve2d(mean, kernel.T, mode="same")
         magnitudes.append(np.hypot(across, down))
@@ -133,8 +133,8 @@ def test_luma_ranges() -> None:
     torch.testing.assert_close(
         255 * luma(ends, video_range=True).flatten(), torch.tensor([16.0, 235.0])
     )
-    grey = torch.rand(2, 1, 3, 3)
-    assert luma(grey, video_range=True) is grey
+    gray = torch.rand(2, 1, 3, 3)
+    assert luma(gray, video_range=True) is gray
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -155,7 +155,7 @@ def test_symmetry_batches_and_monotone_noise(metric: Metric) -> None:
     assert (steps > 0).all() if metric is gmsd else (steps < 0).all()
 
 
-def test_equal_pictures_get_the_best_value() -> None:
+def test_equal_images_get_the_best_value() -> None:
     _, reference = pair(1, 3, 170, 170)
     assert psnr(reference, reference).item() == float("inf")
     assert ssim(reference, reference).item() == pytest.approx(1.0, abs=1e-12)
@@ -178,7 +178,7 @@ def test_gradients(metric: Metric) -> None:
 
 
 @pytest.mark.parametrize("metric", [ssim, multiscale_ssim, gmsd])
-def test_gradients_stay_finite_on_flat_and_equal_pictures(metric: Metric) -> None:
+def test_gradients_stay_finite_on_flat_and_equal_images(metric: Metric) -> None:
     for images in (torch.full((1, 3, 161, 161), 0.5), pair(1, 3, 161, 161)[1].float()):
         leaf = images.clone().requires_grad_()
         metric(leaf, images).sum().backward()

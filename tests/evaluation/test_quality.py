@@ -1,4 +1,4 @@
-"""Evaluation of a model on rated pictures."""
+"""Evaluation of a model on rated images."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import pytest
 from qmamba.assess import CropsPolicy
 from qmamba.datasets import RatedDataset, Split, split_by_content
 from qmamba.errors import ConfigError, DataError
-from qmamba.evaluation.correlation import krcc, plcc, rmse, srcc
-from qmamba.evaluation.quality import evaluate, learnt_policies
-from qmamba.evaluation.quality_cache import PredictionCache, run_digest
-from qmamba.evaluation.quality_parts import RatedPart, select_part
-from qmamba.evaluation.quality_predictions import COLUMNS, UnscoredError, write_predictions
-from qmamba.evaluation.quality_report import QualityReport, read_report
-from qmamba.evaluation.quality_tables import csv_table, markdown, write_report
-from tests.evaluation.rated_pictures import SCALE, predicted, rated, scorer
+from qmamba.evaluation.metrics.correlation import krcc, plcc, rmse, srcc
+from qmamba.evaluation.quality.cache import PredictionCache, run_digest
+from qmamba.evaluation.quality.evaluate import evaluate, learnt_policies
+from qmamba.evaluation.quality.parts import RatedPart, select_part
+from qmamba.evaluation.quality.predictions import COLUMNS, UnscoredError, write_predictions
+from qmamba.evaluation.quality.report import QualityReport, read_report
+from qmamba.evaluation.quality.tables import csv_table, markdown, write_report
+from tests.evaluation.rated_images import SCALE, predicted, rated, scorer
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> RatedDataset:
-    return rated(tmp_path / "pictures")
+    return rated(tmp_path / "images")
 
 
 RAW = [3.0, 1.0, 9.0, 20.0, 31.0, 28.0, 50.0, 47.0, 66.0, 60.0, 90.0, 88.0]
@@ -145,7 +145,7 @@ def test_breakdown(data: RatedDataset, tmp_path: Path) -> None:
     blur = groups["distortion", "blur"]
     assert blur.images == 6
     assert blur.figures["srcc"].value == srcc(RAW[::2], data.scores[::2])
-    # Four pictures of a level are too few.
+    # Four images of a level are too few.
     assert groups["level", "1"].figures == {} and "at least 5" in groups["level", "1"].notes[0]
     text = markdown(report)
     assert "## By distortion" in text and "| test | noise | 6 |" in text
@@ -196,9 +196,9 @@ def test_prediction_table(data: RatedDataset, tmp_path: Path) -> None:
     assert float(cells[10]) == result.predictions[0][2].mapped
 
 
-def test_bad_pictures_are_all_named(data: RatedDataset, tmp_path: Path) -> None:
+def test_bad_images_are_all_named(data: RatedDataset, tmp_path: Path) -> None:
     for number in (3, 7):
-        data[number].path.write_bytes(b"no picture")
+        data[number].path.write_bytes(b"no image")
     model = scorer()
     seen: list[tuple[int, int, int]] = []
     with PredictionCache(tmp_path / "cache") as cache:

@@ -12,16 +12,16 @@ import pytest
 from qmamba.assess import Scorer
 from qmamba.errors import DataError
 from qmamba.evaluation.quality import evaluate
-from qmamba.evaluation.quality_cache import PredictionCache, run_digest
-from qmamba.evaluation.quality_predictions import predict
-from tests.assess.samples import write_picture
-from tests.evaluation.rated_pictures import rated, scorer
+from qmamba.evaluation.quality.cache import PredictionCache, run_digest
+from qmamba.evaluation.quality.predictions import predict
+from tests.assess.samples import write_image
+from tests.evaluation.rated_images import rated, scorer
 
 
 def test_an_interruption_keeps_what_was_predicted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, model = rated(tmp_path / "pictures"), scorer()
+    data, model = rated(tmp_path / "images"), scorer()
     done = 0
 
     def stop(good: bool) -> None:
@@ -35,9 +35,9 @@ def test_an_interruption_keeps_what_was_predicted(
     prepared: list[object] = []
     original = Scorer.prepare
 
-    def counted(self: Scorer, picture: object) -> object:
-        prepared.append(picture)
-        return original(self, picture)  # type: ignore[arg-type]
+    def counted(self: Scorer, image: object) -> object:
+        prepared.append(image)
+        return original(self, image)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Scorer, "prepare", counted)
     with PredictionCache(tmp_path / "cache") as cache:
@@ -48,7 +48,7 @@ def test_an_interruption_keeps_what_was_predicted(
 
 
 def test_a_line_that_was_cut_off_is_predicted_again(tmp_path: Path) -> None:
-    data, model = rated(tmp_path / "pictures"), scorer()
+    data, model = rated(tmp_path / "images"), scorer()
     path = tmp_path / "cache"
     with PredictionCache(path) as cache:
         whole = predict(model, data, cache=cache)
@@ -64,7 +64,7 @@ def test_a_line_that_was_cut_off_is_predicted_again(tmp_path: Path) -> None:
 
 @pytest.fixture
 def filled(tmp_path: Path) -> Iterator[tuple[PredictionCache, str, Path]]:
-    image = write_picture(tmp_path / "a.png", 34, 34)
+    image = write_image(tmp_path / "a.png", 34, 34)
     with PredictionCache(tmp_path / "cache") as cache:
         cache.put("run", image, 0.1 + 0.2)
         yield cache, "run", image
@@ -78,7 +78,7 @@ def test_predictions_come_back_bit_for_bit(
         assert again.get(run, image) == 0.1 + 0.2
 
 
-def test_another_model_or_picture_is_told_apart(
+def test_another_model_or_image_is_told_apart(
     filled: tuple[PredictionCache, str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, run, image = filled

@@ -10,21 +10,17 @@ import numpy as np
 import pytest
 
 from qmamba.errors import ConfigError, DataError
-from qmamba.evaluation import quality_figures
-from qmamba.evaluation.correlation import (
+from qmamba.evaluation.metrics.correlation import (
     bootstrap_interval,
     bootstrap_values,
     fit_logistic,
     plcc,
     srcc,
 )
-from qmamba.evaluation.quality_aggregate import (
-    aggregate,
-    aggregate_markdown,
-    write_aggregate,
-)
-from qmamba.evaluation.quality_figures import FIGURES, Figure, mean_figure, measure
-from qmamba.evaluation.quality_report import DatasetRow, QualityReport
+from qmamba.evaluation.quality import figures
+from qmamba.evaluation.quality.aggregate import aggregate, aggregate_markdown, write_aggregate
+from qmamba.evaluation.quality.figures import FIGURES, Figure, mean_figure, measure
+from qmamba.evaluation.quality.report import DatasetRow, QualityReport
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=60)
@@ -72,7 +68,7 @@ def test_groups_of_one_change_nothing() -> None:
 
 
 def test_without_scipy_the_curves_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quality_figures, "find_spec", lambda name: None)
+    monkeypatch.setattr(figures, "find_spec", lambda name: None)
     found = measure(X, Y, resamples=0)
     assert list(found.figures) == ["srcc", "plcc", "krcc", "rmse"]
     assert "SciPy" in found.notes[0] and found.mapped(X) is None

@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 
 from qmamba.errors import ConfigError, QMambaError
-from qmamba.evaluation.quality import Evaluation, evaluate
-from qmamba.evaluation.quality_plots import check_plot_path, plot_evaluation
-from tests.evaluation.rated_pictures import rated, scorer
+from qmamba.evaluation.quality.evaluate import Evaluation, evaluate
+from qmamba.evaluation.quality.plots import check_plot_path, plot_evaluation
+from tests.evaluation.rated_images import rated, scorer
 
 
 @pytest.fixture(scope="module")
 def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     data = [rated(folder / name, name=name) for name in ("cost $5 and $6", "second")]
     return evaluate(scorer(), data, resamples=0)
 
@@ -24,8 +24,8 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
 def test_png_and_svg(evaluation: Evaluation, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     plot_evaluation(tmp_path / "plot.png", evaluation)
-    with Image.open(tmp_path / "plot.png") as picture:
-        assert picture.width > picture.height > 300
+    with Image.open(tmp_path / "plot.png") as image:
+        assert image.width > image.height > 300
     for name in ("one.svg", "two.svg"):
         plot_evaluation(tmp_path / name, evaluation)
     text = (tmp_path / "one.svg").read_text()

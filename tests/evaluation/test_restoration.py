@@ -13,15 +13,15 @@ from torch import Tensor
 
 from qmamba.datasets.restoration_sets import RestorationSet, find_restoration_set
 from qmamba.errors import ConfigError, ShapeError
-from qmamba.evaluation.restoration import judge, psnr_b, round_to_8_bits
-from qmamba.evaluation.restoration_benchmark import benchmark_pair, evaluate_set
-from qmamba.evaluation.restoration_cost import network_cost
-from qmamba.evaluation.restoration_modes import official_tiling, self_ensemble
+from qmamba.evaluation.restoration.benchmark import benchmark_pair, evaluate_set
+from qmamba.evaluation.restoration.cost import network_cost
+from qmamba.evaluation.restoration.modes import official_tiling, self_ensemble
+from qmamba.evaluation.restoration.protocol import judge, psnr_b, round_to_8_bits
 from qmamba.models import count_flops, create_model, model_config
-from qmamba.models.mambair_config import MambaIRConfig
+from qmamba.models.mambair.config import MambaIRConfig
 from qmamba.quantization import QuantConfig
 from qmamba.restore.degradations import Degradation, jpeg, video_luma
-from tests.datasets.pictures import textured_picture
+from tests.datasets.images import textured_image
 
 
 def batch(pixels: NDArray[np.uint8]) -> Tensor:
@@ -29,7 +29,7 @@ def batch(pixels: NDArray[np.uint8]) -> Tensor:
 
 
 def test_luma_without_a_border_is_compared() -> None:
-    clean = textured_picture(0, 40, 44)
+    clean = textured_image(0, 40, 44)
     damaged = clean.copy()
     damaged[2:-2, 2:-2, 1] += 5
     found = judge(batch(damaged), clean, border=2)
@@ -74,13 +74,13 @@ def blocking_effect_by_loops(image: NDArray[np.float64]) -> float:
 
 @pytest.mark.parametrize("shape", [(32, 40), (29, 19)])
 def test_blocks_count_as_errors(shape: tuple[int, int]) -> None:
-    clean = textured_picture(1, *shape)[..., 0]
+    clean = textured_image(1, *shape)[..., 0]
     blocky = jpeg(clean, 5)
     first, second = (torch.from_numpy(each / 255.0)[None, None] for each in (blocky, clean))
     error = ((blocky / 255.0 - clean / 255.0) ** 2).mean() + blocking_effect_by_loops(blocky / 255)
     assert blocking_effect_by_loops(blocky / 255) > 0
     assert psnr_b(first, second).item() == pytest.approx(-10 * math.log10(error), abs=1e-9)
-    with pytest.raises(ShapeError, match="grey"):
+    with pytest.raises(ShapeError, match="gray"):
         psnr_b(first.expand(1, 3, -1, -1), second.expand(1, 3, -1, -1))
 
 
@@ -122,41 +122,41 @@ def test_ensemble_turns_everything_back() -> None:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> RestorationSet:
+def images(tmp_path: Path) -> RestorationSet:
     for seed in range(2):
-        Image.fromarray(textured_picture(seed, 33, 38)).save(tmp_path / f"{seed}.png")
-    Image.fromarray(textured_picture(2, 33, 38)[..., 0]).save(tmp_path / "grey.png")
+        Image.fromarray(textured_image(seed, 33, 38)).save(tmp_path / f"{seed}.png")
+    Image.fromarray(textured_image(2, 33, 38)[..., 0]).save(tmp_path / "gray.png")
     return RestorationSet("ours", tuple(sorted(tmp_path.iterdir())))
 
 
-def test_a_set_with_a_network(pictures: RestorationSet) -> None:
+def test_a_set_with_a_network(images: RestorationSet) -> None:
     degradation = Degradation("sr", scale=2)
     seen: list[int] = []
     nearest = evaluate_set(
         enlarging(2),  # type: ignore[arg-type]
-        pictures,
+        images,
         degradation,
         report=lambda done, total: seen.append(done),
     )
-    bicubic = evaluate_set(None, pictures, degradation)
-    assert bicubic.names == ("0", "1", "grey") and seen == [1, 2, 3]
+    bicubic = evaluate_set(None, images, degradation)
+    assert bicubic.names == ("0", "1", "gray") and seen == [1, 2, 3]
     assert bicubic.mean.psnr > nearest.mean.psnr > 15
-    assert nearest.mean.psnr == pytest.approx(sum(each.psnr for each in nearest.pictures) / 3)
-    whole = evaluate_set(create_model("mambair-nano-x2"), pictures, degradation, mode="official")
-    assert len(whole.pictures) == 3
+    assert nearest.mean.psnr == pytest.approx(sum(each.psnr for each in nearest.images) / 3)
+    whole = evaluate_set(create_model("mambair-nano-x2"), images, degradation, mode="official")
+    assert len(whole.images) == 3
     with pytest.raises(ConfigError, match="mode"):
-        evaluate_set(None, pictures, degradation, mode="tiles")
+        evaluate_set(None, images, degradation, mode="tiles")
 
 
-def test_jpeg_is_judged_on_luma_and_with_blocks(pictures: RestorationSet) -> None:
+def test_jpeg_is_judged_on_luma_and_with_blocks(images: RestorationSet) -> None:
     degradation = Degradation("jpeg", quality=(10, 10), channels=1)
-    clean, degraded = benchmark_pair(pictures.paths[0], degradation)
-    luma = video_luma(textured_picture(0, 33, 38))
+    clean, degraded = benchmark_pair(images.paths[0], degradation)
+    luma = video_luma(textured_image(0, 33, 38))
     assert (clean[..., 0] == luma).all()
     assert (degraded[..., 0] * 255 == jpeg(luma, 10)).all()
-    grey, _ = benchmark_pair(pictures.paths[2], degradation)
-    assert (grey[..., 0] == textured_picture(2, 33, 38)[..., 0]).all()
-    mean = evaluate_set(None, pictures, degradation).mean
+    gray, _ = benchmark_pair(images.paths[2], degradation)
+    assert (gray[..., 0] == textured_image(2, 33, 38)[..., 0]).all()
+    mean = evaluate_set(None, images, degradation).mean
     assert mean.psnr_b is not None and mean.psnr_b < mean.psnr
 
 
@@ -184,7 +184,7 @@ def test_published_inputs(
 
 @pytest.mark.parametrize(("sigma", "psnr"), [(15.0, 24.613), (25.0, 20.176), (50.0, 14.155)])
 def test_published_noise(shared: Path, sigma: float, psnr: float) -> None:
-    # McMaster, for which these are published, has pictures of the same size and so the same noise.
+    # McMaster, for which these are published, has images of the same size and so the same noise.
     found = find_restoration_set("Kodak24", shared / "data" / "sr")
     assert found is not None
     first = RestorationSet("one", found.paths[:1])
@@ -200,7 +200,7 @@ def test_cost_in_full_precision_and_at_few_bits() -> None:
     assert (full.parameters, full.weight_bits, full.macs) == (924_492, 32, macs)
     assert full.bops == macs * 1024
     few = network_cost(config, QuantConfig(weight_bits=4, activation_bits=4), file_bytes=7)
-    # The quantised weights of this network are known: each meets every pixel once.
+    # The quantized weights of this network are known: each meets every pixel once.
     assert few.bops == (macs - 755_568 * 180 * 320) * 1024 + 755_568 * 180 * 320 * 16
     assert (few.weight_bits, few.bytes, few.macs) == (4, 7, macs)
     mixed = QuantConfig(overrides={"*.x_proj": {"weight_bits": 8, "activation_bits": 8}})

@@ -9,32 +9,32 @@ import torch
 from torch import Tensor
 
 from qmamba.errors import ImageError, ShapeError
-from qmamba.evaluation.generalised_gaussian import (
+from qmamba.evaluation.metrics.generalized_gaussian import (
     fit_asymmetric_gaussian,
-    fit_generalised_gaussian,
+    fit_generalized_gaussian,
 )
-from qmamba.evaluation.statistics import (
+from qmamba.evaluation.metrics.natural_scenes import (
     BRISQUE_NAMES,
     STATISTIC_NAMES,
     brisque_features,
     image_statistics,
 )
 
-GREY = 255.0
+GRAY = 255.0
 
 
 def texture(batch: int, height: int, width: int, seed: int = 0) -> Tensor:
-    """Smooth coloured noise with 8-bit values, a stand-in for photographs."""
+    """Smooth colored noise with 8-bit values, a stand-in for photographs."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(batch, 3, height // 4 + 2, width // 4 + 2, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
     fine = 0.05 * torch.randn(batch, 3, height, width, generator=generator)
-    return ((smooth + fine).clamp(0, 1) * GREY).round() / GREY
+    return ((smooth + fine).clamp(0, 1) * GRAY).round() / GRAY
 
 
-def grey(values: Tensor) -> Tensor:
-    """(height, width) grey levels as a batch of one picture."""
-    return (values / GREY).expand(1, 3, -1, -1).contiguous()
+def gray(values: Tensor) -> Tensor:
+    """(height, width) gray levels as a batch of one image."""
+    return (values / GRAY).expand(1, 3, -1, -1).contiguous()
 
 
 def statistic(images: Tensor, name: str) -> Tensor:
@@ -42,15 +42,15 @@ def statistic(images: Tensor, name: str) -> Tensor:
 
 
 def gamma_samples(shape: float, count: int, seed: int) -> Tensor:
-    """Magnitudes of a generalised Gaussian of scale 1: |x|^shape is gamma distributed."""
+    """Magnitudes of a generalized Gaussian of scale 1: |x|^shape is gamma distributed."""
     generator = np.random.default_rng(seed)
     return torch.from_numpy(generator.gamma(1.0 / shape, size=count) ** (1.0 / shape))
 
 
 @pytest.mark.parametrize("shape", [0.5, 1.0, 2.0, 4.0])
-def test_generalised_gaussian_recovers_its_parameters(shape: float) -> None:
+def test_generalized_gaussian_recovers_its_parameters(shape: float) -> None:
     magnitude = 3.0 * gamma_samples(shape, 400_000, seed=1)
-    found_shape, found_variance = fit_generalised_gaussian(magnitude)
+    found_shape, found_variance = fit_generalized_gaussian(magnitude)
     variance = 9.0 * math.gamma(3 / shape) / math.gamma(1 / shape)
     assert float(found_shape) == pytest.approx(shape, rel=0.03)
     assert float(found_variance) == pytest.approx(variance, rel=0.03)
@@ -77,8 +77,8 @@ def test_asymmetric_gaussian_recovers_its_parameters(
 
 def test_fits_follow_the_scale_and_the_sign_of_samples() -> None:
     samples = torch.randn(3, 5000, dtype=torch.float64) + 0.2
-    shape, variance = fit_generalised_gaussian(samples)
-    scaled_shape, scaled_variance = fit_generalised_gaussian(7 * samples)
+    shape, variance = fit_generalized_gaussian(samples)
+    scaled_shape, scaled_variance = fit_generalized_gaussian(7 * samples)
     torch.testing.assert_close(scaled_shape, shape)
     torch.testing.assert_close(scaled_variance, 49 * variance)
     shape, mean, left, right = fit_asymmetric_gaussian(samples)
@@ -90,7 +90,7 @@ def test_fits_follow_the_scale_and_the_sign_of_samples() -> None:
 
 def test_fits_of_degenerate_samples_stay_in_range() -> None:
     for samples in (torch.zeros(2, 10), torch.ones(2, 10), -torch.ones(2, 10), torch.zeros(2, 0)):
-        for result in (*fit_generalised_gaussian(samples), *fit_asymmetric_gaussian(samples)):
+        for result in (*fit_generalized_gaussian(samples), *fit_asymmetric_gaussian(samples)):
             assert result.shape == (2,)
             assert result.isfinite().all()
     shape, mean, left, right = fit_asymmetric_gaussian(torch.full((10,), 2.0))
@@ -102,7 +102,7 @@ def test_first_scale_follows_the_definition_in_plain_numpy() -> None:
     ndimage = pytest.importorskip("scipy.ndimage")
     special = pytest.importorskip("scipy.special")
     images = texture(1, 61, 48, seed=4).double()
-    luma = (images[0] * GREY).numpy().transpose(1, 2, 0) @ np.array([0.299, 0.587, 0.114])
+    luma = (images[0] * GRAY).numpy().transpose(1, 2, 0) @ np.array([0.299, 0.587, 0.114])
     axis = np.arange(-3, 4)
     window = np.exp(-(axis[:, None] ** 2 + axis**2) / (2 * (7 / 6) ** 2))
     window /= window.sum()
@@ -150,7 +150,7 @@ def test_names_match_the_columns() -> None:
     assert len(set(STATISTIC_NAMES)) == len(STATISTIC_NAMES)
 
 
-def test_batch_equals_single_pictures() -> None:
+def test_batch_equals_single_images() -> None:
     images = texture(3, 67, 51)
     for function in (brisque_features, image_statistics):
         single = torch.cat([function(image.unsqueeze(0)) for image in images])
@@ -171,12 +171,12 @@ def test_precision_follows_the_input() -> None:
 @pytest.mark.parametrize(
     "size", [(1, 1), (1, 9), (9, 1), (2, 3), (5, 4), (8, 8), (9, 17), (33, 31)]
 )
-def test_features_are_finite_on_tiny_odd_and_flat_pictures(size: tuple[int, int]) -> None:
+def test_features_are_finite_on_tiny_odd_and_flat_images(size: tuple[int, int]) -> None:
     height, width = size
-    pictures = torch.cat(
+    images = torch.cat(
         (texture(1, height, width), torch.zeros(1, 3, *size), torch.ones(1, 3, *size))
     )
-    brisque, statistics = brisque_features(pictures), image_statistics(pictures)
+    brisque, statistics = brisque_features(images), image_statistics(images)
     assert brisque.isfinite().all()
     assert statistics.isfinite().all()
     shapes = brisque[:, [name.endswith("shape") for name in BRISQUE_NAMES]]
@@ -185,7 +185,7 @@ def test_features_are_finite_on_tiny_odd_and_flat_pictures(size: tuple[int, int]
 
 
 @pytest.mark.parametrize("level", [0.0, 0.3, 1.0])
-def test_flat_picture_has_no_texture(level: float) -> None:
+def test_flat_image_has_no_texture(level: float) -> None:
     images = torch.full((1, 3, 41, 37), level)
     brisque = dict(zip(BRISQUE_NAMES, brisque_features(images)[0].tolist(), strict=True))
     for name, value in brisque.items():
@@ -230,9 +230,9 @@ def test_halving_changes_the_second_scale_only() -> None:
     assert plain[0, variance] > smooth[0, variance]
 
 
-def test_blur_makes_neighbours_agree() -> None:
+def test_blur_makes_neighbors_agree() -> None:
     generator = torch.Generator().manual_seed(5)
-    noise = grey((127 + 25 * torch.randn(128, 128, generator=generator)).clamp(0, 255))
+    noise = gray((127 + 25 * torch.randn(128, 128, generator=generator)).clamp(0, 255))
     right = BRISQUE_NAMES.index("scale1_horizontal_right_variance")
     left = BRISQUE_NAMES.index("scale1_horizontal_left_variance")
     blurred = torch.nn.functional.avg_pool2d(noise, 5, 1, 2, count_include_pad=False)
@@ -241,18 +241,18 @@ def test_blur_makes_neighbours_agree() -> None:
 
 
 def test_laplacian_and_gradient_know_a_ramp_and_a_chequer() -> None:
-    ramp = grey(torch.arange(64.0).repeat(64, 1))
+    ramp = gray(torch.arange(64.0).repeat(64, 1))
     assert float(statistic(ramp, "gradient_mean")) == pytest.approx(63 / 64, abs=1e-3)
-    chequer = grey(100.0 + 10.0 * ((torch.arange(32)[:, None] + torch.arange(32)) % 2))
+    chequer = gray(100.0 + 10.0 * ((torch.arange(32)[:, None] + torch.arange(32)) % 2))
     inner = 40.0**2
     assert float(statistic(chequer, "log_laplacian_1")) == pytest.approx(math.log(inner), abs=0.1)
 
 
-def test_colour_statistics_on_known_colours() -> None:
+def test_color_statistics_on_known_colors() -> None:
     red = torch.zeros(1, 3, 8, 8)
     red[:, 0] = 1.0
     # rg = 255, yb = 127.5 everywhere: no spread, only the cast counts.
-    assert float(statistic(red, "colourfulness")) == pytest.approx(
+    assert float(statistic(red, "colorfulness")) == pytest.approx(
         0.3 * math.hypot(255, 127.5), rel=1e-4
     )
     assert float(statistic(red, "saturation_mean")) == 1.0
@@ -262,7 +262,7 @@ def test_colour_statistics_on_known_colours() -> None:
 def test_exposure_statistics_on_two_halves() -> None:
     halves = torch.zeros(16, 16)
     halves[:, 8:] = 255.0
-    images = grey(halves)
+    images = gray(halves)
     assert float(statistic(images, "luma_entropy")) == pytest.approx(1.0, abs=1e-5)
     assert float(statistic(images, "luma_contrast")) == pytest.approx(127.5, rel=1e-4)
     assert float(statistic(images, "luma_skew")) == pytest.approx(0.0, abs=1e-5)
@@ -274,7 +274,7 @@ def test_noise_estimate_recovers_the_deviation() -> None:
     generator = torch.Generator().manual_seed(6)
     for deviation in (2.0, 10.0):
         noise = 127 + deviation * torch.randn(200, 200, generator=generator)
-        found = float(statistic(grey(noise), "noise"))
+        found = float(statistic(gray(noise), "noise"))
         assert found == pytest.approx(deviation, rel=0.03)
 
 
@@ -286,16 +286,16 @@ def test_spectral_slope_recovers_the_exponent(exponent: float) -> None:
     rows, columns = torch.fft.fftfreq(side)[:, None], torch.fft.rfftfreq(side)
     frequency = torch.hypot(rows, columns.expand(side, -1)).clamp(min=1 / side)
     field = torch.fft.irfft2(spectrum * frequency ** (-exponent / 2), (side, side))
-    images = grey(127 + 30 * field / field.abs().max())
+    images = gray(127 + 30 * field / field.abs().max())
     assert float(statistic(images, "spectral_slope")) == pytest.approx(-exponent, abs=0.2)
 
 
 def test_blockiness_sees_the_grid_and_only_the_grid() -> None:
     generator = torch.Generator().manual_seed(8)
     blocks = 40 * torch.rand(8, 8, generator=generator) + 100
-    blocky = grey(blocks.repeat_interleave(8, 0).repeat_interleave(8, 1))
+    blocky = gray(blocks.repeat_interleave(8, 0).repeat_interleave(8, 1))
     shifted = blocky.roll((4, 4), (2, 3))
-    noise = grey(100 + 40 * torch.rand(64, 64, generator=generator))
+    noise = gray(100 + 40 * torch.rand(64, 64, generator=generator))
     assert float(statistic(blocky, "blockiness")) > 2
     assert float(statistic(shifted, "blockiness")) < 0
     assert abs(float(statistic(noise, "blockiness"))) < 0.1

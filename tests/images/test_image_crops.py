@@ -44,7 +44,7 @@ def test_grid_is_within_bounds_different_and_complete(case: tuple[int, int, int,
 
 @settings(deadline=None)
 @given(_crop_cases())
-def test_grid_of_the_transposed_picture(case: tuple[int, int, int, int]) -> None:
+def test_grid_of_the_transposed_image(case: tuple[int, int, int, int]) -> None:
     height, width, size, count = case
     assume(height != width)
     transposed = {(left, top) for top, left in crop_grid(width, height, size, count)}
@@ -76,11 +76,11 @@ def test_known_layouts() -> None:
     assert covered.all()
 
 
-def test_a_picture_of_the_crops_size_gives_one_position() -> None:
+def test_a_image_of_the_crops_size_gives_one_position() -> None:
     assert crop_grid(224, 224, 224, 10) == [(0, 0)]
 
 
-def test_many_crops_of_a_large_picture() -> None:
+def test_many_crops_of_a_large_image() -> None:
     positions = crop_grid(3000, 4000, 224, 400)
     assert len(set(positions)) == 400
 

@@ -13,9 +13,9 @@ from PIL import Image, ImageOps
 
 from qmamba.errors import ConfigError, ImageError
 from qmamba.images import IMAGE_SUFFIXES, read_image
-from tests.images.picture_files import (
-    PNG_GREY,
-    PNG_GREY_ALPHA,
+from tests.images.image_files import (
+    PNG_GRAY,
+    PNG_GRAY_ALPHA,
     PNG_RGB,
     PNG_RGBA,
     encoded,
@@ -32,46 +32,46 @@ ORDERS: tuple[Literal["<"], Literal[">"]] = ("<", ">")
 
 
 @pytest.fixture
-def colours() -> np.ndarray:
-    """A small picture without any symmetry."""
+def colors() -> np.ndarray:
+    """A small image without any symmetry."""
     return np.random.default_rng(0).integers(0, 256, (12, 17, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("file_format", LOSSLESS)
 def test_lossless_formats_keep_every_pixel(
-    file_format: str, colours: np.ndarray, tmp_path: Path
+    file_format: str, colors: np.ndarray, tmp_path: Path
 ) -> None:
-    path = tmp_path / "picture.dat"
-    path.write_bytes(encoded(Image.fromarray(colours), file_format, **LOSSLESS[file_format]))
+    path = tmp_path / "image.dat"
+    path.write_bytes(encoded(Image.fromarray(colors), file_format, **LOSSLESS[file_format]))
     decoded = read_image(path)
     assert decoded.format == file_format
     assert decoded.path == str(path)
     assert decoded.notes == ()
     assert decoded.pixels.dtype == np.uint8
     assert decoded.pixels.flags.writeable and decoded.pixels.flags.c_contiguous
-    np.testing.assert_array_equal(decoded.pixels, colours)
+    np.testing.assert_array_equal(decoded.pixels, colors)
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
-def test_jpeg_equals_pillow(options: dict[str, object], colours: np.ndarray) -> None:
-    data = encoded(Image.fromarray(colours), "JPEG", **options)
+def test_jpeg_equals_pillow(options: dict[str, object], colors: np.ndarray) -> None:
+    data = encoded(Image.fromarray(colors), "JPEG", **options)
     decoded = read_image(data)
     assert (decoded.format, decoded.path, decoded.notes) == ("JPEG", None, ())
     np.testing.assert_array_equal(decoded.pixels, np.asarray(Image.open(io.BytesIO(data))))
 
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"])
-def test_compressed_tiff(compression: str, colours: np.ndarray, tmp_path: Path) -> None:
-    path = tmp_path / "picture.tif"
-    Image.fromarray(colours).save(path, compression=compression)
+def test_compressed_tiff(compression: str, colors: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    Image.fromarray(colors).save(path, compression=compression)
     expected = np.asarray(Image.open(path))
     np.testing.assert_array_equal(read_image(path).pixels, expected)
     np.testing.assert_array_equal(read_image(path.read_bytes()).pixels, expected)
 
 
-def test_sources_give_the_same_pixels(colours: np.ndarray, tmp_path: Path) -> None:
-    data = encoded(Image.fromarray(colours), "PNG")
-    path = tmp_path / "picture.png"
+def test_sources_give_the_same_pixels(colors: np.ndarray, tmp_path: Path) -> None:
+    data = encoded(Image.fromarray(colors), "PNG")
+    path = tmp_path / "image.png"
     path.write_bytes(data)
     with open(path, "rb") as stream:
         from_stream = read_image(stream)
@@ -79,17 +79,17 @@ def test_sources_give_the_same_pixels(colours: np.ndarray, tmp_path: Path) -> No
     prefixed = io.BytesIO(b"skip" + data)
     prefixed.seek(4)
     for decoded in (read_image(str(path)), read_image(data), from_stream, read_image(prefixed)):
-        np.testing.assert_array_equal(decoded.pixels, colours)
+        np.testing.assert_array_equal(decoded.pixels, colors)
     assert read_image(str(path)).path == str(path)
     assert from_stream.path is None
 
 
-def test_grey_becomes_three_equal_channels() -> None:
-    grey = np.arange(30, dtype=np.uint8).reshape(5, 6)
+def test_gray_becomes_three_equal_channels() -> None:
+    gray = np.arange(30, dtype=np.uint8).reshape(5, 6)
     for file_format in ("PNG", "TIFF", "BMP"):
-        decoded = read_image(encoded(Image.fromarray(grey), file_format))
-        np.testing.assert_array_equal(decoded.pixels, np.stack([grey] * 3, axis=-1))
-    assert read_image(encoded(Image.fromarray(grey), "JPEG")).pixels.shape == (5, 6, 3)
+        decoded = read_image(encoded(Image.fromarray(gray), file_format))
+        np.testing.assert_array_equal(decoded.pixels, np.stack([gray] * 3, axis=-1))
+    assert read_image(encoded(Image.fromarray(gray), "JPEG")).pixels.shape == (5, 6, 3)
 
 
 def test_one_bit() -> None:
@@ -128,15 +128,15 @@ def test_alpha_is_composited_on_white(file_format: str) -> None:
     assert decoded.notes == ("alpha composited on white",)
 
 
-def test_opaque_alpha_is_not_worth_a_note(colours: np.ndarray) -> None:
-    image = Image.fromarray(colours)
+def test_opaque_alpha_is_not_worth_a_note(colors: np.ndarray) -> None:
+    image = Image.fromarray(colors)
     image.putalpha(255)
     decoded = read_image(encoded(image, "PNG"))
-    np.testing.assert_array_equal(decoded.pixels, colours)
+    np.testing.assert_array_equal(decoded.pixels, colors)
     assert decoded.notes == ()
 
 
-def test_grey_with_alpha() -> None:
+def test_gray_with_alpha() -> None:
     image = Image.merge("LA", (Image.new("L", (3, 2), 100), Image.new("L", (3, 2), 51)))
     decoded = read_image(encoded(image, "PNG"))
     assert set(decoded.pixels.ravel().tolist()) == {224}
@@ -144,12 +144,12 @@ def test_grey_with_alpha() -> None:
 
 
 @pytest.mark.parametrize(("bits", "key"), [(2, 1), (4, 9), (8, 200)])
-def test_transparent_grey_level(bits: int, key: int) -> None:
+def test_transparent_gray_level(bits: int, key: int) -> None:
     per_byte = 8 // bits
     levels = [key, 0] if per_byte > 1 else [key]
     row = bytes([sum(level << (8 - bits * (i + 1)) for i, level in enumerate(levels))])
     data = png_file(
-        len(levels), 1, bits, PNG_GREY, [row], png_chunk(b"tRNS", key.to_bytes(2, "big"))
+        len(levels), 1, bits, PNG_GRAY, [row], png_chunk(b"tRNS", key.to_bytes(2, "big"))
     )
     decoded = read_image(data)
     assert decoded.pixels[0, 0].tolist() == [255, 255, 255]
@@ -157,7 +157,7 @@ def test_transparent_grey_level(bits: int, key: int) -> None:
 
 
 def test_animation_gives_its_first_frame() -> None:
-    frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (8, 6), color) for color in ("red", "blue")]
     for file_format in ("GIF", "PNG", "TIFF", "WEBP"):
         options = {"lossless": True} if file_format == "WEBP" else {}
         data = encoded(frames[0], file_format, save_all=True, append_images=frames[1:], **options)
@@ -172,11 +172,11 @@ def test_animation_gives_its_first_frame() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_exif_orientation(file_format: str, orientation: int, colours: np.ndarray) -> None:
+def test_exif_orientation(file_format: str, orientation: int, colors: np.ndarray) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = LOSSLESS.get(file_format, {})
-    data = encoded(Image.fromarray(colours), file_format, exif=exif, **options)
+    data = encoded(Image.fromarray(colors), file_format, exif=exif, **options)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     decoded = read_image(data)
     np.testing.assert_array_equal(decoded.pixels, np.asarray(upright))
@@ -185,30 +185,30 @@ def test_exif_orientation(file_format: str, orientation: int, colours: np.ndarra
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_exif_without_sense_is_ignored(colours: np.ndarray) -> None:
-    image = Image.fromarray(colours)
+def test_exif_without_sense_is_ignored(colors: np.ndarray) -> None:
+    image = Image.fromarray(colors)
     for exif in (b"Exif\0\0rubbish", b"Exif\0\0II*\0\xff\xff\xff\xff"):
-        np.testing.assert_array_equal(read_image(encoded(image, "PNG", exif=exif)).pixels, colours)
+        np.testing.assert_array_equal(read_image(encoded(image, "PNG", exif=exif)).pixels, colors)
     exif_nine = Image.Exif()
     exif_nine[0x0112] = 9
     decoded = read_image(encoded(image, "PNG", exif=exif_nine))
-    np.testing.assert_array_equal(decoded.pixels, colours)
+    np.testing.assert_array_equal(decoded.pixels, colors)
     assert decoded.notes == ()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1)])
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"])
-def test_tiny_pictures(size: tuple[int, int], file_format: str) -> None:
+def test_tiny_images(size: tuple[int, int], file_format: str) -> None:
     decoded = read_image(encoded(Image.new("RGB", size, (255, 255, 255)), file_format))
     assert decoded.pixels.shape == (size[1], size[0], 3)
     assert decoded.pixels.min() >= 250
 
 
-def test_16_bit_grey_keeps_its_values() -> None:
+def test_16_bit_gray_keeps_its_values() -> None:
     samples = np.random.default_rng(2).integers(0, 65536, (5, 7, 1), dtype=np.uint16)
     expected = samples.repeat(3, axis=2)
     for data in (
-        png16(samples, PNG_GREY),
+        png16(samples, PNG_GRAY),
         tiff_file(samples, "<", photometric=1),
         tiff_file(samples, ">", photometric=1),
         encoded(Image.fromarray(samples[..., 0]), "TIFF", compression="tiff_lzw"),
@@ -252,19 +252,19 @@ def test_16_bit_alpha_is_composited_in_16_bits() -> None:
         assert decoded.notes == ("alpha composited on white",)
 
 
-def test_16_bit_transparent_colour() -> None:
+def test_16_bit_transparent_color() -> None:
     samples = np.array([[[257, 2, 3], [256, 2, 3]]], dtype=np.uint16)
     key = png_chunk(b"tRNS", samples[0, 0].astype(">u2").tobytes())
     decoded = read_image(png16(samples, PNG_RGB, key))
     assert decoded.pixels.tolist() == [[[65535] * 3, [256, 2, 3]]]
-    grey = samples[..., :1]
-    decoded = read_image(png16(grey, PNG_GREY, png_chunk(b"tRNS", b"\1\1")))
+    gray = samples[..., :1]
+    decoded = read_image(png16(gray, PNG_GRAY, png_chunk(b"tRNS", b"\1\1")))
     assert decoded.pixels.tolist() == [[[65535] * 3, [256] * 3]]
 
 
-def test_16_bit_grey_with_alpha() -> None:
+def test_16_bit_gray_with_alpha() -> None:
     samples = np.array([[[0x8001, 65535], [0x1234, 65535], [5, 0]]], dtype=np.uint16)
-    decoded = read_image(png16(samples, PNG_GREY_ALPHA))
+    decoded = read_image(png16(samples, PNG_GRAY_ALPHA))
     assert decoded.pixels.tolist() == [[[0x8001] * 3, [0x1234] * 3, [65535] * 3]]
     assert decoded.notes == ("alpha composited on white",)
 
@@ -356,8 +356,8 @@ def test_wrong_kinds_of_source() -> None:
         read_image(b"", max_pixels=0)
 
 
-def test_many_threads_agree(colours: np.ndarray) -> None:
-    big = Image.fromarray(np.tile(colours, (12, 9, 1)))
+def test_many_threads_agree(colors: np.ndarray) -> None:
+    big = Image.fromarray(np.tile(colors, (12, 9, 1)))
     files = [encoded(big, name) for name in ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")]
     alone = [read_image(data).pixels for data in files]
     with ThreadPoolExecutor(8) as pool:

@@ -13,7 +13,7 @@ from PIL import Image, ImageFile, PngImagePlugin
 
 from qmamba.errors import ImageError
 from qmamba.images import read_image
-from tests.images.picture_files import (
+from tests.images.image_files import (
     PNG_RGB,
     encoded,
     png16,
@@ -106,11 +106,11 @@ def test_pillows_own_limit_neither_warns_nor_changes(monkeypatch: pytest.MonkeyP
         warnings.simplefilter("error")
         with ThreadPoolExecutor(6) as pool:
             decoded = list(pool.map(read_image, files * 4))
-    assert all(picture.pixels.shape == (20, 30, 3) for picture in decoded)
+    assert all(image.pixels.shape == (20, 30, 3) for image in decoded)
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
-def test_small_pictures_leave_pillows_limit_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_images_leave_pillows_limit_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int | None] = []
     original = PngImagePlugin.PngImageFile.load_prepare
 
@@ -124,7 +124,7 @@ def test_small_pictures_leave_pillows_limit_alone(monkeypatch: pytest.MonkeyPatc
     assert seen == [before]
 
 
-def test_overlapping_large_pictures_restore_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overlapping_large_images_restore_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     inside, leave = threading.Event(), threading.Event()
     original = PngImagePlugin.PngImageFile.load_prepare

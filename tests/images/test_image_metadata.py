@@ -12,7 +12,7 @@ from PIL import Image
 
 from qmamba.images import read_layers
 from qmamba.images.metadata import patched_exif
-from tests.images.picture_files import encoded, png_chunk
+from tests.images.image_files import encoded, png_chunk
 from tests.images.test_encode import exif_block
 
 
@@ -103,9 +103,9 @@ def test_tiff_tags_of_its_layout_do_not_become_exif() -> None:
 def test_no_density_is_made_up() -> None:
     exif = Image.Exif()
     exif[0x013B] = "Artist"
-    picture = Image.new("RGB", (4, 4))
-    bare = [encoded(picture, kind) for kind in ("TIFF", "JPEG", "PNG")]
-    bare += [encoded(picture, kind, exif=exif) for kind in ("TIFF", "JPEG")]
+    image = Image.new("RGB", (4, 4))
+    bare = [encoded(image, kind) for kind in ("TIFF", "JPEG", "PNG")]
+    bare += [encoded(image, kind, exif=exif) for kind in ("TIFF", "JPEG")]
     assert [read_layers(content).metadata.density for content in bare] == [None] * 5
 
 
@@ -123,7 +123,7 @@ def test_density_of_exif(unit: int | None, factor: float) -> None:
 
 
 def test_density_of_files() -> None:
-    picture = Image.new("RGB", (4, 4))
+    image = Image.new("RGB", (4, 4))
     for kind in ("TIFF", "JPEG", "PNG", "BMP"):
-        density = read_layers(encoded(picture, kind, dpi=(300, 150))).metadata.density
+        density = read_layers(encoded(image, kind, dpi=(300, 150))).metadata.density
         assert density == pytest.approx((300, 150), rel=1e-3), kind

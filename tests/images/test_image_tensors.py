@@ -9,7 +9,7 @@ from PIL import Image
 
 from qmamba.errors import ImageError, ShapeError
 from qmamba.images import IMAGENET_MEAN, IMAGENET_STD, normalize, read_image, to_tensor
-from tests.images.picture_files import PNG_RGB, encoded, png16
+from tests.images.image_files import PNG_RGB, encoded, png16
 
 BYTES = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 EXPECTED = torch.from_numpy(BYTES).permute(2, 0, 1).float() / 255
@@ -21,7 +21,7 @@ def _check(tensor: torch.Tensor, expected: torch.Tensor, tolerance: float = 0.0)
     torch.testing.assert_close(tensor, expected, rtol=0, atol=tolerance)
 
 
-def test_the_same_picture_in_every_form() -> None:
+def test_the_same_image_in_every_form() -> None:
     image = Image.fromarray(BYTES)
     data = encoded(image, "PNG")
     _check(to_tensor(read_image(data)), EXPECTED)
@@ -54,23 +54,23 @@ def test_16_bits_are_not_rounded_to_8() -> None:
     expected = torch.from_numpy(samples.astype(np.float64) / 65535).permute(2, 0, 1).float()
     _check(to_tensor(samples), expected, 1e-7)
     _check(to_tensor(read_image(png16(samples, PNG_RGB))), expected, 1e-7)
-    grey = Image.fromarray(samples[..., 0])
-    _check(to_tensor(grey), expected[:1].repeat(3, 1, 1), 1e-7)
+    gray = Image.fromarray(samples[..., 0])
+    _check(to_tensor(gray), expected[:1].repeat(3, 1, 1), 1e-7)
 
 
-def test_grey_is_copied_to_three_channels() -> None:
-    grey = BYTES[..., 0]
+def test_gray_is_copied_to_three_channels() -> None:
+    gray = BYTES[..., 0]
     expected = EXPECTED[:1].repeat(3, 1, 1)
-    _check(to_tensor(grey), expected)
-    _check(to_tensor(grey[..., None]), expected)
-    _check(to_tensor(Image.fromarray(grey)), expected)
+    _check(to_tensor(gray), expected)
+    _check(to_tensor(gray[..., None]), expected)
+    _check(to_tensor(Image.fromarray(gray)), expected)
     _check(to_tensor(EXPECTED[:1]), expected)
 
 
 def test_alpha_is_composited_on_white() -> None:
     samples = np.random.default_rng(2).integers(0, 256, (5, 7, 4), dtype=np.uint8)
-    colours, alpha = samples[..., :3] / 255, samples[..., 3:] / 255
-    expected = torch.from_numpy(colours * alpha + 1 - alpha).permute(2, 0, 1).float()
+    colors, alpha = samples[..., :3] / 255, samples[..., 3:] / 255
+    expected = torch.from_numpy(colors * alpha + 1 - alpha).permute(2, 0, 1).float()
     _check(to_tensor(samples), expected, 0.51 / 255)
     _check(to_tensor(samples.astype(np.uint16) * 257), expected, 0.51 / 65535)
     _check(to_tensor(samples / 255), expected, 1e-6)
@@ -78,7 +78,7 @@ def test_alpha_is_composited_on_white() -> None:
     _check(to_tensor(read_image(encoded(Image.fromarray(samples), "PNG"))), expected, 0.51 / 255)
 
 
-def test_a_pillow_picture_follows_the_rules_of_files() -> None:
+def test_a_pillow_image_follows_the_rules_of_files() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encoded(Image.fromarray(BYTES), "PNG", exif=exif)
@@ -87,7 +87,7 @@ def test_a_pillow_picture_follows_the_rules_of_files() -> None:
     cut = encoded(Image.fromarray(BYTES.repeat(30, 0)), "JPEG")[:-200]
     with (
         Image.open(io.BytesIO(cut)) as opened,
-        pytest.raises(ImageError, match="cannot decode the Pillow picture"),
+        pytest.raises(ImageError, match="cannot decode the Pillow image"),
     ):
         to_tensor(opened)
 
@@ -121,7 +121,7 @@ def test_values_just_outside_are_clamped() -> None:
         torch.full((3, 4, 4), 1.1),
         torch.full((3, 4, 4), float("nan")),
         [[1, 2], [3, 4]],
-        "picture.png",
+        "image.png",
         None,
     ],
     ids=lambda value: f"{type(value).__name__}{tuple(getattr(value, 'shape', ()))}",
@@ -132,8 +132,8 @@ def test_other_forms_are_refused(wrong: object) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_float_pillow_picture_out_of_range() -> None:
-    with pytest.raises(ImageError, match="Pillow picture: its float samples"):
+def test_float_pillow_image_out_of_range() -> None:
+    with pytest.raises(ImageError, match="Pillow image: its float samples"):
         to_tensor(Image.new("F", (3, 3), 7.0))
 
 

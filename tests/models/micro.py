@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qmamba.models import QMamba, QMambaConfig, load, model_config
+from qmamba.checkpoints import load
+from qmamba.models import QMamba, QMambaConfig, model_config
 
 MICRO = QMambaConfig(dims=(16, 32, 64, 128), depths=(1, 1, 2, 1))
 LOCAL_MICRO = MICRO.replace(windows=(8, 4, 2, 2), route_gate=True)
@@ -25,7 +26,7 @@ def build(config: QMambaConfig, seed: int = 0) -> QMamba:
 
 
 def load_qmamba(path: Path, **options: Any) -> QMamba:
-    """What :func:`qmamba.models.load` makes of a file that holds a QMamba."""
+    """What :func:`qmamba.checkpoints.load` makes of a file that holds a QMamba."""
     model = load(path, **options)
     assert isinstance(model, QMamba)
     return model

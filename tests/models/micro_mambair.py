@@ -16,7 +16,7 @@ RECORDINGS = ("light_x2", "classic_x3", "classic_x4", "dn", "car")
 MICRO = MambaIRConfig(dim=16, depths=(2, 1), state_size=3, expansion=1.25, attention_reduction=4)
 VARIANTS = {
     "light-x2": MICRO,
-    "light-x3-grey": MICRO.replace(scale=3, channels=1),
+    "light-x3-gray": MICRO.replace(scale=3, channels=1),
     "light-march": MICRO.replace(cab="convolution", cab_reduction=8),
     "light-february": MICRO.replace(cab="depthwise", cab_reduction=1),
     "classic-x3": MICRO.replace(
@@ -25,9 +25,9 @@ VARIANTS = {
     "classic-x4": MICRO.replace(task="sr-classic", scale=4, depths=(1,)),
     "real-x4": MICRO.replace(task="sr-real", scale=4, depths=(1,)),
     "denoise": MICRO.replace(task="denoise", scale=1, group_convolution="3conv"),
-    "jpeg-grey": MICRO.replace(task="jpeg", scale=1, channels=1),
+    "jpeg-gray": MICRO.replace(task="jpeg", scale=1, channels=1),
 }
-"""Every task, every kind of block, grey and colour."""
+"""Every task, every kind of block, gray and color."""
 
 
 def build(config: MambaIRConfig, seed: int = 0) -> MambaIR:
@@ -65,6 +65,6 @@ def recording(shared: Path, name: str) -> tuple[MambaIRConfig, dict[str, Any]]:
     return config, content
 
 
-def pictures(*shape: int, seed: int = 0) -> Tensor:
+def images(*shape: int, seed: int = 0) -> Tensor:
     """Random images in [0, 1]."""
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))

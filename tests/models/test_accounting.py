@@ -82,7 +82,7 @@ def test_other_windows_that_print_the_same_flops(windows: tuple[int, ...]) -> No
 
 def test_counts_agree_with_the_layers_that_run() -> None:
     model = build(MICRO)
-    counted = {"convolution": 0, "linear": 0, "normalisation": 0}
+    counted = {"convolution": 0, "linear": 0, "normalization": 0}
 
     def watch(module: nn.Module, arguments: tuple[Tensor], output: Tensor) -> None:
         if isinstance(module, nn.Conv2d):
@@ -90,7 +90,7 @@ def test_counts_agree_with_the_layers_that_run() -> None:
         elif isinstance(module, nn.Linear):
             counted["linear"] += output.numel() * module.in_features
         elif isinstance(module, nn.LayerNorm):
-            counted["normalisation"] += 5 * output.numel()
+            counted["normalization"] += 5 * output.numel()
         elif isinstance(module, SS2D):
             pixels = output.shape[1] * output.shape[2]
             counted["linear"] += pixels * module.x_proj_weight.numel()
@@ -102,7 +102,7 @@ def test_counts_agree_with_the_layers_that_run() -> None:
     report = count_flops(model, 75, 53)
     assert report.convolution == counted["convolution"]
     assert report.linear == counted["linear"]
-    assert report.normalisation == counted["normalisation"] + 3 * 2 * 128
+    assert report.normalization == counted["normalization"] + 3 * 2 * 128
     assert report.gate == 0
 
 

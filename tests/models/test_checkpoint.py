@@ -19,16 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from qmamba.checkpoints import MismatchError, load, save_model
 from qmamba.errors import CheckpointError, ConfigError, DataError
-from qmamba.models import (
-    MismatchError,
-    ModelMetadata,
-    QMamba,
-    QMambaConfig,
-    ScoreScale,
-    load,
-    save_model,
-)
+from qmamba.models import ModelMetadata, QMamba, QMambaConfig, ScoreScale
 from qmamba.models.metadata import decode, encode
 from tests.models.micro import LOCAL_MICRO, MICRO, build, images, load_qmamba
 

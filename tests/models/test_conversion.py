@@ -10,10 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from qmamba.checkpoints import MismatchError, load
 from qmamba.errors import CheckpointError, ConfigError
-from qmamba.models import MismatchError, Model, QMambaConfig, create_model, load, model_config
-from qmamba.models import conversion as rules
-from qmamba.models.conversion import convert_vmamba, file_depths, infer_config, surplus_blocks
+from qmamba.models import Model, QMambaConfig, create_model, model_config
+from qmamba.models.qmamba import conversion as rules
+from qmamba.models.qmamba.conversion import (
+    convert_vmamba,
+    file_depths,
+    infer_config,
+    surplus_blocks,
+)
 from tests.models.micro import (
     LOCAL_MICRO,
     MICRO,

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from qmamba.checkpoints import describe, list_weights, load, save_model
 from qmamba.errors import CheckpointError
-from qmamba.models import ModelMetadata, describe, list_weights, load, save_model
+from qmamba.models import ModelMetadata
 from tests.models.micro_mambair import MICRO, build
 
 

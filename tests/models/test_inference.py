@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from qmamba.errors import ConfigError
+from qmamba.inference import packed
+from qmamba.inference.prepare import InferenceModel, inference_network
 from qmamba.models import QMamba, create_model
-from qmamba.models.inference import InferenceModel, inference_network
-from qmamba.nn import packed
-from qmamba.ops import dispatch, kernel
+from qmamba.ops.native import library
+from qmamba.ops.scan import dispatch
 
 needs_kernel = pytest.mark.skipif(
-    kernel.unavailable_reason() is not None, reason=str(kernel.unavailable_reason())
+    library.unavailable_reason() is not None, reason=str(library.unavailable_reason())
 )
 
 
@@ -164,7 +165,7 @@ def test_it_needs_no_compiled_code(
     monkeypatch.setenv(dispatch.BACKEND_VARIABLE, backend)
     network = inference_network(model)
     assert isinstance(network, InferenceModel)
-    monkeypatch.setattr(kernel, "_load", lambda: "not here")
+    monkeypatch.setattr(library, "_load", lambda: "not here")
     with torch.no_grad():
         expected = model.forward_features(images(32, 32))
     torch.testing.assert_close(

@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from qmamba.errors import ConfigError, ShapeError
+from qmamba.inference.prepare import inference_network
+from qmamba.inference.restoration import RestorationModel
 from qmamba.models import MambaIR, MambaIRConfig
-from qmamba.models.inference import inference_network
-from qmamba.models.inference_restoration import RestorationModel
-from qmamba.ops import dispatch, kernel
-from tests.models.micro_mambair import VARIANTS, build, pictures
+from qmamba.ops.native import library
+from qmamba.ops.scan import dispatch
+from tests.models.micro_mambair import VARIANTS, build, images
 
 needs_kernel = pytest.mark.skipif(
-    kernel.unavailable_reason() is not None, reason=str(kernel.unavailable_reason())
+    library.unavailable_reason() is not None, reason=str(library.unavailable_reason())
 )
 
 
@@ -23,7 +24,7 @@ def model(request: pytest.FixtureRequest) -> MambaIR:
 
 
 def images(config: MambaIRConfig, height: int, width: int) -> torch.Tensor:
-    return pictures(2, config.channels, height, width)
+    return images(2, config.channels, height, width)
 
 
 @needs_kernel
@@ -91,7 +92,7 @@ def test_it_needs_no_compiled_code(backend: str, monkeypatch: pytest.MonkeyPatch
     model = build(VARIANTS["light-x2"])
     network = inference_network(model)
     assert isinstance(network, RestorationModel)
-    monkeypatch.setattr(kernel, "_load", lambda: "not here")
+    monkeypatch.setattr(library, "_load", lambda: "not here")
     x = images(model.config, 9, 8)
     with torch.no_grad():
         torch.testing.assert_close(network(x), model(x), rtol=1e-4, atol=2e-5)

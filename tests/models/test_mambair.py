@@ -14,7 +14,7 @@ from qmamba.errors import ShapeError
 from qmamba.models import RGB_MEAN, MambaIR, MambaIRConfig, create_model
 from qmamba.nn import SS2D, ChannelAttentionBlock, DropPath
 from qmamba.ops import backends
-from tests.models.micro_mambair import MICRO, RECORDINGS, VARIANTS, build, pictures, recording
+from tests.models.micro_mambair import MICRO, RECORDINGS, VARIANTS, build, images, recording
 
 CPU_BACKENDS = [row.name for row in backends() if row.device == "cpu" and row.available]
 
@@ -78,7 +78,7 @@ def assert_gradient(key: str, actual: Tensor | None, expected: Tensor) -> None:
 def test_any_size(variant: str, size: tuple[int, int]) -> None:
     config = VARIANTS[variant]
     model = build(config)
-    batch = pictures(2, config.channels, *size)
+    batch = images(2, config.channels, *size)
     output = model(batch)
     assert output.shape == (2, config.channels, config.scale * size[0], config.scale * size[1])
     assert torch.isfinite(output).all()
@@ -95,7 +95,7 @@ def test_other_shapes_are_errors(shape: tuple[int, ...]) -> None:
 def test_gradients_reach_every_parameter_and_the_image(variant: str) -> None:
     config = VARIANTS[variant].replace(drop_path=0.1)
     model = build(config).train()
-    batch = pictures(2, config.channels, 9, 12).requires_grad_()
+    batch = images(2, config.channels, 9, 12).requires_grad_()
     torch.manual_seed(1)
     model(batch).square().sum().backward()
     assert batch.grad is not None
@@ -107,11 +107,11 @@ def test_gradients_reach_every_parameter_and_the_image(variant: str) -> None:
 
 @torch.no_grad()
 def test_without_a_correction_the_image_stays() -> None:
-    for variant in ("denoise", "jpeg-grey"):
+    for variant in ("denoise", "jpeg-gray"):
         model = build(VARIANTS[variant])
         for parameter in model.conv_last.parameters():
             nn.init.zeros_(parameter)
-        batch = pictures(1, model.config.channels, 6, 5)
+        batch = images(1, model.config.channels, 6, 5)
         assert_close(model(batch), batch)
 
 
@@ -121,11 +121,11 @@ def test_the_mean_of_each_channel_comes_back() -> None:
     for parameter in model.upsample.parameters():
         nn.init.zeros_(parameter)
     expected = torch.tensor(RGB_MEAN).view(1, 3, 1, 1).expand(1, 3, 8, 8)
-    assert_close(model(pictures(1, 3, 4, 4)), expected)
+    assert_close(model(images(1, 3, 4, 4)), expected)
 
 
 @torch.no_grad()
-def test_the_z_gate_multiplies_the_normalised_scan() -> None:
+def test_the_z_gate_multiplies_the_normalized_scan() -> None:
     torch.manual_seed(0)
     plain, gated = SS2D(8, state_size=2), SS2D(8, state_size=2, z_gate=True)
     state = plain.state_dict()
@@ -186,7 +186,7 @@ def test_kinds_of_channel_attention_blocks() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @torch.no_grad()
 def test_other_dtypes(dtype: torch.dtype) -> None:
-    model, batch = build(MICRO), pictures(1, 3, 12, 12)
+    model, batch = build(MICRO), images(1, 3, 12, 12)
     expected = model(batch)
     actual = model.to(dtype)(batch.to(dtype))
     assert actual.dtype == dtype
@@ -195,7 +195,7 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
 
 @torch.no_grad()
 def test_autocast() -> None:
-    model, batch = build(MICRO), pictures(1, 3, 12, 12)
+    model, batch = build(MICRO), images(1, 3, 12, 12)
     expected = model(batch)
     with torch.autocast("cpu", torch.bfloat16):
         actual = model(batch)
@@ -206,13 +206,13 @@ SHALLOW = MICRO.replace(depths=(1,))
 
 
 def test_export() -> None:
-    model, batch = build(SHALLOW), pictures(1, 3, 10, 8)
+    model, batch = build(SHALLOW), images(1, 3, 10, 8)
     program = torch.export.export(model, (batch,))
     assert_close(program.module()(batch), model(batch))
 
 
 def test_compile_without_graph_breaks() -> None:
-    model, batch = build(SHALLOW), pictures(1, 3, 10, 8)
+    model, batch = build(SHALLOW), images(1, 3, 10, 8)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     assert_close(compiled(batch), model(batch))
 

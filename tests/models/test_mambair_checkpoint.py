@@ -11,21 +11,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from qmamba.checkpoints import MismatchError, load, save_model
 from qmamba.errors import CheckpointError
 from qmamba.models import (
     MambaIR,
     MambaIRConfig,
-    MismatchError,
     ModelMetadata,
     QMambaConfig,
     create_model,
-    load,
     model_config,
-    save_model,
 )
-from qmamba.models.mambair_conversion import infer_mambair_config
+from qmamba.models.mambair.conversion import infer_mambair_config
 from tests.models import micro
-from tests.models.micro_mambair import MICRO, RECORDINGS, VARIANTS, build, pictures, recording
+from tests.models.micro_mambair import MICRO, RECORDINGS, VARIANTS, build, images, recording
 from tests.models.test_mambair_config import FEBRUARY, MARCH, PARAMETERS
 
 FIRST = "layers.0.residual_group.blocks.0."
@@ -142,7 +140,7 @@ def test_another_scale_starts_from_the_same_body(
 
 
 def test_another_task_of_the_same_shapes(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.pth", build(VARIANTS["jpeg-grey"]).state_dict())
+    path = write(tmp_path / "a.pth", build(VARIANTS["jpeg-gray"]).state_dict())
     model = loaded(path, task="denoise")
     assert model.config.task == "denoise"
     assert model.load_report is not None
@@ -159,7 +157,7 @@ def test_our_own_files(tmp_path: Path, variant: str) -> None:
     again = loaded(path)
     assert again.config == model.config
     assert again.metadata == written
-    batch = pictures(1, model.config.channels, 5, 6)
+    batch = images(1, model.config.channels, 5, 6)
     with torch.no_grad():
         assert torch.equal(again(batch), model(batch))
 

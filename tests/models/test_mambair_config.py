@@ -22,7 +22,7 @@ from qmamba.models import (
 )
 from qmamba.models.fields import expansion_of
 from qmamba.nn import SS2D, ChannelAttention
-from tests.models.micro_mambair import MICRO, VARIANTS, build, pictures
+from tests.models.micro_mambair import MICRO, VARIANTS, build, images
 from tests.models.test_config import json_values, st
 
 PARAMETERS = {
@@ -94,7 +94,7 @@ def test_flops_of_the_scan() -> None:
 def test_counts_agree_with_the_layers_that_run(variant: str) -> None:
     config = VARIANTS[variant]
     model = build(config)
-    counted = {"convolution": 0, "linear": 0, "normalisation": 0, "gate": 0}
+    counted = {"convolution": 0, "linear": 0, "normalization": 0, "gate": 0}
 
     def watch(module: nn.Module, arguments: tuple[Tensor], output: Tensor) -> None:
         if isinstance(module, nn.Conv2d):
@@ -106,7 +106,7 @@ def test_counts_agree_with_the_layers_that_run(variant: str) -> None:
         elif isinstance(module, nn.Linear):
             counted["linear"] += output.numel() * module.in_features
         elif isinstance(module, nn.LayerNorm):
-            counted["normalisation"] += 5 * output.numel()
+            counted["normalization"] += 5 * output.numel()
         elif isinstance(module, SS2D):
             pixels = output.shape[1] * output.shape[2]
             counted["linear"] += pixels * module.x_proj_weight.numel()
@@ -114,7 +114,7 @@ def test_counts_agree_with_the_layers_that_run(variant: str) -> None:
 
     for module in model.modules():
         module.register_forward_hook(watch)
-    model(pictures(1, config.channels, 7, 10))
+    model(images(1, config.channels, 7, 10))
     report = count_flops(model, 7, 10)
     assert {kind: getattr(report, kind) for kind in counted} == counted
     assert report == count_flops(config, 7, 10)

@@ -9,10 +9,11 @@ import huggingface_hub
 import pytest
 import torch
 
+from qmamba.checkpoints import list_weights, load, save_model
+from qmamba.checkpoints import sources as sources_module
+from qmamba.checkpoints.sources import read_weights
 from qmamba.errors import CheckpointError
-from qmamba.models import ModelMetadata, QMamba, list_weights, load, save_model
-from qmamba.models import sources as sources_module
-from qmamba.models.sources import read_weights
+from qmamba.models import ModelMetadata, QMamba
 from tests.models.micro import MICRO, build
 
 

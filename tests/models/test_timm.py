@@ -12,22 +12,20 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from qmamba.assess import Scorer
+from qmamba.checkpoints import MismatchError, load, save_model
 from qmamba.errors import CheckpointError, ConfigError, QMambaError, ShapeError
 from qmamba.models import (
     IMAGE_STD,
-    MismatchError,
     ModelMetadata,
     ScoreScale,
     TimmBackbone,
     TimmConfig,
     count_parameters,
     create_model,
-    load,
     model_config,
-    save_model,
 )
-from qmamba.models.timm_conversion import convert_timm, infer_timm_config, is_timm, refit_timm
-from qmamba.models.timm_library import timm_library
+from qmamba.models.timm.conversion import convert_timm, infer_timm_config, is_timm, refit_timm
+from qmamba.models.timm.library import timm_library
 from tests.assess.samples import pixels
 
 try:
@@ -106,7 +104,7 @@ def test_half_precision_keeps_counters(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_files_of_timm_are_recognised(name: str) -> None:
+def test_files_of_timm_are_recognized(name: str) -> None:
     state = plain_state(name)
     head = {"resnet-50": "fc", "vit-tiny": "head", "swin-tiny": "head.fc"}[name]
     shapes = {key: tensor.shape for key, tensor in backbone(name).state_dict().items()}

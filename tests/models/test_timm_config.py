@@ -18,8 +18,8 @@ from qmamba.models import (
     model_config,
 )
 from qmamba.models.registry import name_of
-from qmamba.models.timm_config import BACKBONES
-from qmamba.models.timm_library import timm_library
+from qmamba.models.timm.config import BACKBONES
+from qmamba.models.timm.library import timm_library
 
 # Millions of parameters and GFLOPs as printed in table 1 of the paper, rounded.
 PRINTED = {
@@ -67,7 +67,7 @@ def test_flops_at_other_sizes() -> None:
 
 def test_parts_add_up() -> None:
     report = count_flops(MODELS["swin-tiny"])
-    parts = report.convolution + report.linear + report.normalisation + report.attention
+    parts = report.convolution + report.linear + report.normalization + report.attention
     assert report.attention > 0 and report.total == report.paper == parts
 
 

@@ -7,17 +7,17 @@ import torch
 import torch.nn.functional as F
 
 from qmamba.errors import ShapeError
-from qmamba.nn import integer
-from qmamba.nn.integer import IntegerLinear, QuantizedRows, quantize_rows, quantize_weight
-from qmamba.ops import kernel
+from qmamba.inference import int8
+from qmamba.inference.int8 import IntegerLinear, QuantizedRows, quantize_rows, quantize_weight
+from qmamba.ops.native import library
 
 
 @pytest.fixture(params=["kernel", "plain"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "plain":
-        monkeypatch.setattr(integer, "unavailable_reason", lambda: "not here")
-    elif kernel.unavailable_reason() is not None:
-        pytest.skip(str(kernel.unavailable_reason()))
+        monkeypatch.setattr(int8, "unavailable_reason", lambda: "not here")
+    elif library.unavailable_reason() is not None:
+        pytest.skip(str(library.unavailable_reason()))
 
 
 def randn(*shape: int) -> torch.Tensor:

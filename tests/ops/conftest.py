@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from qmamba.ops import kernel
+from qmamba.ops.native import library
 
 
-@pytest.fixture(params=sorted(kernel.LANES))
+@pytest.fixture(params=sorted(library.LANES))
 def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run the test once with each variant of the kernel that this processor can run."""
-    loaded = kernel.load_kernel()
-    if kernel.LANES[request.param] > loaded.library.qmamba_lanes():
+    loaded = library.load_kernel()
+    if library.LANES[request.param] > loaded.library.qmamba_lanes():
         pytest.skip(f"this processor has no {request.param}")
-    monkeypatch.setattr(loaded, "lanes", kernel.LANES[request.param])
+    monkeypatch.setattr(loaded, "lanes", library.LANES[request.param])
     return str(request.param)

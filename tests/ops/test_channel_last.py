@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qmamba.ops import kernel
-from qmamba.ops.channel_last import layer_norm, weighted_sum
+from qmamba.ops.native import library
+from qmamba.ops.native.maps import layer_norm, weighted_sum
 
 pytestmark = pytest.mark.skipif(
-    kernel.unavailable_reason() is not None, reason=str(kernel.unavailable_reason())
+    library.unavailable_reason() is not None, reason=str(library.unavailable_reason())
 )
 
 

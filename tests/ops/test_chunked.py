@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qmamba.errors import ShapeError
-from qmamba.ops import state_space
-from qmamba.ops.chunked import selective_scan_chunked, ss2d_chunked
-from qmamba.ops.chunked_map import map_scan
-from qmamba.ops.naive import selective_scan_naive, ss2d_naive
+from qmamba.ops.scan import state_space
+from qmamba.ops.scan.chunked import selective_scan_chunked, ss2d_chunked
+from qmamba.ops.scan.chunked_map import map_scan
+from qmamba.ops.scan.naive import selective_scan_naive, ss2d_naive
 from tests.ops.cases import (
     largest_relative_error,
     map_inputs,

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from qmamba.errors import BackendError, ShapeError
-from qmamba.ops import backends, dispatch, kernel, selective_scan, ss2d, triton
+from qmamba.ops import backends, selective_scan, ss2d
+from qmamba.ops.native import library
+from qmamba.ops.scan import dispatch
+from qmamba.ops.triton import operators
 from tests.ops.cases import map_inputs, route_tables, scan_inputs
 
 CPU_BACKENDS = [
@@ -72,14 +75,14 @@ def test_unknown_and_unavailable_backends_are_errors(monkeypatch: pytest.MonkeyP
 
 
 def test_forcing_the_native_kernel_on_float64_is_an_error() -> None:
-    if kernel.unavailable_reason() is not None:
+    if library.unavailable_reason() is not None:
         pytest.skip("no native kernel")
     with pytest.raises(BackendError, match="float64"):
         selective_scan(*scan_inputs(1, 4, 5, 1, 1), backend="native")
 
 
 def test_a_missing_kernel_warns_once_and_still_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "unavailable_reason", lambda: "it was not built")
+    monkeypatch.setattr(library, "unavailable_reason", lambda: "it was not built")
     dispatch._warn_once.cache_clear()
     tensors = [t.float() for t in scan_inputs(1, 4, 5, 1, 1)]
     with pytest.warns(RuntimeWarning, match="it was not built.*qmamba backends"):
@@ -98,7 +101,7 @@ def test_triton_is_live_on_a_gpu_alone_or_forced_in_its_interpreter(
     def rows() -> dict[str, tuple[bool, bool, str]]:
         return {r.device: (r.available, r.live, r.detail) for r in backends() if r.name == "triton"}
 
-    monkeypatch.setattr(triton, "_installed_version", lambda: (3, 6))
+    monkeypatch.setattr(operators, "_installed_version", lambda: (3, 6))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     no_device = "no CUDA or ROCm device is visible to torch"
     assert rows() == {
@@ -113,9 +116,9 @@ def test_triton_is_live_on_a_gpu_alone_or_forced_in_its_interpreter(
     monkeypatch.delenv(dispatch.BACKEND_VARIABLE)
     monkeypatch.delenv("TRITON_INTERPRET")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(triton, "_capability", lambda: (9, 0))
+    monkeypatch.setattr(operators, "_capability", lambda: (9, 0))
     assert rows()["cuda"] == (True, True, "Triton kernels")
-    monkeypatch.setattr(triton, "_installed_version", lambda: None)
+    monkeypatch.setattr(operators, "_installed_version", lambda: None)
     assert rows()["cuda"] == (False, False, "Triton is not installed")
     assert [r.name for r in backends() if r.device == "cuda" and r.live] == ["chunked"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import qmamba.ops
-from qmamba.ops import kernel
+from qmamba.ops.native import library as kernel
 from tests.conftest import REPOSITORY
 
 CALL = {"forward": 0.80e6, "backward": 2.3e6}

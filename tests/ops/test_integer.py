@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmamba.errors import ShapeError
-from qmamba.nn.integer import quantize_rows, quantize_weight
-from qmamba.ops import kernel
-from qmamba.ops.integer import IntegerCall, PackedCodes
+from qmamba.inference.int8 import quantize_rows, quantize_weight
+from qmamba.ops.native import library
+from qmamba.ops.native.integer import IntegerCall, PackedCodes
 
 pytestmark = pytest.mark.skipif(
-    kernel.unavailable_reason() is not None, reason=str(kernel.unavailable_reason())
+    library.unavailable_reason() is not None, reason=str(library.unavailable_reason())
 )
 
 SIZES = [(1, 1, 1), (3, 10, 5), (13, 99, 70), (50, 96, 33), (100, 129, 64)]
@@ -22,7 +22,7 @@ SIZES = [(1, 1, 1), (3, 10, 5), (13, 99, 70), (50, 96, 33), (100, 129, 64)]
 @pytest.fixture(params=[4, 8, -8, 16, -16])
 def lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Lanes of a variant, negative for the one without dot products of integers."""
-    loaded = kernel.load_kernel()
+    loaded = library.load_kernel()
     if abs(request.param) > loaded.library.qmamba_lanes():
         pytest.skip("this processor has no such lanes")
     monkeypatch.setattr(loaded, "lanes", abs(request.param))
@@ -69,7 +69,7 @@ def test_products_of_given_codes_are_exact(
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_are_quantised_as_quantize_rows_does(
+def test_rows_are_quantized_as_quantize_rows_does(
     lanes: int, size: tuple[int, int, int], dtype: torch.dtype
 ) -> None:
     case = Case(*size)

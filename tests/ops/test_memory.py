@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from qmamba.ops import memory
-from qmamba.ops.memory import LARGE, kept_memory
+from qmamba.ops.native import memory
+from qmamba.ops.native.memory import LARGE, kept_memory
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qmamba.ops import kernel
-from qmamba.ops.naive import selective_scan_naive, ss2d_naive
-from qmamba.ops.native import selective_scan_native, ss2d_native
+from qmamba.ops.native import library
+from qmamba.ops.native.scan import selective_scan_native, ss2d_native
+from qmamba.ops.scan.naive import selective_scan_naive, ss2d_naive
 from tests.ops.cases import (
     largest_relative_error,
     map_inputs,
@@ -22,7 +22,7 @@ from tests.ops.cases import (
 )
 
 pytestmark = pytest.mark.skipif(
-    kernel.unavailable_reason() is not None, reason=str(kernel.unavailable_reason())
+    library.unavailable_reason() is not None, reason=str(library.unavailable_reason())
 )
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
@@ -87,7 +87,7 @@ def test_map_scan_equals_the_definition(
 def test_map_scan_at_any_shape(
     sizes: tuple[int, int, int, int, int, int], window: int, merge: bool, routes: int
 ) -> None:
-    # A gradient that is one sum of cancelling terms has a large relative error of its own.
+    # A gradient that is one sum of canceling terms has a large relative error of its own.
     check_map(sizes, window, merge, routes, tolerance=2e-4)
 
 
@@ -191,7 +191,7 @@ def test_own_threads_give_the_same_result(monkeypatch: pytest.MonkeyPatch) -> No
     try:
         torch.set_num_threads(2)
         shared_pool = values_and_gradients(call, tensors, torch.float32)
-        monkeypatch.setattr(kernel.load_kernel(), "torch_pool", None)
+        monkeypatch.setattr(library.load_kernel(), "torch_pool", None)
         own_threads = values_and_gradients(call, tensors, torch.float32)
     finally:
         torch.set_num_threads(threads)
@@ -199,7 +199,7 @@ def test_own_threads_give_the_same_result(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_inference_saves_no_states_and_training_one_in_thirty_two() -> None:
-    segment = kernel.load_kernel().segment
+    segment = library.load_kernel().segment
     x, projected, *rest = (t.float() for t in map_inputs(1, 16, 16, 16, 1, 1))
     call = (x, projected, route_tables(16, 16), *rest, None, True, True)
     assert torch.ops.qmamba.scan_forward(*call, False)[1].numel() == 0

@@ -5,23 +5,23 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qmamba.ops import kernel
-from qmamba.ops.naive import ss2d_naive
-from qmamba.ops.packed import PackedScan
+from qmamba.ops.native import library
+from qmamba.ops.native.prepared_scan import PackedScan
+from qmamba.ops.scan.naive import ss2d_naive
 from tests.ops.cases import map_inputs, route_tables
 
 pytestmark = pytest.mark.skipif(
-    kernel.unavailable_reason() is not None, reason=str(kernel.unavailable_reason())
+    library.unavailable_reason() is not None, reason=str(library.unavailable_reason())
 )
 
 
-@pytest.mark.parametrize("lanes", sorted(kernel.LANES.values()))
+@pytest.mark.parametrize("lanes", sorted(library.LANES.values()))
 @pytest.mark.parametrize("channels", [5, 16, 40, 70])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_fused_norm_equals_scan_then_norm(
     lanes: int, channels: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = kernel.load_kernel()
+    loaded = library.load_kernel()
     if lanes > loaded.library.qmamba_lanes():
         pytest.skip("this processor has no such lanes")
     monkeypatch.setattr(loaded, "lanes", lanes)

@@ -1,4 +1,4 @@
-"""The scan of quantised operands, and how they get onto their grids, in every variant built."""
+"""The scan of quantized operands, and how they get onto their grids, in every variant built."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from qmamba.ops import kernel, scan_routes, ss2d_given_steps
-from qmamba.ops.operands import (
+from qmamba.ops import scan_routes, ss2d_given_steps
+from qmamba.ops.native import library
+from qmamba.ops.quantized.operands import (
     Constant,
     GridRule,
     operand_codes,
     operand_grids,
     place_operand,
 )
-from qmamba.ops.quantized_scan import QuantizedScan, ScanRules, table_scan_naive
+from qmamba.ops.quantized.scan import QuantizedScan, ScanRules, table_scan_naive
 
 needs_kernel = pytest.mark.skipif(
-    kernel.unavailable_reason() is not None, reason=str(kernel.unavailable_reason())
+    library.unavailable_reason() is not None, reason=str(library.unavailable_reason())
 )
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qmamba.errors import ShapeError
-from qmamba.ops import recurrence
-from qmamba.ops.recurrence import chunk_length, linear_recurrence, linear_recurrence_
+from qmamba.ops.scan import recurrence
+from qmamba.ops.scan.recurrence import chunk_length, linear_recurrence, linear_recurrence_
 
 
 def random_pair(*shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:

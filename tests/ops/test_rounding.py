@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from qmamba.ops import kernel, rounding
+from qmamba.ops.native import library as kernel
+from qmamba.ops.quantized import rounding
 
 needs_kernel = pytest.mark.skipif(not rounding._available(), reason="the kernel was not built")
 SHAPES = [(1, 1), (3, 5), (1, 16), (2, 1000), (2, 20001)]

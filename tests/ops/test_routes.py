@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmamba.errors import ShapeError
-from qmamba.ops import PADDING, gather_routes, routes, scan_routes, scatter_routes
+from qmamba.ops import PADDING, gather_routes, scan_routes, scatter_routes
+from qmamba.ops.scan import routes
 
 sides = st.integers(1, 13)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qmamba.ops import triton
+from qmamba.ops.triton import operators
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CHECKS = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/ops/triton_checks.py"]
@@ -57,24 +57,24 @@ import sys
 sys.modules["triton"] = None
 from qmamba.ops import backends
 assert [row.live for row in backends() if row.name == "triton"] == [False, False]
-assert "qmamba.ops.triton_kernels" not in sys.modules
+assert "qmamba.ops.triton.kernels" not in sys.modules
 """
     run("-c", code)
 
 
 def test_the_reason_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    assert triton.unavailable_reason("cpu") == "Triton kernels run on a GPU"
-    monkeypatch.setattr(triton, "_installed_version", lambda: None)
-    assert triton.unavailable_reason("cuda") == "Triton is not installed"
-    monkeypatch.setattr(triton, "_installed_version", lambda: (3, 2))
+    assert operators.unavailable_reason("cpu") == "Triton kernels run on a GPU"
+    monkeypatch.setattr(operators, "_installed_version", lambda: None)
+    assert operators.unavailable_reason("cuda") == "Triton is not installed"
+    monkeypatch.setattr(operators, "_installed_version", lambda: (3, 2))
     reason = "Triton 3.2 is installed, and 3.4 or later is needed"
-    assert triton.unavailable_reason("cuda") == reason
-    monkeypatch.setattr(triton, "_installed_version", lambda: (3, 6))
-    monkeypatch.setattr(triton, "_capability", lambda: (7, 5))
+    assert operators.unavailable_reason("cuda") == reason
+    monkeypatch.setattr(operators, "_installed_version", lambda: (3, 6))
+    monkeypatch.setattr(operators, "_capability", lambda: (7, 5))
     reason = "the GPU has compute capability 7.5, and Triton needs 8.0"
-    assert triton.unavailable_reason("cuda") == reason
-    monkeypatch.setattr(triton, "_capability", lambda: (9, 0))
-    assert triton.unavailable_reason("cuda") is None
+    assert operators.unavailable_reason("cuda") == reason
+    monkeypatch.setattr(operators, "_capability", lambda: (9, 0))
+    assert operators.unavailable_reason("cuda") is None
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert triton.unavailable_reason("cpu") is None
+    assert operators.unavailable_reason("cpu") is None

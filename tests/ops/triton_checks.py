@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from qmamba.ops import backends, selective_scan, ss2d, triton_launch
-from qmamba.ops.naive import selective_scan_naive, ss2d_naive
-from qmamba.ops.triton import selective_scan_triton, ss2d_triton
+from qmamba.ops import backends, selective_scan, ss2d
+from qmamba.ops.scan.naive import selective_scan_naive, ss2d_naive
+from qmamba.ops.triton import launch
+from qmamba.ops.triton.operators import selective_scan_triton, ss2d_triton
 from tests.ops.cases import (
     largest_relative_error,
     map_inputs,
@@ -68,7 +69,7 @@ def check_map(
 
 @pytest.fixture
 def three_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_launch, "segments_for", lambda *_: 3)
+    monkeypatch.setattr(launch, "segments_for", lambda *_: 3)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_map_scan_equals_the_definition(
 
 
 def test_every_configuration_equals_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
-    from qmamba.ops import triton_kernels as kernels
+    from qmamba.ops.triton import kernels
 
     x, projected, *rest = (t.float().to(DEVICE) for t in map_inputs(1, 5, 7, 40, 2, 2, 2))
     routes = route_tables(5, 7, routes=2).to(DEVICE)
@@ -177,7 +178,7 @@ def test_extreme_time_steps_stay_finite_and_right(raw: float) -> None:
 
 
 def test_wide_addresses_give_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_launch, "MOST_SHORT_ADDRESS", 0)
+    monkeypatch.setattr(launch, "MOST_SHORT_ADDRESS", 0)
     check_map((1, 3, 4, 6, 1, 2), 1, True, 2)
 
 

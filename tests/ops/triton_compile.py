@@ -17,8 +17,8 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from qmamba.ops import triton_kernels, triton_launch
-from qmamba.ops.triton import selective_scan_triton, ss2d_triton
+from qmamba.ops.triton import kernels, launch
+from qmamba.ops.triton.operators import selective_scan_triton, ss2d_triton
 from tests.ops.cases import map_inputs, route_tables, scan_inputs
 
 compiled: Counter[str] = Counter()
@@ -67,14 +67,14 @@ def compile_map(sizes: tuple[int, int, int, int, int, int], dtype: torch.dtype) 
 
 def main() -> None:
     driver.set_active(CompilingDriver())
-    for tuned in (triton_kernels.scan, triton_kernels.scan_backward):
+    for tuned in (kernels.scan, kernels.scan_backward):
         tuned.cache_results = False
         if "--all" not in sys.argv:
             fitting = tuned.prune_configs
             tuned.prune_configs = lambda values, fitting=fitting: fitting(values)[:1]
     compile_map((1, 8, 8, 64, 1, 4), torch.bfloat16)
     compile_map((1, 5, 5, 40, 10, 4), torch.float32)
-    triton_launch.segments_for = lambda *_: 2
+    launch.segments_for = lambda *_: 2
     scan = [t.float().requires_grad_() for t in scan_inputs(1, 64, 80, 3, 1)]
     selective_scan_triton(*scan).sum().backward()
     print(dict(compiled))

@@ -7,16 +7,16 @@ import torch
 from torch.testing import assert_close
 
 from qmamba.errors import ConfigError
+from qmamba.inference.prepare import InferenceModel, inference_network
 from qmamba.models import QMamba
-from qmamba.models.inference import InferenceModel, inference_network
 from qmamba.nn.scale_shift import ScaleShift, without_scale_shift
-from qmamba.ops import kernel
+from qmamba.ops.native import library
 from qmamba.prompts import PromptMixture, StylePrompt, TuningConfig, attach
 from tests.models.micro import images
 from tests.prompts.samples import BASE, TUNINGS, base_model, copies, tuned_model
 
 needs_kernel = pytest.mark.skipif(
-    kernel.unavailable_reason() is not None, reason=str(kernel.unavailable_reason())
+    library.unavailable_reason() is not None, reason=str(library.unavailable_reason())
 )
 
 

@@ -16,17 +16,17 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from qmamba.assess import DEFAULT_WEIGHTS, Scorer
-from qmamba.errors import CheckpointError, ConfigError
-from qmamba.models import ModelMetadata, QMamba, create_model, load, save_model
-from qmamba.prompts import (
-    TunedQMamba,
-    TuningConfig,
-    attach,
+from qmamba.checkpoints import (
     is_tuned_file,
+    load,
     load_tuned,
     load_tuned_model,
+    save_model,
     save_tuned,
 )
+from qmamba.errors import CheckpointError, ConfigError
+from qmamba.models import ModelMetadata, QMamba, create_model
+from qmamba.prompts import TunedQMamba, TuningConfig, attach
 from tests.assess.samples import POLICY, SCALE, pixels, save_tiny
 from tests.models.micro import images, load_qmamba, qmamba_config
 from tests.prompts.samples import TUNINGS, base_model, tuned_model
@@ -249,14 +249,14 @@ def tuned_tiny(folder: Path) -> tuple[Path, Path, TunedQMamba]:
 
 def test_a_scorer_with_a_tuned_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     weights, tuned, model = tuned_tiny(tmp_path)
-    picture = pixels()
+    image = pixels()
     with caplog.at_level(logging.WARNING):
         scorer = Scorer.from_pretrained(weights, tuned=tuned)
     assert not caplog.records
-    score = scorer(picture)
-    assert score.raw == Scorer(model, METADATA)(picture).raw
-    assert score.raw == Scorer(load_qmamba(weights), tuned=tuned)(picture).raw
-    assert score.raw != Scorer.from_pretrained(weights)(picture).raw
+    score = scorer(image)
+    assert score.raw == Scorer(model, METADATA)(image).raw
+    assert score.raw == Scorer(load_qmamba(weights), tuned=tuned)(image).raw
+    assert score.raw != Scorer.from_pretrained(weights)(image).raw
     assert score.model == "tiny-tuned" and scorer.scale.name == "other MOS"
     assert score.sha256 == load_tuned_model(weights, tuned).metadata.sha256  # type: ignore[union-attr]
 

@@ -1,4 +1,4 @@
-"""Small networks that the tests of quantisation share."""
+"""Small networks that the tests of quantization share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data that the tests of quantisers share."""
+"""Data that the tests of quantizers share."""
 
 from __future__ import annotations
 

@@ -13,23 +13,24 @@ import torch
 from torch import Tensor, nn
 
 from qmamba.assess import Scorer
+from qmamba.checkpoints import load
+from qmamba.checkpoints.packed_file import load_quantized, save_quantized
 from qmamba.errors import ConfigError
 from qmamba.images import read_image, to_tensor
-from qmamba.models import MambaIR, ModelMetadata, ScoreScale, load
-from qmamba.models.inference import inference_network
+from qmamba.inference.prepare import inference_network
+from qmamba.inference.quantized import ScoringBlock, SkipBlock, deploy_
+from qmamba.inference.quantized_layers import Chain, NotDeployable
+from qmamba.models import MambaIR, ModelMetadata, ScoreScale
 from qmamba.nn import ResidualGroup, ScaledSkipBlock
 from qmamba.nn.blocks import VSSBlock
-from qmamba.ops import kernel
-from qmamba.ops.buffers import Buffers
+from qmamba.ops.native import library
+from qmamba.ops.native.scratch import Buffers
 from qmamba.quantization import FrozenTensor, QuantConfig, calibrate, quantize_
-from qmamba.quantization.deploy import ScoringBlock, SkipBlock, deploy_
-from qmamba.quantization.deployed_layers import Chain, NotDeployable
-from qmamba.quantization.packed_file import load_quantized, save_quantized
 from tests.models.micro_mambair import recording
 from tests.quantization.networks import NETWORKS, build, images
 
 pytestmark = pytest.mark.skipif(
-    kernel.unavailable_reason() is not None, reason=str(kernel.unavailable_reason())
+    library.unavailable_reason() is not None, reason=str(library.unavailable_reason())
 )
 
 DECIBELS = 60
@@ -92,7 +93,7 @@ def check_blocks(model: nn.Module, x: Tensor) -> int:
         {"statistics": "frozen"},
     ],
 )
-def test_every_quantiser_can_be_computed(options: dict[str, Any]) -> None:
+def test_every_quantizer_can_be_computed(options: dict[str, Any]) -> None:
     assert check_blocks(converted("light", **options), images(1, seed=1)) == 2
 
 
@@ -164,7 +165,7 @@ def test_nothing_is_deployed_without_a_kernel_or_codes(monkeypatch: pytest.Monke
     plain = build("light")
     assert "forward" not in deploy_(plain).__dict__
     model = converted("light")
-    monkeypatch.setattr("qmamba.quantization.deploy.unavailable_reason", lambda: "none was built")
+    monkeypatch.setattr("qmamba.inference.quantized.unavailable_reason", lambda: "none was built")
     assert "forward" not in deploy_(model).__dict__
 
 
@@ -195,7 +196,7 @@ def test_weights_are_held_as_codes_only() -> None:
     held = tensors_of(forward._network, set())
     floats = sum(tensor.numel() for tensor in held if tensor.is_floating_point())
     rest = sum(t.numel() for t in model.state_dict().values() if t.is_floating_point())
-    # Sums over inputs, padded to whole panels, and what is not quantised.
+    # Sums over inputs, padded to whole panels, and what is not quantized.
     assert floats < 2 * rest + 0.5 * frozen
 
 
@@ -216,12 +217,12 @@ def tensors_of(value: Any, seen: set[int]) -> Iterator[Tensor]:
         yield from tensors_of(vars(value), seen)
 
 
-def test_the_prepared_network_of_a_quantised_one_is_itself() -> None:
+def test_the_prepared_network_of_a_quantized_one_is_itself() -> None:
     model: Any = deploy_(converted("light"))
     x = images(1, seed=1)
     assert torch.equal(inference_network(model)(x), model(x))
     for precision in ("bf16", "int8"):
-        with pytest.raises(ConfigError, match="quantised"):
+        with pytest.raises(ConfigError, match="quantized"):
             inference_network(model, precision)
 
 
@@ -233,9 +234,9 @@ def test_a_scorer_takes_a_packed_file(tmp_path: Path) -> None:
     metadata = ModelMetadata(name="q", score=score, policy={"name": "native"})
     save_quantized(model, tmp_path / "q.safetensors", metadata)
     scorer = Scorer(load(tmp_path / "q.safetensors"))
-    picture = torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(0))
     plain = Scorer(build("quality"), metadata)
-    assert abs(scorer(picture).raw - plain(picture).raw) < 3
+    assert abs(scorer(image).raw - plain(image).raw) < 3
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -245,8 +246,8 @@ def test_the_rule_on_photographs(bits: int, shared: Path, tmp_path: Path) -> Non
     model = MambaIR(config)
     model.load_state_dict(content["state_dict"])
     folder = shared / "data" / "sr" / "Set5_LR_bicubic" / "X2"
-    pictures = [to_tensor(read_image(path).pixels) for path in sorted(folder.glob("*.png"))[:2]]
-    crops = [picture[:, 40:72, 40:80][None] for picture in pictures]
+    images = [to_tensor(read_image(path).pixels) for path in sorted(folder.glob("*.png"))[:2]]
+    crops = [image[:, 40:72, 40:80][None] for image in images]
     quantize_(model.eval(), QuantConfig(step="ptq", weight_bits=bits, activation_bits=bits))
     calibrate(model, crops)
     path = tmp_path / "m.safetensors"

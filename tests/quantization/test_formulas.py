@@ -1,4 +1,4 @@
-"""Every quantiser against its formula, values and all gradients in double precision."""
+"""Every quantizer against its formula, values and all gradients in double precision."""
 
 from __future__ import annotations
 

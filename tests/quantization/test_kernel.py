@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qmamba.ops import rounding
+from qmamba.ops.quantized import rounding
 from qmamba.quantization import DLS, RFA, Operand, Quantizer
 from tests.quantization.samples import KINDS, data
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from qmamba.checkpoints.official import convert_official, is_official, load_official
 from qmamba.errors import CheckpointError
-from qmamba.quantization.official import convert_official, is_official, load_official
 from qmamba.quantization.quantizers import OfficialDLS, OfficialRFA, OfficialStatic, Quantizer
 from tests.quantization.networks import build
 
@@ -22,7 +22,7 @@ def recorded(shared: Path) -> dict[tuple[str, int, str], Any]:
 
 
 def fill(quantizer: Quantizer, recorded: dict[str, Tensor]) -> None:
-    """Put a recorded state into a quantiser."""
+    """Put a recorded state into a quantizer."""
     state = convert_official({f"layer.xs_q.{key}": value for key, value in recorded.items()})
     quantizer.load_state_dict({k.removeprefix("layer.x_quantizer."): v for k, v in state.items()})
 
@@ -121,7 +121,7 @@ def test_recorded_networks(shared: Path, name: str) -> None:
 def test_other_checkpoints_are_refused(shared: Path) -> None:
     plain = build("light").state_dict()
     assert not is_official(plain)
-    with pytest.raises(CheckpointError, match="no quantisers"):
+    with pytest.raises(CheckpointError, match="no quantizers"):
         load_official(plain)
     record = torch.load(shared / "parity" / "qmambair_tiny_dn_4b.pt", weights_only=False)
     state = dict(record["state_after_init"])

@@ -14,16 +14,15 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from qmamba.errors import CheckpointError, ConfigError
-from qmamba.models import (
-    MambaIR,
-    ModelMetadata,
-    QMamba,
-    ScoreScale,
-    build_model,
-    load,
-    model_config,
+from qmamba.checkpoints import load
+from qmamba.checkpoints.packed_file import (
+    load_quantized,
+    packed_bytes,
+    packed_parts,
+    save_quantized,
 )
+from qmamba.errors import CheckpointError, ConfigError
+from qmamba.models import MambaIR, ModelMetadata, QMamba, ScoreScale, build_model, model_config
 from qmamba.quantization import (
     FrozenTensor,
     QuantConfig,
@@ -31,12 +30,6 @@ from qmamba.quantization import (
     calibrate,
     quantize_,
     quantizers,
-)
-from qmamba.quantization.packed_file import (
-    load_quantized,
-    packed_bytes,
-    packed_parts,
-    save_quantized,
 )
 from tests.quantization.networks import NETWORKS, build, images
 
@@ -172,7 +165,7 @@ def test_load_takes_packed_files_too(packed: Path) -> None:
 
 def test_unusable_models_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
-    with pytest.raises(ConfigError, match="not quantised"):
+    with pytest.raises(ConfigError, match="not quantized"):
         save_quantized(build("light"), path, METADATA)
     waiting: Any = quantize_(build("light"), QuantConfig())
     with pytest.raises(ConfigError, match="seen no data"):
@@ -241,7 +234,7 @@ def tensor(name: str, change: Callable[[Tensor], Tensor | None]) -> Callable[[Co
         (described(unsigned=["nowhere"]), "does not have"),
         (described(excluded=["layers.0.conv"]), "layout is not the one"),
         (described(config={"weight_bits": 5}), "2, 3, 4 or 8"),
-        (described(config={"colour": "red"}), "unknown settings"),
+        (described(config={"color": "red"}), "unknown settings"),
         (described(config=[1]), "must be a mapping"),
         (described(surplus=1), "must have the fields"),
         (lambda content: content[1].update(quantization="{"), "not readable JSON"),
@@ -334,7 +327,7 @@ def test_a_published_network_is_written_at_that_size_and_read(tmp_path: Path) ->
     quantize_(model, QuantConfig(weight_bits=2, activation_bits=2, step="ptq", weight="minmax"))
     for _, quantizer in quantizers(model):
         # Any start has the same size.
-        quantizer.initialised.fill_(True)
+        quantizer.initialized.fill_(True)
     save_quantized(model, tmp_path / "m.safetensors", METADATA)
     assert (tmp_path / "m.safetensors").stat().st_size / 1024 == pytest.approx(374, rel=0.03)
     loaded = load(tmp_path / "m.safetensors")

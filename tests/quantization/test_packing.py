@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qmamba.checkpoints.bit_packing import WIDTHS, pack, packed_size, unpack
 from qmamba.errors import ConfigError, ShapeError
-from qmamba.quantization.packing import WIDTHS, pack, packed_size, unpack
 
 
 @st.composite

@@ -30,7 +30,7 @@ CONVERT = QuantConfig(step="convert")
 
 
 def trained(name: str, **options: Any) -> nn.Module:
-    """A prepared network whose quantisers have started."""
+    """A prepared network whose quantizers have started."""
     model = quantize_(build(name), QuantConfig(**options)).train()
     model(images(2))
     return model.eval()
@@ -48,7 +48,7 @@ def test_eight_bits_are_close_and_two_are_not(name: str) -> None:
     assert errors[0] < 0.02 and errors[1] > 5 * errors[0]
 
 
-def test_nothing_quantised_changes_nothing() -> None:
+def test_nothing_quantized_changes_nothing() -> None:
     x = images(2)
     for name in NETWORKS:
         model = quantize_(build(name), QuantConfig(weight_bits=None, activation_bits=32))
@@ -75,7 +75,7 @@ def test_gradients_reach_every_parameter(name: str) -> None:
     assert all(bool(w.grad.abs().sum() > 0) for w in weights if w.grad is not None)
 
 
-def test_the_lightweight_block_has_the_quantisers_of_the_paper() -> None:
+def test_the_lightweight_block_has_the_quantizers_of_the_paper() -> None:
     model = quantize_(build("light"))
     block = dict(model.named_modules())["layers.0.residual_group.blocks.0"]
     found = {name: type(q) for name, q in quantizers(block)}
@@ -109,7 +109,7 @@ def test_the_officially_named_network_has_the_counted_tensors() -> None:
 
 
 @pytest.mark.parametrize("weight", sorted(QUANTIZERS))
-def test_every_weight_quantiser_converts_exactly(weight: str) -> None:
+def test_every_weight_quantizer_converts_exactly(weight: str) -> None:
     model = trained("light", weight=weight, activation="lsq")
     x = images(2, seed=3)
     before = model(x)
@@ -120,7 +120,7 @@ def test_every_weight_quantiser_converts_exactly(weight: str) -> None:
 
 @pytest.mark.parametrize("activation", sorted(QUANTIZERS))
 @pytest.mark.parametrize("name", ["denoise", "local quality"])
-def test_every_activation_quantiser_works_in_its_place(name: str, activation: str) -> None:
+def test_every_activation_quantizer_works_in_its_place(name: str, activation: str) -> None:
     model = trained(name, activation=activation, weight_bits=None)
     used = {type(q) for _, q in quantizers(model)}
     assert QUANTIZERS[activation] in used
@@ -138,7 +138,7 @@ def test_converted_weights_are_codes_of_few_bits() -> None:
     assert codes.dtype == torch.int8 and codes.min() >= -2 and codes.max() <= 1
     scan = dict(model.named_modules())["layers.0.residual_group.blocks.0.self_attention"]
     assert isinstance(scan, QuantizedSS2D)
-    # The decay stays negative after quantisation: the state cannot grow.
+    # The decay stays negative after quantization: the state cannot grow.
     assert bool((scan.constant("A_logs") < 0).all())
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
@@ -155,7 +155,7 @@ def test_state_dict_round_trip(converted: bool) -> None:
     assert torch.equal(copy.deepcopy(model)(x), model(x))
 
 
-def test_full_precision_weights_loaded_afterwards_start_the_quantisers_again() -> None:
+def test_full_precision_weights_loaded_afterwards_start_the_quantizers_again() -> None:
     model = quantize_(build("light", seed=1))
     model.load_state_dict(build("light").state_dict(), strict=False)
     expected = quantize_(build("light"))
@@ -238,13 +238,13 @@ def test_calibration_sees_the_extremes_of_all_batches() -> None:
     assert model.layers[0].conv.input_quantizer.alpha < wide
 
 
-def test_calibration_needs_quantisers_and_batches() -> None:
-    with pytest.raises(ConfigError, match="no quantisers"):
+def test_calibration_needs_quantizers_and_batches() -> None:
+    with pytest.raises(ConfigError, match="no quantizers"):
         calibrate(build("light"), [images(1)])
     model = quantize_(build("light"))
     with pytest.raises(DataError, match="at least one batch"):
         calibrate(model, [])
-    # A failed calibration leaves no quantiser behind that lets values pass.
+    # A failed calibration leaves no quantizer behind that lets values pass.
     assert all(quantizer.sample is None for _, quantizer in quantizers(model))
 
 

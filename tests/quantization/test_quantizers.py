@@ -177,7 +177,7 @@ def test_state_dict_round_trip(name: str) -> None:
     assert torch.equal(other.eval()(x), quantizer.eval()(x))
 
 
-def test_weights_without_quantisers_make_them_start_again() -> None:
+def test_weights_without_quantizers_make_them_start_again() -> None:
     x = data("gauss", 3, 40)
     quantizer = started("static", 4, "activation", x)
     quantizer.load_state_dict({}, strict=False)
@@ -198,7 +198,7 @@ def test_all_processes_take_over_the_start_of_the_first(monkeypatch: pytest.Monk
     second(data("heavy", 50))
     ours, theirs = second.state_dict(), first.state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    # A weight is the same everywhere; one process alone may start its quantiser.
+    # A weight is the same everywhere; one process alone may start its quantizer.
     RFA(4, Operand.weight())(data("gauss", 50))
 
 

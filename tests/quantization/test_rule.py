@@ -1,4 +1,4 @@
-"""What a deployed network has in common with the fake-quantised one, on photographs."""
+"""What a deployed network has in common with the fake-quantized one, on photographs."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from qmamba.checkpoints import load, save_quantized
 from qmamba.images import normalize, read_image, to_tensor
-from qmamba.models import MambaIR, ModelMetadata, load
-from qmamba.models.inference import inference_network
-from qmamba.ops import kernel
-from qmamba.quantization import QuantConfig, calibrate, quantize_, save_quantized
+from qmamba.inference.prepare import inference_network
+from qmamba.models import MambaIR, ModelMetadata
+from qmamba.ops.native import library
+from qmamba.quantization import QuantConfig, calibrate, quantize_
 from tests.conftest import REPOSITORY
 from tests.quantization.networks import build
 from tests.quantization.test_deploy import DECIBELS, check_blocks, decibels, definition
 
 pytestmark = pytest.mark.skipif(
-    kernel.unavailable_reason() is not None, reason=str(kernel.unavailable_reason())
+    library.unavailable_reason() is not None, reason=str(library.unavailable_reason())
 )
 
 NETWORKS = ("light", "denoise", "classic", "quality", "local quality")
@@ -28,22 +29,22 @@ SIZES = ((24, 32), (19, 27))
 """Height and width of the crops, one of them odd."""
 
 
-def crops(size: tuple[int, int], *, normalised: bool = False) -> Tensor:
+def crops(size: tuple[int, int], *, normalized: bool = False) -> Tensor:
     """Crops of two photographs with edges in them, ``(2, 3, height, width)``."""
     height, width = size
-    pictures = [
+    images = [
         to_tensor(read_image(REPOSITORY / "examples" / name).pixels)
         for name in ("cat.jpg", "coffee_small.png")
     ]
-    found = [picture[:, 90 : 90 + height, 120 : 120 + width] for picture in pictures]
-    return torch.stack([normalize(crop) if normalised else crop for crop in found])
+    found = [image[:, 90 : 90 + height, 120 : 120 + width] for image in images]
+    return torch.stack([normalize(crop) if normalized else crop for crop in found])
 
 
 def twins(name: str, bits: int, path: Path) -> tuple[Any, Any]:
-    """The fake-quantised network, and the one that is read from its file."""
+    """The fake-quantized network, and the one that is read from its file."""
     scores = "quality" in name
     model: Any = quantize_(build(name), QuantConfig(bits, bits, step="ptq"))
-    calibrate(model, [crops(size, normalised=scores) for size in SIZES])
+    calibrate(model, [crops(size, normalized=scores) for size in SIZES])
     save_quantized(model, path, ModelMetadata(name=name), rest="fp32")
     return model, load(path)
 
@@ -55,7 +56,7 @@ def test_the_file_is_exact_and_every_block_within_the_rule(
 ) -> None:
     model, loaded = twins(name, bits, tmp_path / "m.safetensors")
     for size in SIZES:
-        x = crops(size, normalised="quality" in name)
+        x = crops(size, normalized="quality" in name)
         assert torch.equal(definition(loaded, x), definition(model, x))
         assert check_blocks(loaded, x) == sum(model.config.depths)
 
@@ -100,10 +101,10 @@ def test_a_trained_network_of_few_bits_is_within_the_rule_block_by_block() -> No
 
 
 @pytest.mark.parametrize("name", ["light", "quality"])
-def test_a_prepared_network_runs_with_its_quantisers_and_not_in_full_precision(
+def test_a_prepared_network_runs_with_its_quantizers_and_not_in_full_precision(
     name: str,
 ) -> None:
-    x = crops(SIZES[1], normalised=name == "quality")
+    x = crops(SIZES[1], normalized=name == "quality")
     full = build(name)
     model: Any = quantize_(copy.deepcopy(full), QuantConfig(2, 2))
     calibrate(model, [x])

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from qmamba.quantization.quantizers.calibration import LIMIT, OUTERMOST, Sample, WeightedValues
-from qmamba.quantization.quantizers.search import search_interval
+from qmamba.quantization.quantizers.initialization import LIMIT, OUTERMOST, Sample, WeightedValues
+from qmamba.quantization.quantizers.interval_search import search_interval
 
 
 def plain(values: torch.Tensor) -> WeightedValues:
@@ -17,7 +17,7 @@ def error(values: torch.Tensor, low: float, high: float, levels: int) -> float:
     return float((nearest - values).square().mean() / values.var())
 
 
-# Steps and errors of the best uniform quantisers of a normal distribution: Max, 1960.
+# Steps and errors of the best uniform quantizers of a normal distribution: Max, 1960.
 @pytest.mark.parametrize(
     ("bits", "step", "best"), [(2, 0.9957, 0.1188), (3, 0.5860, 0.03744), (4, 0.3352, 0.01154)]
 )
@@ -26,12 +26,12 @@ def test_a_normal_distribution_gets_its_known_grid(bits: int, step: float, best:
     values = torch.special.ndtri(quantiles.double()).float()
     low, high = (float(end) for end in search_interval(plain(values), 2**bits))
     assert (high - low) / (2**bits - 1) == pytest.approx(step, rel=0.03)
-    # Half a step to either side of the centre.
+    # Half a step to either side of the center.
     assert low + high == pytest.approx(0, abs=0.05 * step)
     assert error(values, low, high, 2**bits) < 1.005 * best
 
 
-def test_the_search_beats_the_range_and_close_neighbours() -> None:
+def test_the_search_beats_the_range_and_close_neighbors() -> None:
     values = torch.randn(3000, generator=torch.Generator().manual_seed(0)) ** 3 + 2
     low, high = (float(end) for end in search_interval(plain(values), 16))
     found = error(values, low, high, 16)
@@ -80,14 +80,14 @@ def test_the_outermost_values_count_as_often_as_they_occur() -> None:
     assert float(search_interval(sample, 256)[1]) > 60
 
 
-def test_rows_are_normalised_by_themselves() -> None:
+def test_rows_are_normalized_by_themselves() -> None:
     x = torch.randn(3, 500, generator=torch.Generator().manual_seed(1))
     x = x * torch.tensor([[1.0], [100.0], [0.01]]) + 5
-    values = Sample.of(x, batched=True, normalise=True).values().values
+    values = Sample.of(x, batched=True, normalize=True).values().values
     assert float(values.std()) == pytest.approx(1, rel=0.01)
     assert float(values.mean()) == pytest.approx(0, abs=0.01)
 
 
-def test_rounding_errors_around_a_constant_are_not_normalised() -> None:
-    sample = Sample.of(torch.full((2, 100), 0.1), batched=True, normalise=True)
+def test_rounding_errors_around_a_constant_are_not_normalized() -> None:
+    sample = Sample.of(torch.full((2, 100), 0.1), batched=True, normalize=True)
     assert torch.equal(sample.values().values, torch.zeros(200))

@@ -1,4 +1,4 @@
-"""The quantisers once more, element by element as their papers write them, for autograd."""
+"""The quantizers once more, element by element as their papers write them, for autograd."""
 
 from __future__ import annotations
 

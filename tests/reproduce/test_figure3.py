@@ -22,8 +22,8 @@ def clusters(distance: float) -> tuple[np.ndarray, list[str]]:
     rng = np.random.default_rng(0)
     names = list(KINDS)[:3]
     kinds = [name for name in names for _ in range(6)]
-    centres = np.repeat(np.eye(3, 8), 6, axis=0) * distance
-    return centres + rng.standard_normal((18, 8)), kinds
+    centers = np.repeat(np.eye(3, 8), 6, axis=0) * distance
+    return centers + rng.standard_normal((18, 8)), kinds
 
 
 def test_every_distortion_has_one_kind() -> None:
@@ -42,10 +42,10 @@ def test_the_silhouette_tells_clusters_from_noise() -> None:
     assert np.array_equal(far.positions, feature_map("m", *clusters(30.0)).positions)
 
 
-def test_too_few_pictures() -> None:
+def test_too_few_images() -> None:
     features, kinds = clusters(1.0)
     for count, labels in ((3, kinds[:3]), (6, kinds[:6])):
-        with pytest.raises(DataError, match="at least four pictures"):
+        with pytest.raises(DataError, match="at least four images"):
             feature_map("m", features[:count], labels)
 
 
@@ -54,11 +54,11 @@ def test_the_figure(tmp_path: Path) -> None:
     paths = write_figure(maps, tmp_path, notes=["a note"])
     first = [path.read_bytes() for path in paths]
     assert [path.suffix for path in paths] == [".png", ".svg", ".json", ".csv"]
-    with Image.open(paths[0]) as picture:
-        assert picture.width > 1.5 * picture.height
+    with Image.open(paths[0]) as image:
+        assert image.width > 1.5 * image.height
     content = json.loads(first[2])
     assert content["silhouette"] == {found.model: found.silhouette for found in maps}
-    assert content["pictures"] == 18 and content["notes"] == ["a note"]
+    assert content["images"] == 18 and content["notes"] == ["a note"]
     assert len(first[3].splitlines()) == 1 + 2 * 18
     assert [path.read_bytes() for path in write_figure(maps, tmp_path, notes=["a note"])] == first
 

@@ -21,8 +21,8 @@ from qmamba.reproduce import (
     Training,
     protocol,
 )
-from qmamba.reproduce import work as work_module
-from qmamba.training.tuning import TUNED_NAME
+from qmamba.reproduce import runner as work_module
+from qmamba.training.quality.tuning import TUNED_NAME
 from tests.reproduce.samples import tiny_sources
 
 QUICK = Protocol(seeds=1, quick=True)
@@ -57,7 +57,7 @@ def test_results(finished: Laboratory) -> None:
         result = finished.result(Measurement(training, "live"))
         assert result is not None and finished.is_done(training, ("live",))
         assert -1 <= result["plcc"] <= 1 and -1 <= result["srcc"] <= 1
-        assert result["pictures"] == 4
+        assert result["images"] == 4
         assert result["training"] == training.to_dict() and result["test"] == "live"
     assert not finished.is_done(BASE, ("live", "livec"))
 

@@ -7,7 +7,7 @@ import statistics
 import pytest
 
 from qmamba.errors import ConfigError
-from qmamba.evaluation.paper_tables import TABLES, TRANSFERS, PaperRow, PaperTable
+from qmamba.reproduce.paper_tables import TABLES, TRANSFERS, PaperRow, PaperTable
 
 
 def correlations(table: PaperTable, row: PaperRow, metric: str = "") -> list[float]:

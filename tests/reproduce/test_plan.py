@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from qmamba.errors import ConfigError, DataError
-from qmamba.evaluation.paper_tables import GENERATED, MIXED, TABLES
 from qmamba.models import list_models
 from qmamba.prompts import TuningConfig
 from qmamba.reproduce import EXPERIMENTS, Protocol, Training, make_plan
 from qmamba.reproduce.cost import measured_speed, multiply_adds
+from qmamba.reproduce.paper_tables import GENERATED, MIXED, TABLES
 from qmamba.reproduce.plan import (
     MODELS,
     TRANSFER_TABLES,

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from qmamba.evaluation.paper_tables import TABLES
 from qmamba.reproduce import Measurement
+from qmamba.reproduce.paper_tables import TABLES
 from qmamba.reproduce.plan import NOT_HERE, paper_table
 from qmamba.reproduce.render import comma_separated, heading, latex, markdown, write_table
 from qmamba.reproduce.results import TableResult, collect

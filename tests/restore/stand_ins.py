@@ -1,4 +1,4 @@
-"""Networks whose result is known, and small pictures, for the tests of restoration."""
+"""Networks whose result is known, and small images, for the tests of restoration."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from qmamba.checkpoints import save_model
 from qmamba.images import resize_to
-from qmamba.models import MambaIRConfig, ModelMetadata, save_model
+from qmamba.models import MambaIRConfig, ModelMetadata
 from qmamba.restore.degradations import Degradation
 from tests.models.micro_mambair import MICRO, VARIANTS, build
 
@@ -22,7 +23,7 @@ DEGRADATIONS = {
 
 
 class StandIn(nn.Module):
-    """Enlarges by bicubic interpolation, or leaves the picture as it is."""
+    """Enlarges by bicubic interpolation, or leaves the image as it is."""
 
     metadata: ModelMetadata | None = None
 
@@ -47,7 +48,7 @@ def identity(channels: int = 3) -> StandIn:
 
 def save_networks(folder: Path) -> dict[str, Path]:
     """Files of one tiny random network per task, by task."""
-    configs = {"sr": MICRO, "denoise": VARIANTS["denoise"], "jpeg": VARIANTS["jpeg-grey"]}
+    configs = {"sr": MICRO, "denoise": VARIANTS["denoise"], "jpeg": VARIANTS["jpeg-gray"]}
     paths = {}
     for task, config in configs.items():
         paths[task] = folder / f"tiny-{task}.safetensors"
@@ -62,7 +63,7 @@ def save_networks(folder: Path) -> dict[str, Path]:
 
 
 def smooth(height: int, width: int, channels: int = 3) -> np.ndarray:
-    """A uint8 picture of slow waves."""
+    """A uint8 image of slow waves."""
     rows, columns = np.mgrid[:height, :width]
     planes = [np.sin(rows / (5 + i)) + np.cos(columns / (7 + i)) for i in range(channels)]
     return ((np.stack(planes, axis=2) + 2) * 63).astype(np.uint8)

@@ -22,15 +22,15 @@ from qmamba.restore.degradations import (
     shrink,
     video_luma,
 )
-from tests.datasets.pictures import textured_picture
+from tests.datasets.images import textured_image
 
 
-def formula_picture(side: int) -> NDArray[np.uint8]:
+def formula_image(side: int) -> NDArray[np.uint8]:
     y, x = np.mgrid[:side, :side]
     return ((37 * y * y + 91 * x + 13 * y * x) % 256).astype(np.uint8)
 
 
-# By the recipe that gives the pixels of MATLAB's Set5, see test_matlab_small_pictures.
+# By the recipe that gives the pixels of MATLAB's Set5, see test_matlab_small_images.
 SHRUNK = {
     2: [
         [70, 136, 123, 137, 138, 150],
@@ -55,15 +55,15 @@ ENLARGED = [
 
 @pytest.mark.parametrize("scale", SHRUNK)
 def test_shrinking(scale: int) -> None:
-    assert shrink(formula_picture(12), scale).tolist() == SHRUNK[scale]
+    assert shrink(formula_image(12), scale).tolist() == SHRUNK[scale]
 
 
 def test_enlarging() -> None:
-    assert enlarge(formula_picture(12)[:3, :3], 2).tolist() == ENLARGED
+    assert enlarge(formula_image(12)[:3, :3], 2).tolist() == ENLARGED
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_matlab_small_pictures(shared: Path, scale: int) -> None:
+def test_matlab_small_images(shared: Path, scale: int) -> None:
     folder = shared / "data" / "sr"
     names = sorted((folder / "Set5").iterdir())
     assert len(names) == 5
@@ -74,19 +74,19 @@ def test_matlab_small_pictures(shared: Path, scale: int) -> None:
 
 
 def test_rows_are_rounded_before_columns() -> None:
-    picture = formula_picture(12)
-    assert (shrink(picture, 3) != shrink(picture.T.copy(), 3).T).any()
+    image = formula_image(12)
+    assert (shrink(image, 3) != shrink(image.T.copy(), 3).T).any()
     # Half of 255 is rounded up.
     halves = np.repeat(np.array([[0, 0, 255, 255]], np.uint8), 4, axis=0)
     assert shrink(halves, 4).tolist() == shrink(halves.T.copy(), 4).tolist() == [[128]]
 
 
-def test_colours_are_resized_alone_and_flat_areas_stay_flat() -> None:
-    picture = textured_picture(0, 24, 36)
-    whole = shrink(picture, 3)
-    assert (whole[..., 1] == shrink(picture[..., 1], 3)).all()
+def test_colors_are_resized_alone_and_flat_areas_stay_flat() -> None:
+    image = textured_image(0, 24, 36)
+    whole = shrink(image, 3)
+    assert (whole[..., 1] == shrink(image[..., 1], 3)).all()
     assert (resize_bicubic(np.full((7, 9, 3), 201, np.uint8), 13, 4) == 201).all()
-    assert (resize_bicubic(picture, 24, 36) == picture).all()
+    assert (resize_bicubic(image, 24, 36) == image).all()
 
 
 def test_odd_sides_are_cut_and_bad_arrays_refused() -> None:
@@ -100,38 +100,38 @@ def test_odd_sides_are_cut_and_bad_arrays_refused() -> None:
 
 
 def test_noise_is_the_draw_of_the_literature() -> None:
-    picture = textured_picture(1, 8, 10)
-    noisy = add_benchmark_noise(picture, 25)
-    drawn = np.random.RandomState(0).normal(0, 25 / 255.0, picture.shape)
-    blue_first = picture[..., ::-1].astype(np.float32) / 255.0 + drawn
+    image = textured_image(1, 8, 10)
+    noisy = add_benchmark_noise(image, 25)
+    drawn = np.random.RandomState(0).normal(0, 25 / 255.0, image.shape)
+    blue_first = image[..., ::-1].astype(np.float32) / 255.0 + drawn
     assert noisy.dtype == np.float32
     np.testing.assert_allclose(noisy, blue_first[..., ::-1], atol=1e-6)
     np.testing.assert_allclose(
-        add_benchmark_noise(picture[..., 0], 25) - picture[..., 0] / np.float32(255.0),
+        add_benchmark_noise(image[..., 0], 25) - image[..., 0] / np.float32(255.0),
         np.random.RandomState(0).normal(0, 25 / 255.0, (8, 10)),
         atol=1e-6,
     )
     with pytest.raises(ConfigError, match="sigma"):
-        add_benchmark_noise(picture, 300)
+        add_benchmark_noise(image, 300)
 
 
 def test_jpeg_is_pillows() -> None:
-    grey = textured_picture(2, 24, 32)[..., 0]
+    gray = textured_image(2, 24, 32)[..., 0]
     stream = io.BytesIO()
-    Image.fromarray(grey).save(stream, "JPEG", quality=10)
-    assert (jpeg(grey, 10) == np.array(Image.open(stream))).all()
-    assert jpeg(textured_picture(2, 17, 9), 40).shape == (17, 9, 3)
+    Image.fromarray(gray).save(stream, "JPEG", quality=10)
+    assert (jpeg(gray, 10) == np.array(Image.open(stream))).all()
+    assert jpeg(textured_image(2, 17, 9), 40).shape == (17, 9, 3)
     with pytest.raises(ConfigError, match="quality"):
-        jpeg(grey, 0)
+        jpeg(gray, 0)
 
 
 def test_luma() -> None:
-    colours = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0], [12, 200, 90]]], np.uint8)
-    assert video_luma(colours).tolist() == [[16, 235, 81, 129]]
-    assert full_luma(colours).tolist() == [[0, 255, 76, 131]]
-    assert full_luma(colours[..., 0]).tolist() == [[0, 255, 255, 12]]
+    colors = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0], [12, 200, 90]]], np.uint8)
+    assert video_luma(colors).tolist() == [[16, 235, 81, 129]]
+    assert full_luma(colors).tolist() == [[0, 255, 76, 131]]
+    assert full_luma(colors[..., 0]).tolist() == [[0, 255, 255, 12]]
     with pytest.raises(ShapeError):
-        video_luma(colours.astype(np.float32))
+        video_luma(colors.astype(np.float32))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_record_and_back(degradation: Degradation) -> None:
 @pytest.mark.parametrize("degradation", DEGRADATIONS, ids=str)
 def test_crops_depend_on_the_generator_alone(degradation: Degradation) -> None:
     side = (8 + 2 * degradation.margin) * degradation.scale
-    region = degradation.clean(textured_picture(3, side, side))
+    region = degradation.clean(textured_image(3, side, side))
     first, again, other = (
         degradation.crop(region, torch.Generator().manual_seed(seed)) for seed in (5, 5, 6)
     )
@@ -180,18 +180,18 @@ def test_crops_depend_on_the_generator_alone(degradation: Degradation) -> None:
     assert (first[0] != other[0]).any() or degradation.task == "sr"
 
 
-def test_a_crop_is_what_the_whole_small_picture_has_there() -> None:
+def test_a_crop_is_what_the_whole_small_image_has_there() -> None:
     degradation = Degradation("sr", scale=3)
-    picture = textured_picture(4, 60, 60)
-    region = picture[12:48, 15:51]
+    image = textured_image(4, 60, 60)
+    region = image[12:48, 15:51]
     degraded, clean = degradation.crop(region, torch.Generator())
-    assert (degraded * 255 == shrink(picture, 3)[6:14, 7:15]).all()
+    assert (degraded * 255 == shrink(image, 3)[6:14, 7:15]).all()
     assert (clean == region[6:30, 6:30]).all()
 
 
 def test_jpeg_blocks_begin_anywhere_in_a_crop() -> None:
     degradation = Degradation("jpeg", quality=(10, 10), channels=1)
-    region = degradation.clean(textured_picture(5, 24, 24))
+    region = degradation.clean(textured_image(5, 24, 24))
     starts = set()
     for seed in range(100):
         _, clean = degradation.crop(region, torch.Generator().manual_seed(seed))
@@ -215,9 +215,9 @@ def test_noise_of_a_crop_has_the_strength_of_the_range() -> None:
 
 
 def test_benchmark_takes_the_hard_end() -> None:
-    picture = textured_picture(6, 32, 32)
-    grey = DEGRADATIONS[2].clean(picture)
-    expected = jpeg(grey[..., 0], 10).astype(np.float32) / np.float32(255)
-    assert (DEGRADATIONS[2].benchmark(grey)[..., 0] == expected).all()
-    noisy = DEGRADATIONS[1].benchmark(picture)
-    assert (noisy == add_benchmark_noise(picture, 50)).all()
+    image = textured_image(6, 32, 32)
+    gray = DEGRADATIONS[2].clean(image)
+    expected = jpeg(gray[..., 0], 10).astype(np.float32) / np.float32(255)
+    assert (DEGRADATIONS[2].benchmark(gray)[..., 0] == expected).all()
+    noisy = DEGRADATIONS[1].benchmark(image)
+    assert (noisy == add_benchmark_noise(image, 50)).all()

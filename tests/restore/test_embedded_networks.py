@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from qmamba import Restorer
-from qmamba.evaluation.fidelity import psnr
+from qmamba.evaluation.metrics.fidelity import psnr
 from qmamba.restore.degradations import add_benchmark_noise, enlarge, jpeg, shrink
 
 PHOTOGRAPH = Path(__file__).parents[2] / "examples" / "cat.jpg"
@@ -18,7 +18,7 @@ PHOTOGRAPH = Path(__file__).parents[2] / "examples" / "cat.jpg"
 
 @pytest.fixture(scope="module")
 def original() -> np.ndarray:
-    """uint8 (height, width, 3); halved, so that the artefacts of its own JPEG are gone."""
+    """uint8 (height, width, 3); halved, so that the artifacts of its own JPEG are gone."""
     with Image.open(PHOTOGRAPH) as image:
         small = image.convert("RGB").reduce(2)
     return np.asarray(small.crop((40, 20, 200, 140)))
@@ -52,7 +52,7 @@ def test_denoising(original: np.ndarray) -> None:
 
 @pytest.mark.parametrize("quality", [10, 40])
 def test_jpeg(original: np.ndarray, quality: int) -> None:
-    grey = np.asarray(Image.fromarray(original).convert("L"))
-    blocky = jpeg(grey, quality)
-    result = restored(blocky, "mambair-nano-jpeg-w4a4").reshape(grey.shape)
-    assert decibels(result, grey) > decibels(blocky, grey) + 0.3
+    gray = np.asarray(Image.fromarray(original).convert("L"))
+    blocky = jpeg(gray, quality)
+    result = restored(blocky, "mambair-nano-jpeg-w4a4").reshape(gray.shape)
+    assert decibels(result, gray) > decibels(blocky, gray) + 0.3

@@ -56,14 +56,14 @@ def test_jobs_keep_the_tree_and_never_collide(tmp_path: Path) -> None:
         "sub/a.png",
     ]
     assert [job.error is None for job in jobs] == [True, True, False, False, False]
-    assert "over that of" in str(jobs[2].error) and "over the picture itself" in str(jobs[3].error)
+    assert "over that of" in str(jobs[2].error) and "over the image itself" in str(jobs[3].error)
     assert all(job.error is None for job in list(plan_jobs(sources, tmp_path / "out"))[:3])
 
 
 def test_no_input_is_the_place_of_another_result(tmp_path: Path) -> None:
     sources = [Source(str(tmp_path / name)) for name in ("a.jpg", "a.png", "b.jpg")]
     for job, problem in zip(
-        plan_jobs(sources, tmp_path, "png"), ("over the input", "the picture itself", None),
+        plan_jobs(sources, tmp_path, "png"), ("over the input", "the image itself", None),
         strict=True,
     ):  # fmt: skip
         assert (job.error is None) if problem is None else problem in str(job.error)
@@ -100,7 +100,7 @@ def test_bad_files_give_rows(jobs: list[Job]) -> None:
     assert rows[3].error == "cannot read: there is no such file"
     assert rows[0].seconds > 0 and rows[0].restored is not None
     assert sorted(path.name for path in jobs[0].target.parent.iterdir()) == ["a.png", "c.png"]
-    assert read_layers(jobs[0].target).colours.shape == (24, 20, 3)
+    assert read_layers(jobs[0].target).colors.shape == (24, 20, 3)
     assert seen == [(1, 1), (1, 1)]
 
 
@@ -115,7 +115,7 @@ def test_present_files(jobs: list[Job]) -> None:
     assert all(row.skipped for row in rows) and jobs[0].target.read_bytes() == before
     rows = restored(jobs, identity(), overwrite=True)
     assert not any(row.skipped or row.error for row in rows)
-    assert np.array_equal(read_layers(jobs[0].target).colours, smooth(12, 10))
+    assert np.array_equal(read_layers(jobs[0].target).colors, smooth(12, 10))
     with pytest.raises(ConfigError, match="not both"):
         restore_paths(Restorer(identity()), jobs, overwrite=True, skip_existing=True)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from qmamba.inference.prepare import Precision
 from qmamba.models import create_model, model_config
-from qmamba.models.inference import Precision
-from qmamba.models.mambair_config import MambaIRConfig
+from qmamba.models.mambair.config import MambaIRConfig
 from qmamba.restore import memory
 from qmamba.restore.network import runner
 

@@ -1,4 +1,4 @@
-"""Grey, colour and alpha through networks of one and three channels."""
+"""Gray, color and alpha through networks of one and three channels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from qmamba.errors import ImageError
 from qmamba.images import resize_to
 from qmamba.restore.planes import Alpha, PlaneNetwork
-from tests.models.micro_mambair import pictures
+from tests.models.micro_mambair import images
 from tests.restore.stand_ins import StandIn, identity
 
 
@@ -27,18 +27,18 @@ def plane_network(
 
 
 @torch.no_grad()
-def test_grey_through_colours() -> None:
+def test_gray_through_colors() -> None:
     model = identity()
     model.change = lambda image: image + torch.tensor([0.0, 0.1, 0.2]).view(3, 1, 1)
-    image = pictures(1, 9, 7) * 0.5
+    image = images(1, 9, 7) * 0.5
     assert torch.allclose(plane_network(model)(image), image + 0.1)
 
 
 @torch.no_grad()
-def test_colours_through_grey_keep_their_chroma() -> None:
+def test_colors_through_gray_keep_their_chroma() -> None:
     model = identity(1)
     model.change = lambda luma: 0.8 * luma + 0.1
-    image = 0.25 + 0.5 * pictures(3, 9, 7)
+    image = 0.25 + 0.5 * images(3, 9, 7)
     result = plane_network(model)(image)
     difference = result - image
     assert torch.allclose(difference, difference[:1].expand(3, -1, -1), atol=1e-6)
@@ -48,8 +48,8 @@ def test_colours_through_grey_keep_their_chroma() -> None:
 
 
 @torch.no_grad()
-def test_enlarged_colours_through_grey() -> None:
-    image = pictures(3, 9, 7)
+def test_enlarged_colors_through_gray() -> None:
+    image = images(3, 9, 7)
     result = plane_network(StandIn(scale=3, channels=1))(image)
     assert torch.allclose(result, resize_to(image, (27, 21)).clamp(0, 1), atol=1e-5)
 
@@ -59,7 +59,7 @@ def test_enlarged_colours_through_grey() -> None:
 def test_alpha(alpha: Alpha) -> None:
     model = StandIn()
     model.change = lambda image: image * 0.5
-    planes = torch.cat([torch.full((3, 8, 8), 0.8), pictures(1, 8, 8)])
+    planes = torch.cat([torch.full((3, 8, 8), 0.8), images(1, 8, 8)])
     result = plane_network(model, alpha=alpha)(planes, True)
     assert result.shape == (4, 16, 16)
     assert torch.allclose(result[:3], torch.full((3, 16, 16), 0.4), atol=1e-6)
@@ -75,19 +75,19 @@ def test_alpha_is_kept_exactly_where_the_size_stays() -> None:
 
 
 @torch.no_grad()
-def test_hidden_colours_do_not_reach_the_visible_edge() -> None:
-    colours = torch.zeros(3, 17, 23)
-    colours[:, :, :11] = torch.tensor([0.9, 0.5, 0.2]).view(3, 1, 1)
+def test_hidden_colors_do_not_reach_the_visible_edge() -> None:
+    colors = torch.zeros(3, 17, 23)
+    colors[:, :, :11] = torch.tensor([0.9, 0.5, 0.2]).view(3, 1, 1)
     alpha = torch.zeros(1, 17, 23)
     alpha[:, :, :11] = 1
-    result = plane_network(StandIn())(torch.cat([colours, alpha]), True)
+    result = plane_network(StandIn())(torch.cat([colors, alpha]), True)
     for channel, value in enumerate((0.9, 0.5, 0.2)):
         assert torch.allclose(result[channel], torch.full((34, 46), value), atol=1e-5)
 
 
 @torch.no_grad()
-def test_picture_that_is_nowhere_visible() -> None:
-    planes = torch.cat([pictures(3, 4, 4), torch.zeros(1, 4, 4)])
+def test_image_that_is_nowhere_visible() -> None:
+    planes = torch.cat([images(3, 4, 4), torch.zeros(1, 4, 4)])
     assert torch.equal(plane_network(identity())(planes, True), planes)
 
 
@@ -115,7 +115,7 @@ def test_ensemble_is_the_mean_over_the_symmetries() -> None:
 def test_results_are_cut_to_the_range() -> None:
     model = identity()
     model.change = lambda image: 3 * image - 1
-    result = plane_network(model)(pictures(3, 8, 8))
+    result = plane_network(model)(images(3, 8, 8))
     assert result.aminmax() == (torch.zeros(()), torch.ones(()))
 
 
@@ -131,4 +131,4 @@ def test_what_is_not_finite_is_an_error(value: float) -> None:
 
     model.change = broken
     with pytest.raises(ImageError, match="not finite"):
-        plane_network(model)(pictures(3, 8, 8))
+        plane_network(model)(images(3, 8, 8))

@@ -1,4 +1,4 @@
-"""Restorer: options, what is kept of a picture, tiles and memory."""
+"""Restorer: options, what is kept of an image, tiles and memory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from qmamba import Restorer
+from qmamba.checkpoints.packed_file import save_quantized
 from qmamba.errors import CheckpointError, ConfigError, ImageError, ShapeError
-from qmamba.images import PictureLayers, PictureMetadata, read_layers, write_layers
+from qmamba.images import ImageLayers, ImageMetadata, read_layers, write_layers
 from qmamba.models import ModelMetadata, create_model
 from qmamba.quantization import QuantConfig, calibrate, quantize_
-from qmamba.quantization.packed_file import save_quantized
-from qmamba.restore import Cancelled
-from tests.images.picture_files import srgb_profile
+from qmamba.restore import Canceled
+from tests.images.image_files import srgb_profile
 from tests.images.test_encode import exif_block
 from tests.images.test_image_layers import noise
 from tests.models.micro_mambair import VARIANTS, build
@@ -39,8 +39,8 @@ def test_nothing_is_lost_by_a_network_that_does_nothing(
     with_alpha = channels in (2, 4)
     assert result.pixels.dtype == dtype
     visible = samples[..., -1:] > 0 if with_alpha else np.ones((19, 40, 1), bool)
-    colours = samples[..., :-1] if with_alpha else samples
-    assert np.array_equal(result.pixels * visible, colours * visible)
+    colors = samples[..., :-1] if with_alpha else samples
+    assert np.array_equal(result.pixels * visible, colors * visible)
     if with_alpha:
         assert result.alpha is not None and np.array_equal(result.alpha, samples[..., -1])
         assert "alpha kept" in result.notes
@@ -49,7 +49,7 @@ def test_nothing_is_lost_by_a_network_that_does_nothing(
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 37), (37, 1), (5, 3)])
-@pytest.mark.parametrize("name", ["light-x2", "denoise", "jpeg-grey", "light-x3-grey"])
+@pytest.mark.parametrize("name", ["light-x2", "denoise", "jpeg-gray", "light-x3-gray"])
 def test_odd_sizes(size: tuple[int, int], name: str) -> None:
     model = build(VARIANTS[name])
     restorer = Restorer(model, tile=16)
@@ -74,9 +74,9 @@ def test_whole_tiled_and_tensors_agree() -> None:
 
 
 def test_file_with_everything_is_kept(tmp_path: Path) -> None:
-    metadata = PictureMetadata(exif_block(), b"<x/>", (72, 72), (("Title", "t"),))
+    metadata = ImageMetadata(exif_block(), b"<x/>", (72, 72), (("Title", "t"),))
     profile = srgb_profile()
-    layers = PictureLayers(
+    layers = ImageLayers(
         noise(6, 9, 3, dtype=np.uint16), noise(6, 9, dtype=np.uint16, seed=1), profile, metadata
     )
     write_layers(tmp_path / "a.png", layers)
@@ -84,7 +84,7 @@ def test_file_with_everything_is_kept(tmp_path: Path) -> None:
     assert result.notes == ("alpha enlarged by bicubic interpolation",)
     assert result.save(tmp_path / "b.png") == ()
     again = read_layers(tmp_path / "b.png")
-    assert again.colours.shape == (12, 18, 3) and again.bits == 16
+    assert again.colors.shape == (12, 18, 3) and again.bits == 16
     assert again.alpha is not None and again.profile == profile
     assert again.metadata.xmp == b"<x/>" and again.metadata.texts == (("Title", "t"),)
     exif = Image.Exif()
@@ -156,7 +156,7 @@ def test_smallest_tile_and_whole_fail_clearly() -> None:
     model.change = out_of_memory_above(0, MemoryError())
     with pytest.raises(ImageError, match=r"too small for 16 x 16 pixels at once$"):
         Restorer(model).restore(smooth(64, 64))
-    with pytest.raises(ImageError, match="64 x 64 pixels at once; let the picture be divided"):
+    with pytest.raises(ImageError, match="64 x 64 pixels at once; let the image be divided"):
         Restorer(model, tile="whole").restore(smooth(64, 64))
 
 
@@ -189,10 +189,10 @@ def test_not_finite_is_an_error_and_nothing_is_written(tmp_path: Path) -> None:
 def test_progress_and_cancel() -> None:
     model = identity()
     restorer = Restorer(model, tile=16, overlap=4)
-    with pytest.raises(Cancelled):
+    with pytest.raises(Canceled):
         restorer.restore(smooth(50, 50), cancel=lambda: len(model.calls) == 3)
     assert len(model.calls) == 3
-    with pytest.raises(Cancelled):
+    with pytest.raises(Canceled):
         restorer.restore_tensor(torch.zeros(1, 3, 4, 4), cancel=lambda: True)
 
 
@@ -212,7 +212,7 @@ def test_bfloat16_is_near() -> None:
     assert 0 < np.abs(full - half).max() < 12
 
 
-def test_quantised_networks_run_as_they_are() -> None:
+def test_quantized_networks_run_as_they_are() -> None:
     config = QuantConfig(weight_bits=4, activation_bits=4, step="ptq")
     model = quantize_(build(VARIANTS["denoise"]), config)
     calibrate(model, [torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))])
@@ -248,23 +248,23 @@ def test_noise_may_overshoot() -> None:
     assert torch.equal(found, images.clamp(0, 1))
 
 
-def test_every_kind_of_picture(tmp_path: Path) -> None:
+def test_every_kind_of_image(tmp_path: Path) -> None:
     samples = smooth(6, 8)
     Image.fromarray(samples).save(tmp_path / "a.png")
     restorer = Restorer(StandIn())
     expected = restorer.restore(samples).pixels
     content = (tmp_path / "a.png").read_bytes()
     with open(tmp_path / "a.png", "rb") as stream:
-        for picture in (
+        for image in (
             tmp_path / "a.png",
             str(tmp_path / "a.png"),
             content,
             stream,
             Image.fromarray(samples),
             torch.from_numpy(samples).permute(2, 0, 1),
-            PictureLayers(samples),
+            ImageLayers(samples),
         ):
-            assert np.array_equal(restorer.restore(picture).pixels, expected)
+            assert np.array_equal(restorer.restore(image).pixels, expected)
     with pytest.raises(ImageError, match="raise max_pixels"):
         Restorer(StandIn(), max_pixels=10).restore(tmp_path / "a.png")
 

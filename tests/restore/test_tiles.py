@@ -12,11 +12,11 @@ from torch import Tensor
 
 from qmamba.errors import ConfigError
 from qmamba.restore.tiles import MIN_TILE, TilePlan, blended, plan_tiles
-from tests.models.micro_mambair import MICRO, build, pictures
+from tests.models.micro_mambair import MICRO, build, images
 
 
 def whole(restored: Tensor, plan: TilePlan, scale: int) -> Tensor:
-    """Blend tiles that are cut out of a picture that is restored already."""
+    """Blend tiles that are cut out of an image that is restored already."""
 
     def cut(rows: slice, columns: slice) -> Tensor:
         return restored[
@@ -70,7 +70,7 @@ def test_smallest_tiles_that_do() -> None:
     assert len(plan) == 2 and str(plan) == "2 tiles of 60x58" and plan.tile == (58, 60)
 
 
-def test_whole_picture() -> None:
+def test_whole_image() -> None:
     plan = plan_tiles(100, 60, None, 16)
     assert len(plan) == 1 and str(plan) == "whole"
     assert plan == plan_tiles(100, 60, 100, 16)
@@ -86,7 +86,7 @@ def test_wrong_tiles(tile: int, overlap: int) -> None:
 def test_seams_of_a_network_are_not_visible() -> None:
     """Steps across a seam are as large as anywhere else, and the result is that of the whole."""
     model = build(MICRO)
-    scale, image = MICRO.scale, pictures(1, 3, 72, 80)
+    scale, image = MICRO.scale, images(1, 3, 72, 80)
 
     def restore_tile(rows: slice, columns: slice) -> Tensor:
         return model(image[:, :, rows, columns])[0]
@@ -103,6 +103,6 @@ def test_seams_of_a_network_are_not_visible() -> None:
         errors.append((error.max(), steps[:, :, seam].max()))
     typical = expected.diff(dim=2).abs().mean()
     (largest_without, step_without), (largest, step) = errors
-    assert step_without > typical, "hard borders are seen in these pictures"
+    assert step_without > typical, "hard borders are seen in these images"
     assert step < 0.5 * typical and step < 0.25 * step_without
     assert largest < 0.25 * largest_without

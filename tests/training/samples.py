@@ -15,7 +15,7 @@ from qmamba.assess import CropsPolicy
 from qmamba.datasets import RatedDataset, read_csv_dataset
 from qmamba.models import QMamba
 from qmamba.training import QualityPart, QualityTask, TrainingOptions
-from qmamba.training.start import starting_model
+from qmamba.training.quality.initial_network import starting_model
 
 CROPS = CropsPolicy(size=32, count=2)
 
@@ -23,16 +23,16 @@ CROPS = CropsPolicy(size=32, count=2)
 def write_rated(
     folder: Path, count: int = 12, *, name: str = "ratings", scale: float = 1.0
 ) -> Path:
-    """A CSV of pictures 40 x 48 whose score falls with their noise; two pictures per content."""
+    """A CSV of images 40 x 48 whose score falls with their noise; two images per content."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(count)
     rows = []
     for i in range(count):
         noise = 90.0 * i / (count - 1)
         ramp = 128 + 40 * np.sin(np.arange(48) / (3 + i // 2))[None, :, None]
-        picture = ramp + noise * generator.standard_normal((40, 48, 3))
+        image = ramp + noise * generator.standard_normal((40, 48, 3))
         path = folder / f"{name}{i:02d}.png"
-        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path)
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(path)
         rows.append((path.name, f"{scale * (5 - noise / 25):.4f}", f"scene{i // 2}"))
     table = folder / f"{name}.csv"
     with open(table, "w", newline="") as file:

@@ -49,7 +49,7 @@ def test_workers_change_nothing(task: QualityTask, tmp_path: Path) -> None:
 
 
 class Contrast(nn.Module):
-    """Rates the contrast of a crop, which the noise of the pictures raises."""
+    """Rates the contrast of a crop, which the noise of the images raises."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qmamba.errors import ConfigError
-from qmamba.evaluation.correlation import plcc
-from qmamba.training.losses import (
+from qmamba.evaluation.metrics.correlation import plcc
+from qmamba.training.quality.losses import (
     LOSSES,
     Loss,
     fidelity_loss,

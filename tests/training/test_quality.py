@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from qmamba.assess import CropsPolicy, Scorer
+from qmamba.checkpoints import load, save_model
 from qmamba.datasets import RatedDataset, Split, read_csv_dataset
 from qmamba.errors import ConfigError, DataError
-from qmamba.evaluation.correlation import plcc, srcc
-from qmamba.models import load, save_model
+from qmamba.evaluation.metrics.correlation import plcc, srcc
 from qmamba.training import QualityPart, QualityTask, parse_loss
-from qmamba.training.pictures import PictureFile, Pictures, UnreadableError
+from qmamba.training.quality.images import ImageFile, Images, UnreadableError
 from tests.training.samples import CROPS, quality_task, rated, small_network, write_rated
 
 
@@ -27,16 +27,16 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_examples_are_crops_of_their_picture(data: RatedDataset) -> None:
+def test_examples_are_crops_of_their_image(data: RatedDataset) -> None:
     task = quality_task(data)
     assert task.examples == 8 * 2
     for index in (0, 5, 15):
         example = task.example(index, seeded(1))
         assert example["image"].shape == (3, 32, 32) and example["image"].dtype == torch.uint8
         position = task.parts[0].train[index % 8]
-        picture = np.asarray(Image.open(data[position].path))
+        image = np.asarray(Image.open(data[position].path))
         crop = example["image"].permute(1, 2, 0).numpy()
-        windows = np.lib.stride_tricks.sliding_window_view(picture, (32, 32), axis=(0, 1))
+        windows = np.lib.stride_tricks.sliding_window_view(image, (32, 32), axis=(0, 1))
         windows = windows.transpose(0, 1, 3, 4, 2).reshape(-1, 32, 32, 3)
         assert any((windows == view).all((1, 2, 3)).any() for view in (crop, crop[:, ::-1]))
         wanted = (data[position].mos - task.targets[0].mean) / task.targets[0].std
@@ -52,22 +52,22 @@ def test_randomness_is_the_generators(data: RatedDataset) -> None:
     assert mirrored > 0
 
 
-def test_small_pictures_are_padded_and_large_ones_scaled(tmp_path: Path) -> None:
+def test_small_images_are_padded_and_large_ones_scaled(tmp_path: Path) -> None:
     data = rated(tmp_path)
     task = quality_task(data, policy=CropsPolicy(size=64))
     assert task.example(0, seeded(0))["image"].shape == (3, 64, 64)
     task = quality_task(data, crop_size=16)
     assert task.example(0, seeded(0))["image"].shape == (3, 16, 16) and task.policy.size == 32
-    scaled = PictureFile(data[0].path, shorter=20).decode()
+    scaled = ImageFile(data[0].path, shorter=20).decode()
     assert scaled.shape == (20, 24, 3)
-    assert abs(float(scaled.mean()) - float(PictureFile(data[0].path).decode().mean())) < 2
-    assert PictureFile(data[0].path, shorter=41).decode().shape == (40, 48, 3)
+    assert abs(float(scaled.mean()) - float(ImageFile(data[0].path).decode().mean())) < 2
+    assert ImageFile(data[0].path, shorter=41).decode().shape == (40, 48, 3)
 
 
 def test_sixteen_bits_become_eight(tmp_path: Path) -> None:
     values = np.array([[0, 257, 65535], [256 * 128, 300, 1]], np.uint16)
     Image.fromarray(values).save(tmp_path / "deep.png")
-    pixels = PictureFile(tmp_path / "deep.png").decode()
+    pixels = ImageFile(tmp_path / "deep.png").decode()
     assert pixels.dtype == np.uint8
     assert np.array_equal(pixels[..., 0], np.round(values / 257))
 
@@ -75,17 +75,17 @@ def test_sixteen_bits_become_eight(tmp_path: Path) -> None:
 def test_memory_budget(data: RatedDataset) -> None:
     size = 40 * 48 * 3
     for budget, kept in ((0, 0), (size, 1), (3 * size + 1, 3), (1 << 30, 12)):
-        pictures = Pictures(PictureFile(image.path) for image in data)
-        assert pictures.read(budget, lambda good: None) == {}
-        assert pictures.memory == kept * size
+        images = Images(ImageFile(image.path) for image in data)
+        assert images.read(budget, lambda good: None) == {}
+        assert images.memory == kept * size
         for index in (0, 11):
-            assert np.array_equal(pictures[index], np.asarray(Image.open(data[index].path)))
+            assert np.array_equal(images[index], np.asarray(Image.open(data[index].path)))
 
 
-def test_unreadable_pictures_are_all_named(data: RatedDataset) -> None:
+def test_unreadable_images_are_all_named(data: RatedDataset) -> None:
     for position in (1, 5, 7):
-        data[position].path.write_bytes(b"no picture")
-    with pytest.raises(UnreadableError, match="3 pictures cannot be read") as caught:
+        data[position].path.write_bytes(b"no image")
+    with pytest.raises(UnreadableError, match="3 images cannot be read") as caught:
         quality_task(data)
     assert [path for path, _ in caught.value.problems] == [data[i].path for i in (5, 7, 1)]
     assert all(data[i].path.name in str(caught.value) for i in (1, 5, 7))

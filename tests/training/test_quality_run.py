@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from qmamba.assess import Scorer
+from qmamba.checkpoints import load
 from qmamba.datasets import RatedDataset, Split, read_splits, split_by_content, split_by_image
 from qmamba.errors import CheckpointError, ConfigError, DataError
-from qmamba.models import create_model, load
+from qmamba.models import create_model
 from qmamba.training import QualityTask
-from qmamba.training.quality_run import hold_out, kept_split, run_folder, splits_path, train_quality
-from qmamba.training.start import starting_model, usable_device
+from qmamba.training.quality.initial_network import starting_model, usable_device
+from qmamba.training.quality.run import hold_out, kept_split, run_folder, splits_path, train_quality
 from tests.assess.samples import save_tiny
 from tests.training.samples import (
     CROPS,

@@ -10,16 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
+from qmamba.checkpoints import load
 from qmamba.datasets.restoration import CleanImage, find_clean_images
 from qmamba.errors import ConfigError, DataError
-from qmamba.models import MambaIR, create_model, load
+from qmamba.models import MambaIR, create_model
 from qmamba.quantization import quantizers
 from qmamba.restore.degradations import Degradation, enlarge
 from qmamba.training import TrainingOptions, train
-from qmamba.training.interpolation import start_from_interpolation
-from qmamba.training.restoration import CropOptions, RestorationTask
-from qmamba.training.restoration_run import train_restoration
-from qmamba.training.restoration_start import (
+from qmamba.training.restoration.initial_network import (
     degradation_for,
     prepare_quantized,
     published_crop,
@@ -27,7 +25,10 @@ from qmamba.training.restoration_start import (
     recorded_degradation,
     restoration_network,
 )
-from tests.datasets.pictures import textured_picture
+from qmamba.training.restoration.interpolation import start_from_interpolation
+from qmamba.training.restoration.run import train_restoration
+from qmamba.training.restoration.task import CropOptions, RestorationTask
+from tests.datasets.images import textured_image
 
 TINY: dict[str, Any] = {"dim": 12, "depths": (1,), "attention_reduction": 4}
 OPTIONS = TrainingOptions(
@@ -37,19 +38,19 @@ SUPER = Degradation("sr", scale=2)
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[CleanImage, ...]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[CleanImage, ...]:
     folder = tmp_path_factory.mktemp("clean")
     for seed in range(4):
-        pixels = textured_picture(seed, 40 + 8 * seed, 48)
+        pixels = textured_image(seed, 40 + 8 * seed, 48)
         Image.fromarray(pixels).save(folder / f"{seed}.png")
     return find_clean_images([folder])
 
 
 def lesson(
-    pictures: tuple[CleanImage, ...], degradation: Degradation = SUPER, **options: object
+    images: tuple[CleanImage, ...], degradation: Degradation = SUPER, **options: object
 ) -> RestorationTask:
     crops = CropOptions(side=12, **options)  # type: ignore[arg-type]
-    return RestorationTask(degradation, pictures[:3], pictures[3:], crops)
+    return RestorationTask(degradation, images[:3], images[3:], crops)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -65,8 +66,8 @@ def seeded(seed: int) -> torch.Generator:
     ],
     ids=str,
 )
-def test_examples(pictures: tuple[CleanImage, ...], degradation: Degradation) -> None:
-    task = lesson(pictures, degradation)
+def test_examples(images: tuple[CleanImage, ...], degradation: Degradation) -> None:
+    task = lesson(images, degradation)
     first, again, other = (task.example(1, seeded(seed)) for seed in (3, 3, 4))
     channels, scale = degradation.channels, degradation.scale
     assert first["degraded"].shape == (channels, 12, 12)
@@ -74,20 +75,18 @@ def test_examples(pictures: tuple[CleanImage, ...], degradation: Degradation) ->
     assert first["degraded"].dtype == first["clean"].dtype == torch.float32
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["clean"], other["clean"])
-    without_memory = lesson(pictures, degradation, cache_bytes=0).example(1, seeded(3))
+    without_memory = lesson(images, degradation, cache_bytes=0).example(1, seeded(3))
     assert all(torch.equal(first[name], without_memory[name]) for name in first)
 
 
-def test_crops_are_turned_and_small_pictures_mirrored(tmp_path: Path) -> None:
-    Image.fromarray(textured_picture(0, 9, 11)).save(tmp_path / "small.png")
+def test_crops_are_turned_and_small_images_mirrored(tmp_path: Path) -> None:
+    Image.fromarray(textured_image(0, 9, 11)).save(tmp_path / "small.png")
     options = CropOptions(side=9)
     task = RestorationTask(
         Degradation("denoise", sigma=(0, 0)), find_clean_images([tmp_path]), (), options
     )
-    picture = torch.from_numpy(textured_picture(0, 9, 11)).permute(2, 0, 1) / 255.0
-    turned = [
-        torch.rot90(each, turns, (1, 2)) for each in (picture, picture.mT) for turns in range(4)
-    ]
+    image = torch.from_numpy(textured_image(0, 9, 11)).permute(2, 0, 1) / 255.0
+    turned = [torch.rot90(each, turns, (1, 2)) for each in (image, image.mT) for turns in range(4)]
     windows = [
         each[:, top : top + 9, left : left + 9]
         for each in turned
@@ -108,11 +107,11 @@ def test_crops_are_turned_and_small_pictures_mirrored(tmp_path: Path) -> None:
     assert large.metric is None and large.evaluate(torch.nn.Identity()) == {}
 
 
-def test_losses(pictures: tuple[CleanImage, ...]) -> None:
+def test_losses(images: tuple[CleanImage, ...]) -> None:
     batch = {"degraded": torch.zeros(1, 3, 4, 4), "clean": torch.full((1, 3, 4, 4), 0.25)}
     model = torch.nn.Identity()
-    assert lesson(pictures).loss(model, batch).item() == 0.25
-    charbonnier = lesson(pictures, loss="charbonnier").loss(model, batch).item()
+    assert lesson(images).loss(model, batch).item() == 0.25
+    charbonnier = lesson(images, loss="charbonnier").loss(model, batch).item()
     assert charbonnier == pytest.approx((0.25**2 + 1e-6) ** 0.5)
     with pytest.raises(ConfigError, match="loss"):
         CropOptions(loss="l2")
@@ -126,23 +125,23 @@ def test_losses(pictures: tuple[CleanImage, ...]) -> None:
 def test_interpolating_start_is_bicubic(scale: int) -> None:
     model = create_model("mambair-nano-x2", scale=scale, **TINY)
     assert isinstance(model, MambaIR) and start_from_interpolation(model)
-    small = textured_picture(7, 16, 18)
+    small = textured_image(7, 16, 18)
     with torch.no_grad():
         restored = model(torch.from_numpy(small).permute(2, 0, 1)[None] / 255.0).clamp(0, 1)
     large = torch.from_numpy(enlarge(small, scale)).permute(2, 0, 1)[None]
     inner = (..., slice(4 * scale, -4 * scale), slice(4 * scale, -4 * scale))
-    # Half a level for each of the two roundings of the 8-bit picture, more after the second kernel.
+    # Half a level for each of the two roundings of the 8-bit image, more after the second kernel.
     assert (restored * 255 - large)[inner].abs().max() < 1.2
     assert (restored * 255 - large)[inner].mean().abs() < 0.05
 
 
 def test_other_starts() -> None:
     jpeg = restoration_network("jpeg", seed=1, **TINY)
-    grey = torch.rand(1, 1, 9, 9)
+    gray = torch.rand(1, 1, 9, 9)
     with torch.no_grad():
-        assert torch.allclose(jpeg(grey), grey, atol=1e-6)
+        assert torch.allclose(jpeg(gray), gray, atol=1e-6)
         random = restoration_network("jpeg", start="random", seed=1, **TINY)
-        assert not torch.allclose(random(grey), grey, atol=1e-3)
+        assert not torch.allclose(random(gray), gray, atol=1e-3)
     narrow = create_model("mambair-nano-x2", **{**TINY, "dim": 11})
     assert isinstance(narrow, MambaIR) and not start_from_interpolation(narrow)
     classic = create_model("mambair-classic-x2", dim=12, depths=(1,), attention_reduction=4)
@@ -165,7 +164,7 @@ def test_networks_by_task() -> None:
             restoration_network(*arguments)
     with pytest.raises(ConfigError, match="for sr and not for jpeg"):
         restoration_network("jpeg", name="mambair-nano-x2")
-    with pytest.raises(ConfigError, match="restores no pictures"):
+    with pytest.raises(ConfigError, match="restores no images"):
         restoration_network(None, name="qmamba-nano")
 
 
@@ -192,8 +191,8 @@ def test_degradations_and_methods_by_name() -> None:
             quantization_of(bits, method)
 
 
-def test_a_run_and_its_files(pictures: tuple[CleanImage, ...], tmp_path: Path) -> None:
-    task = lesson(pictures)
+def test_a_run_and_its_files(images: tuple[CleanImage, ...], tmp_path: Path) -> None:
+    task = lesson(images)
     model = restoration_network("sr", seed=0, **TINY)
     result = train_restoration(model, task, OPTIONS, tmp_path, name="tiny", card={"data": "ours"})
     assert result.figures["psnr"] > 15 and not result.interrupted
@@ -211,14 +210,14 @@ def test_a_run_and_its_files(pictures: tuple[CleanImage, ...], tmp_path: Path) -
     with pytest.raises(DataError, match="--resume"):
         train_restoration(model, task, OPTIONS, tmp_path, name="tiny")
     with pytest.raises(DataError, match="another task"):
-        other = lesson(pictures, loss="charbonnier")
+        other = lesson(images, loss="charbonnier")
         train_restoration(model, other, OPTIONS, tmp_path, name="tiny", resume=True)
     with pytest.raises(ConfigError, match="choose another model"):
         train_restoration(restoration_network("jpeg"), task, OPTIONS, tmp_path / "new", name="tiny")
 
 
-def test_a_resumed_run_ends_alike(pictures: tuple[CleanImage, ...], tmp_path: Path) -> None:
-    task = lesson(pictures)
+def test_a_resumed_run_ends_alike(images: tuple[CleanImage, ...], tmp_path: Path) -> None:
+    task = lesson(images)
     config = quantization_of("w4a4")
 
     def network() -> MambaIR:
@@ -243,8 +242,8 @@ def test_a_resumed_run_ends_alike(pictures: tuple[CleanImage, ...], tmp_path: Pa
     assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
-def test_quantisers_start_from_examples(pictures: tuple[CleanImage, ...]) -> None:
-    task = lesson(pictures)
+def test_quantizers_start_from_examples(images: tuple[CleanImage, ...]) -> None:
+    task = lesson(images)
     models = [
         prepare_quantized(
             restoration_network("sr", seed=0, **TINY), quantization_of("w8a8"), task, examples=2

@@ -7,7 +7,7 @@ import pytest
 
 from qmamba.datasets import RatedDataset, RatedImage
 from qmamba.errors import DataError
-from qmamba.training.targets import common_scale, fit_target
+from qmamba.training.quality.targets import common_scale, fit_target
 
 
 def dataset(scores: list[float], **options: object) -> RatedDataset:
@@ -22,12 +22,14 @@ def dataset(scores: list[float], **options: object) -> RatedDataset:
 def test_one_data_set_keeps_its_scale_and_direction(higher: bool) -> None:
     data = dataset([10, 20, 60, 99], higher_is_better=higher)
     target = fit_target(data, [0, 1, 2])
-    learnt = target.learnt(data.scores)
-    assert learnt.dtype == np.float32
-    assert learnt[:3].mean() == pytest.approx(0, abs=1e-6) and learnt[:3].std() == pytest.approx(1)
+    learned = target.learned(data.scores)
+    assert learned.dtype == np.float32
+    assert learned[:3].mean() == pytest.approx(0, abs=1e-6) and learned[:3].std() == pytest.approx(
+        1
+    )
     scale = target.score_scale()
     assert scale.higher_is_better is higher and (scale.low, scale.high) == (0, 100)
-    back = scale.target_mean + scale.target_std * learnt
+    back = scale.target_mean + scale.target_std * learned
     assert back == pytest.approx(data.scores, rel=1e-6)
 
 
@@ -35,10 +37,10 @@ def test_one_data_set_keeps_its_scale_and_direction(higher: bool) -> None:
 def test_of_several_data_sets_quality_is_learnt(higher: bool) -> None:
     data = dataset([10, 20, 60, 99], higher_is_better=higher)
     target = fit_target(data, [0, 1, 2, 3], quality=True)
-    learnt = target.learnt(data.scores)
-    assert np.array_equal(np.argsort(learnt), np.argsort(data.qualities))
+    learned = target.learned(data.scores)
+    assert np.array_equal(np.argsort(learned), np.argsort(data.qualities))
     scale, back = common_scale(), target.from_common()
-    common = scale.target_mean + scale.target_std * learnt
+    common = scale.target_mean + scale.target_std * learned
     assert common.mean() == pytest.approx(50)
     assert back["offset"] + back["factor"] * common == pytest.approx(data.scores, rel=1e-5)
     assert (back["factor"] > 0) is higher

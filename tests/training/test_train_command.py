@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from qmamba.checkpoints import load
 from qmamba.cli import app
 from qmamba.cli.rated_data import chosen_split, for_each, read_rated_data
 from qmamba.cli.training_options import HELP, training_options
 from qmamba.datasets import read_csv_dataset, read_splits, split_by_content, write_splits
 from qmamba.errors import ConfigError, DataError
-from qmamba.models import load
 from qmamba.training.options import TrainingOptions
 from tests.assess.samples import save_tiny
 from tests.datasets.trees import build
@@ -109,7 +109,7 @@ def test_a_folder_that_cannot_be(
         (["--from", "mambair-nano-x2-w4a4"], "MambaIR gives no scores"),
     ],
 )
-def test_wrong_usage_is_found_before_the_pictures_are_read(
+def test_wrong_usage_is_found_before_the_images_are_read(
     arguments: list[str],
     message: str,
     table: Path,
@@ -117,15 +117,15 @@ def test_wrong_usage_is_found_before_the_pictures_are_read(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("qmamba.training.quality.Pictures", None)
+    monkeypatch.setattr("qmamba.training.quality.task.Images", None)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     result = run("--data", table, "-o", tmp_path / "run", "--from", start, *QUICK, *arguments)
     assert result.exit_code == 2 and message in result.stderr, result.stderr
 
 
-def test_missing_pictures_are_named(table: Path, start: Path, tmp_path: Path) -> None:
+def test_missing_images_are_named(table: Path, start: Path, tmp_path: Path) -> None:
     change(table, 5, "path", "gone.png")
-    (table.parent / "ratings07.png").write_bytes(b"no picture")
+    (table.parent / "ratings07.png").write_bytes(b"no image")
     common = ("--data", table, "-o", tmp_path / "run", "--from", start, *QUICK, "--split", "none")
     result = run(*common, "--skip-bad")
     assert result.exit_code == 0 and "skipped: gone.png" in result.stderr, result.stderr
@@ -135,7 +135,7 @@ def test_missing_pictures_are_named(table: Path, start: Path, tmp_path: Path) ->
     assert metadata is not None and metadata.training["task"]["skipped"] == told["skipped"]
 
 
-def test_a_run_without_missing_pictures_is_evaluated_on_its_split(
+def test_a_run_without_missing_images_is_evaluated_on_its_split(
     table: Path, start: Path, tmp_path: Path
 ) -> None:
     change(table, 5, "path", "gone.png")
@@ -157,7 +157,7 @@ def test_the_test_part_is_never_opened(table: Path, start: Path, tmp_path: Path)
     data = read_csv_dataset(table)
     split = split_by_content(data, 0)
     for position in split.test:
-        data[position].path.write_bytes(b"no picture")
+        data[position].path.write_bytes(b"no image")
     result = run("--data", table, "-o", tmp_path / "run", "--from", start, *QUICK)
     assert result.exit_code == 0, result.stderr
     result = run(
@@ -267,7 +267,7 @@ def test_data_that_is_not_there(table: Path, tmp_path: Path) -> None:
 
 
 def test_known_data_sets_by_name(tmp_path: Path) -> None:
-    build("csiq", tmp_path / "csiq", pictures=8)
+    build("csiq", tmp_path / "csiq", images=8)
     written = [f"csiq={tmp_path / 'csiq'}"]
     with pytest.raises(DataError, match="not complete"):
         read_rated_data(written)

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from qmamba.checkpoints import load_tuned
 from qmamba.datasets import RatedDataset
 from qmamba.errors import ConfigError, DataError
 from qmamba.models import ModelMetadata, QMamba, ScoreScale, create_model
-from qmamba.prompts import TuningConfig, load_tuned
+from qmamba.prompts import TuningConfig
 from qmamba.training import QualityPart, QualityTask
-from qmamba.training.tuning import TUNED_NAME, facing, tune, turned
+from qmamba.training.quality.tuning import TUNED_NAME, facing, tune, turned
 from tests.training.samples import (
     CROPS,
     equal,

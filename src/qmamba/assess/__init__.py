@@ -1,4 +1,4 @@
-"""Quality scores of pictures."""
+"""Quality scores of images."""
 
 from qmamba.assess.folder import COLUMNS, ImageRow, find_images, require_existing, score_paths
 from qmamba.assess.policies import (
@@ -13,7 +13,7 @@ from qmamba.assess.policies import (
 from qmamba.assess.score import Score
 from qmamba.assess.scorer import DEFAULT_WEIGHTS, Scorer
 from qmamba.assess.table import TABLE_SUFFIXES, TableFile
-from qmamba.assess.views import Picture, PictureViews
+from qmamba.assess.views import ImageInput, ImageViews
 
 __all__ = [
     "COLUMNS",
@@ -22,8 +22,8 @@ __all__ = [
     "CropsPolicy",
     "ImageRow",
     "NativePolicy",
-    "Picture",
-    "PictureViews",
+    "ImageInput",
+    "ImageViews",
     "Policy",
     "ResizePolicy",
     "Score",

@@ -1,4 +1,4 @@
-"""Many pictures: finding them, and scoring them with decoding in parallel and bounded memory."""
+"""Many images: finding them, and scoring them with decoding in parallel and bounded memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from qmamba.assess.score import Score
 from qmamba.assess.scorer import Scorer
-from qmamba.assess.views import PictureViews
+from qmamba.assess.views import ImageViews
 from qmamba.errors import ConfigError, DataError, ImageError, QMambaError
 from qmamba.images import IMAGE_SUFFIXES
 
@@ -22,10 +22,10 @@ _CHUNK = 65_536
 
 @dataclass(frozen=True)
 class ImageRow:
-    """What became of one picture: a score or an error."""
+    """What became of one image: a score or an error."""
 
     image: str
-    """The picture's path."""
+    """The image's path."""
     score: Score | None = None
     """Its score, None where there is an error."""
     error: str | None = None
@@ -59,7 +59,7 @@ COLUMNS = (
 def find_images(
     inputs: Iterable[str], *, recursive: bool = False, stdin: BinaryIO | None = None
 ) -> Iterator[str | ImageRow]:
-    """The pictures that a list of inputs stands for, one after the other.
+    """The images that a list of inputs stands for, one after the other.
 
     A file stands for itself whatever its name. A folder stands for the files in it that have an
     image suffix, in the order of their names, hidden ones left out; with ``recursive`` also for the
@@ -94,10 +94,10 @@ def require_existing(inputs: Iterable[str]) -> None:
 def score_paths(
     scorer: Scorer, paths: Iterable[str | os.PathLike[str] | ImageRow], *, workers: int = 2
 ) -> Generator[ImageRow, None, None]:
-    """Score picture files, one row per file in the order given; a bad file gives an error row.
+    """Score image files, one row per file in the order given; a bad file gives an error row.
 
     Files are decoded ahead in threads, at most two per thread, so that memory depends on the size
-    of the pictures but not on their number. The rows come as they are finished; the threads end
+    of the images but not on their number. The rows come as they are finished; the threads end
     when the iterator does.
 
     Args:
@@ -121,7 +121,7 @@ def _score_paths(
         for result in scorer.score_prepared(prepared):
             name = names.popleft()
             if isinstance(result, QMambaError):
-                # The row names the picture already.
+                # The row names the image already.
                 yield ImageRow(name, error=str(result).replace(f" {name!r}", ""))
             else:
                 yield ImageRow(name, score=result)
@@ -132,9 +132,9 @@ def _prepared(
     paths: Iterable[str | os.PathLike[str] | ImageRow],
     workers: int,
     names: deque[str],
-) -> Generator[PictureViews | QMambaError, None, None]:
+) -> Generator[ImageViews | QMambaError, None, None]:
     pool = ThreadPoolExecutor(workers, thread_name_prefix="qmamba-decode")
-    pending: deque[Future[PictureViews | QMambaError]] = deque()
+    pending: deque[Future[ImageViews | QMambaError]] = deque()
     try:
         for path in paths:
             if isinstance(path, ImageRow):
@@ -151,19 +151,19 @@ def _prepared(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _prepare(scorer: Scorer, path: str) -> PictureViews | QMambaError:
+def _prepare(scorer: Scorer, path: str) -> ImageViews | QMambaError:
     try:
         return scorer.prepare(path)
     except QMambaError as error:
         return error
     except Exception as error:
-        # One picture must not end the work on all the others, whatever it does.
+        # One image must not end the work on all the others, whatever it does.
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return ImageError(f"cannot prepare the picture ({reason})")
+        return ImageError(f"cannot prepare the image ({reason})")
 
 
-def _finished(error: QMambaError) -> Future[PictureViews | QMambaError]:
-    future: Future[PictureViews | QMambaError] = Future()
+def _finished(error: QMambaError) -> Future[ImageViews | QMambaError]:
+    future: Future[ImageViews | QMambaError] = Future()
     future.set_result(error)
     return future
 

@@ -1,7 +1,7 @@
-"""Input policies: which views of a picture the network looks at, and what is done to it before.
+"""Input policies: which views of an image the network looks at, and what is done to it before.
 
 A policy is a frozen dataclass; its text, e.g. "crops(size=224,count=10,layout=fixed)", says all
-that is needed to repeat it and stands beside every score. The score of a picture is the mean over
+that is needed to repeat it and stands beside every score. The score of an image is the mean over
 its views.
 """
 
@@ -18,48 +18,48 @@ from qmamba.errors import CheckpointError, ConfigError
 from qmamba.images import crop_grid, random_crops
 
 SMALLEST_SIDE = 32
-"""Pictures are padded to this side at least: one pixel of the last feature map covers 32 x 32."""
+"""Images are padded to this side at least: one pixel of the last feature map covers 32 x 32."""
 
 _MOST_PIXELS = 2**28
 
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """The geometry of a picture's views: scale, then cut, then pad. Sizes are (height, width).
+    """The geometry of an image's views: scale, then cut, then pad. Sizes are (height, width).
 
-    Cutting before padding gives the same views as padding the whole picture, because a side that is
+    Cutting before padding gives the same views as padding the whole image, because a side that is
     padded is never cut, and a strip of 1 x 1,000,000 pixels never grows to 224 x 1,000,000.
     """
 
     view: tuple[int, int]
     """Size of every view, reached by reflection where the cut is smaller."""
     corners: tuple[tuple[int, int], ...] = ((0, 0),)
-    """Top and left pixel of every view in the scaled picture."""
+    """Top and left pixel of every view in the scaled image."""
     scaled: tuple[int, int] | None = None
-    """Size the picture is scaled to first; None leaves it."""
+    """Size the image is scaled to first; None leaves it."""
     notes: tuple[str, ...] = ()
     """What of this is worth telling the reader of the score."""
 
 
 @dataclass(frozen=True)
 class CropsPolicy:
-    """Square crops at the picture's own resolution, the way the paper trains and tests (10 of 224).
+    """Square crops at the image's own resolution, the way the paper trains and tests (10 of 224).
 
-    The fixed layout depends on the picture's size alone, so the same picture always gives the same
-    crops. The random layout draws them from a generator seeded anew for every picture, so that a
-    score depends on the seed but not on which pictures came before.
+    The fixed layout depends on the image's size alone, so the same image always gives the same
+    crops. The random layout draws them from a generator seeded anew for every image, so that a
+    score depends on the seed but not on which images came before.
     """
 
     name: ClassVar[str] = "crops"
     size: int = 224
-    """Side of a crop in pixels; a smaller picture is padded by reflection."""
+    """Side of a crop in pixels; a smaller image is padded by reflection."""
     count: int = 10
     """Number of crops; where crops of the fixed layout coincide, one of them is kept."""
     layout: Literal["fixed", "random"] = "fixed"
     seed: int = 0
     """Seed of the random layout; without effect on the fixed one."""
     shorter: int | None = None
-    """If given, a picture whose shorter side is longer than this is scaled down to it first."""
+    """If given, an image whose shorter side is longer than this is scaled down to it first."""
 
     def __post_init__(self) -> None:
         _require_positive(self, "size", "count")
@@ -84,7 +84,7 @@ class CropsPolicy:
         return text + ")"
 
     def plan(self, height: int, width: int) -> ViewPlan:
-        """The crops of a picture of height x width pixels."""
+        """The crops of an image of height x width pixels."""
         inner = (height, width)
         notes: tuple[str, ...] = ()
         if self.shorter is not None and min(inner) > self.shorter:
@@ -109,11 +109,11 @@ class CropsPolicy:
 
 @dataclass(frozen=True)
 class NativePolicy:
-    """The whole picture as one view at its own size and shape."""
+    """The whole image as one view at its own size and shape."""
 
     name: ClassVar[str] = "native"
     max_pixels: int = 4_194_304
-    """A picture of more pixels is scaled down to this many first, which bounds time and memory."""
+    """An image of more pixels is scaled down to this many first, which bounds time and memory."""
 
     def __post_init__(self) -> None:
         _require_positive(self, "max_pixels")
@@ -124,7 +124,7 @@ class NativePolicy:
         return f"native(max_pixels={self.max_pixels})"
 
     def plan(self, height: int, width: int) -> ViewPlan:
-        """The single view of a picture of height x width pixels."""
+        """The single view of an image of height x width pixels."""
         inner = (height, width)
         notes: tuple[str, ...] = ()
         longest = self.max_pixels // SMALLEST_SIDE
@@ -143,7 +143,7 @@ class NativePolicy:
 
 @dataclass(frozen=True)
 class ResizePolicy:
-    """The whole picture scaled to a square, whatever its shape, as one view."""
+    """The whole image scaled to a square, whatever its shape, as one view."""
 
     name: ClassVar[str] = "resize"
     size: int = 224
@@ -159,7 +159,7 @@ class ResizePolicy:
         return f"resize(size={self.size})"
 
     def plan(self, height: int, width: int) -> ViewPlan:
-        """The single view of a picture of height x width pixels."""
+        """The single view of an image of height x width pixels."""
         square = (self.size, self.size)
         return ViewPlan(square, scaled=None if (height, width) == square else square)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Score:
-    """The quality of one picture and how it was found. ``float(score)`` is the score."""
+    """The quality of one image and how it was found. ``float(score)`` is the score."""
 
     score: float
     """Quality on ``scale``, clamped to it."""
@@ -20,25 +20,25 @@ class Score:
     scale: tuple[float, float]
     """Lowest and highest possible score."""
     higher_is_better: bool
-    """True if a larger score means a better picture."""
+    """True if a larger score means a better image."""
     crop_spread: float | None
     """Sample standard deviation of the opinion score over the crops, in the points of ``scale``:
-    how much the parts of the picture disagree. A sign of uncertainty, not a confidence interval.
+    how much the parts of the image disagree. A sign of uncertainty, not a confidence interval.
     None where the policy looks at one view only."""
     policy: str
-    """Which views of the picture were scored, e.g. "crops(size=224,count=10,layout=fixed)"."""
+    """Which views of the image were scored, e.g. "crops(size=224,count=10,layout=fixed)"."""
     model: str
     """Name of the weights."""
     sha256: str
     """SHA-256 of the weights file, hexadecimal; empty for a model that never was a file."""
     width: int
-    """Width in pixels of the upright picture, before any padding or scaling."""
+    """Width in pixels of the upright image, before any padding or scaling."""
     height: int
-    """Height in pixels of the upright picture, before any padding or scaling."""
+    """Height in pixels of the upright image, before any padding or scaling."""
     notes: tuple[str, ...] = ()
-    """What was done to the picture on the way, e.g. "padded from 100x80 by reflection"."""
+    """What was done to the image on the way, e.g. "padded from 100x80 by reflection"."""
     image: str | None = None
-    """Name of the source: the path, or None for a picture given as an array."""
+    """Name of the source: the path, or None for an image given as an array."""
 
     def __float__(self) -> float:
         return self.score
@@ -63,7 +63,7 @@ class Score:
 
 
 def pool_views(opinions: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation of the opinion scores of one picture's views.
+    """Mean and sample standard deviation of the opinion scores of one image's views.
 
     The sums are exact (:func:`math.fsum`), so the order of the views does not matter. The deviation
     of a single view is None.

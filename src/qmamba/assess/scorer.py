@@ -1,4 +1,4 @@
-"""Scorer: pictures in, scores out."""
+"""Scorer: images in, scores out."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from qmamba.assess.policies import CropsPolicy, Policy, parse_policy, policy_from_metadata
 from qmamba.assess.score import Score, pool_views
-from qmamba.assess.views import Picture, PictureViews, cut_views, prepare
+from qmamba.assess.views import ImageInput, ImageViews, cut_views, prepare
+from qmamba.checkpoints import load, load_tuned, load_tuned_model
 from qmamba.errors import CheckpointError, ConfigError, ImageError, QMambaError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, normalize
-from qmamba.models import Model, ModelMetadata, QMamba, ScoreScale, TimmBackbone, load
-from qmamba.models.inference import Precision, inference_network
-from qmamba.prompts import load_tuned, load_tuned_model
+from qmamba.inference.prepare import Precision, inference_network
+from qmamba.models import Model, ModelMetadata, QMamba, ScoreScale, TimmBackbone
 
 DEFAULT_WEIGHTS = "qmamba-nano-biq2021"
 """The weights that come with the package and are taken where none are named."""
@@ -28,7 +28,7 @@ DEFAULT_WEIGHTS = "qmamba-nano-biq2021"
 PIXELS_PER_CALL = 4_194_304
 """Pixels that one call of the network takes at most (83 crops of 224), unless one view has more.
 
-The views of a picture with more of them take several calls."""
+The views of an image with more of them take several calls."""
 
 _OVERSHOOT = 0.5
 _SINGLE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor)
@@ -37,7 +37,7 @@ Scored: TypeAlias = Score | list[Score] | Iterator[Score]
 
 
 class _Sent(NamedTuple):
-    """A picture on its way through the network."""
+    """An image on its way through the network."""
 
     outputs: Tensor
     width: int
@@ -47,13 +47,13 @@ class _Sent(NamedTuple):
 
 
 class Scorer:
-    """Scores pictures with one model and one policy.
+    """Scores images with one model and one policy.
 
     The weights are those of the moment the scorer is made; :meth:`score_tensor` alone follows later
     changes of the model.
 
-    The same picture always gets the same bits on one machine with one number of threads: its views
-    go through the network in a call of their own. Pictures never share a call, because the sums
+    The same image always gets the same bits on one machine with one number of threads: its views
+    go through the network in a call of their own. Images never share a call, because the sums
     inside a matrix product depend on the number of its rows.
 
     A scorer can be pickled and copied; one that was pickled or copied deeply is prepared anew, with
@@ -62,14 +62,14 @@ class Scorer:
     Args:
         model: a model with one output. It is put in evaluation mode and stays on its device.
         metadata: what the model is for; ``None`` takes ``model.metadata``.
-        policy: which views of a picture are scored, as an object or as a text such as
+        policy: which views of an image are scored, as an object or as a text such as
             ``"crops:count=5"`` whose other fields are the model's own; ``None`` takes the model's.
         precision: ``"fp32"``; ``"bf16"`` for bfloat16 weights and activations; ``"int8"``, on the
             CPU, for products of 8-bit integers. Both are faster where the processor has
             instructions for them and change scores slightly.
-        batch_size: number of pictures that are sent to a GPU before the first result is waited
-            for. Scores do not depend on it; the CPU finishes one picture after the other.
-        max_pixels: largest picture, in pixels, that is decoded from a file.
+        batch_size: number of images that are sent to a GPU before the first result is waited
+            for. Scores do not depend on it; the CPU finishes one image after the other.
+        max_pixels: largest image, in pixels, that is decoded from a file.
         tuned: a tuned file (:mod:`qmamba.prompts`) that is put on the model, which stays as it is.
 
     Raises:
@@ -122,7 +122,7 @@ class Scorer:
         self.policy: Policy = (
             parse_policy(policy, own) if isinstance(policy, str) else policy or own
         )
-        """Which views of a picture are scored."""
+        """Which views of an image are scored."""
         _require_views(self.policy, model.config.image_size, _named(metadata))
         self.batch_size = _positive("batch_size", batch_size)
         self.max_pixels = _positive("max_pixels", max_pixels)
@@ -143,7 +143,7 @@ class Scorer:
         """Load weights and make a scorer of them; the parameters are frozen.
 
         Args:
-            name_or_path: embedded weights (:func:`~qmamba.models.list_weights`), path or hub id;
+            name_or_path: embedded weights (:func:`~qmamba.checkpoints.list_weights`), path or hub id;
                 ``None`` is :data:`DEFAULT_WEIGHTS`, or the embedded base of a tuned file.
             device: where the network runs, for example ``"cpu"``, ``"cuda:0"`` or ``"mps"``.
             policy, precision, batch_size, max_pixels: see the class.
@@ -185,40 +185,40 @@ class Scorer:
         self._network = inference_network(self.model, self.precision)
 
     @overload
-    def __call__(self, pictures: Picture) -> Score: ...  # type: ignore[overload-overlap]
+    def __call__(self, images: ImageInput) -> Score: ...  # type: ignore[overload-overlap]
 
     @overload
     def __call__(  # type: ignore[overload-overlap]
-        self, pictures: list[Any] | tuple[Any, ...]
+        self, images: list[Any] | tuple[Any, ...]
     ) -> list[Score]: ...
 
     @overload
-    def __call__(self, pictures: Iterable[Any]) -> Iterator[Score]: ...
+    def __call__(self, images: Iterable[Any]) -> Iterator[Score]: ...
 
-    def __call__(self, pictures: Any) -> Scored:
-        """Score one picture or several; no gradients.
+    def __call__(self, images: Any) -> Scored:
+        """Score one image or several; no gradients.
 
         Args:
-            pictures: one picture (:data:`~qmamba.assess.Picture`), which gives a
-                :class:`Score`; a list or tuple of pictures, or a batch as a 4-dimensional array or
-                tensor, which gives a list; any other iterable of pictures, which gives an iterator
+            images: one image (:data:`~qmamba.assess.ImageInput`), which gives a
+                :class:`Score`; a list or tuple of images, or a batch as a 4-dimensional array or
+                tensor, which gives a list; any other iterable of images, which gives an iterator
                 that reads and scores as it is drawn from.
 
         Raises:
-            ImageError: a picture cannot be decoded or is not in an accepted form. To go on past bad
+            ImageError: an image cannot be decoded or is not in an accepted form. To go on past bad
                 files use :func:`qmamba.assess.score_paths`.
         """
-        if isinstance(pictures, (list, tuple)) or getattr(pictures, "ndim", 0) == 4:
-            return list(self._score_all(pictures))
-        is_file = hasattr(pictures, "read")
-        if isinstance(pictures, _SINGLE) or is_file or not isinstance(pictures, Iterable):
-            return next(self._score_all([pictures]))
-        return self._score_all(pictures)
+        if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4:
+            return list(self._score_all(images))
+        is_file = hasattr(images, "read")
+        if isinstance(images, _SINGLE) or is_file or not isinstance(images, Iterable):
+            return next(self._score_all([images]))
+        return self._score_all(images)
 
     def score_tensor(self, images: Tensor) -> Tensor:
         """Opinion scores of a batch, with gradients: use it as a loss.
 
-        The policy's views are taken as for any picture. Gradients flow to the images, and to the
+        The policy's views are taken as for any image. Gradients flow to the images, and to the
         parameters that ask for them. Agrees with ``Score.raw`` to rounding.
 
         Args:
@@ -253,33 +253,33 @@ class Scorer:
         per_image = outputs.view(len(images), -1).mean(1)
         return self.scale.target_mean + self.scale.target_std * per_image
 
-    def prepare(self, picture: Picture) -> PictureViews:
-        """Decode one picture and take the policy's views; safe to call from many threads."""
-        return prepare(picture, self.policy, max_pixels=self.max_pixels)
+    def prepare(self, image: ImageInput) -> ImageViews:
+        """Decode one image and take the policy's views; safe to call from many threads."""
+        return prepare(image, self.policy, max_pixels=self.max_pixels)
 
     def score_prepared(
-        self, pictures: Iterable[PictureViews | QMambaError]
+        self, images: Iterable[ImageViews | QMambaError]
     ) -> Iterator[Score | QMambaError]:
-        """Score prepared pictures in order, as they are drawn.
+        """Score prepared images in order, as they are drawn.
 
         Args:
-            pictures: from :meth:`prepare`; an error stands for a picture that could not be
+            images: from :meth:`prepare`; an error stands for an image that could not be
                 prepared and is handed on in its place.
 
         Returns:
-            One score or error per picture.
+            One score or error per image.
         """
         depth = 1 if self.device.type == "cpu" else self.batch_size
         sent: list[_Sent | QMambaError] = []
-        for picture in pictures:
-            sent.append(picture if isinstance(picture, QMambaError) else self._send(picture))
+        for image in images:
+            sent.append(image if isinstance(image, QMambaError) else self._send(image))
             if len(sent) == depth:
                 yield from map(self._receive, sent)
                 sent = []
         yield from map(self._receive, sent)
 
-    def _score_all(self, pictures: Iterable[Any]) -> Iterator[Score]:
-        for result in self.score_prepared(self.prepare(picture) for picture in pictures):
+    def _score_all(self, images: Iterable[Any]) -> Iterator[Score]:
+        for result in self.score_prepared(self.prepare(image) for image in images):
             if isinstance(result, QMambaError):
                 raise result
             yield result
@@ -287,16 +287,16 @@ class Scorer:
     # Under inference_mode, index tables that layers cache on first use would be unfit for the
     # gradients that score_tensor asks for later.
     @torch.no_grad()
-    def _send(self, picture: PictureViews) -> _Sent | QMambaError:
-        """Start the network on the views of one picture, without waiting for the result."""
-        views, _, height, width = picture.views.shape
+    def _send(self, image: ImageViews) -> _Sent | QMambaError:
+        """Start the network on the views of one image, without waiting for the result."""
+        views, _, height, width = image.views.shape
         chunk = max(1, PIXELS_PER_CALL // (height * width))
         parameter = next(self.model.parameters())
         try:
             outputs = torch.cat(
                 [
                     self._network(normalize(part.to(parameter)))[:, 0]
-                    for part in picture.views.split(chunk)
+                    for part in image.views.split(chunk)
                 ]
             )
         except (RuntimeError, MemoryError) as error:
@@ -306,7 +306,7 @@ class Scorer:
                 f"the memory of {self.device} is too small for {min(chunk, views)} views of "
                 f"{width} x {height} pixels; choose a policy with smaller views"
             )
-        return _Sent(outputs, picture.width, picture.height, picture.notes, picture.name)
+        return _Sent(outputs, image.width, image.height, image.notes, image.name)
 
     def _receive(self, sent: _Sent | QMambaError) -> Score | QMambaError:
         if isinstance(sent, QMambaError):
@@ -316,7 +316,7 @@ class Scorer:
             for value in sent.outputs.tolist()
         ]
         if not all(map(math.isfinite, opinions)):
-            return ImageError("the network's output for this picture is not finite")
+            return ImageError("the network's output for this image is not finite")
         raw, spread = pool_views(opinions)
         return Score(
             score=min(max(raw, self.scale.low), self.scale.high),

@@ -1,4 +1,4 @@
-"""From a picture in any accepted form to the views of it that a policy asks for."""
+"""From an image in any accepted form to the views of it that a policy asks for."""
 
 from __future__ import annotations
 
@@ -15,57 +15,57 @@ from qmamba.assess.policies import Policy, ViewPlan
 from qmamba.images import DEFAULT_MAX_PIXELS, pad_to, read_image, resize_to, to_tensor
 
 ImageFile: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO
-Picture: TypeAlias = ImageFile | Image.Image | np.ndarray | Tensor
-"""One picture: a path, a file's bytes or stream, a Pillow picture, an array (height, width[,
+ImageInput: TypeAlias = ImageFile | Image.Image | np.ndarray | Tensor
+"""One image: a path, a file's bytes or stream, a Pillow image, an array (height, width[,
 channels]) of uint8, uint16 or float in [0, 1], or a tensor (channels, height, width) of uint8 or
 float in [0, 1]."""
 
 
 @dataclass(frozen=True, eq=False)
-class PictureViews:
-    """The views of one picture, ready for a network."""
+class ImageViews:
+    """The views of one image, ready for a network."""
 
     views: Tensor
     """float32 ``(views, 3, height, width)`` in [0, 1]."""
     width: int
-    """Width of the upright picture in pixels."""
+    """Width of the upright image in pixels."""
     height: int
-    """Height of the upright picture in pixels."""
+    """Height of the upright image in pixels."""
     notes: tuple[str, ...]
-    """What was done to the picture, from decoding to padding."""
+    """What was done to the image, from decoding to padding."""
     name: str | None
-    """The picture's path, None where it has none."""
+    """The image's path, None where it has none."""
 
 
 def prepare(
-    picture: Picture, policy: Policy, *, max_pixels: int = DEFAULT_MAX_PIXELS
-) -> PictureViews:
-    """Decode a picture and take its views. Safe to call from many threads at once.
+    image: ImageInput, policy: Policy, *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> ImageViews:
+    """Decode an image and take its views. Safe to call from many threads at once.
 
     Args:
-        picture: see :data:`Picture`.
+        image: see :data:`ImageInput`.
         policy: which views to take.
-        max_pixels: largest picture that is decoded, in pixels.
+        max_pixels: largest image that is decoded, in pixels.
 
     Raises:
-        ImageError: the picture cannot be decoded or is not in an accepted form.
+        ImageError: the image cannot be decoded or is not in an accepted form.
     """
-    if not isinstance(picture, (Image.Image, np.ndarray, Tensor)):
-        decoded = read_image(picture, max_pixels=max_pixels)
+    if not isinstance(image, (Image.Image, np.ndarray, Tensor)):
+        decoded = read_image(image, max_pixels=max_pixels)
         height, width = decoded.pixels.shape[:2]
         plan = policy.plan(height, width)
-        # A large picture as floats is four times its size, so only the views are converted.
+        # A large image as floats is four times its size, so only the views are converted.
         views = (
             cut_views(to_tensor(decoded), plan)
             if plan.scaled is not None
             else torch.stack([_padded(to_tensor(cut), plan) for cut in _cuts(decoded.pixels, plan)])
         )
-        return PictureViews(views, width, height, decoded.notes + plan.notes, decoded.path)
-    image = to_tensor(picture)
+        return ImageViews(views, width, height, decoded.notes + plan.notes, decoded.path)
+    image = to_tensor(image)
     height, width = image.shape[-2:]
     plan = policy.plan(height, width)
-    name = getattr(picture, "filename", None)
-    return PictureViews(
+    name = getattr(image, "filename", None)
+    return ImageViews(
         cut_views(image, plan), width, height, plan.notes, name if isinstance(name, str) else None
     )
 

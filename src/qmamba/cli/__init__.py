@@ -24,7 +24,7 @@ from qmamba.cli.tune import tune
 
 app = typer.Typer(
     name="qmamba",
-    help="Quality scores of pictures with state space models.",
+    help="Quality scores of images with state space models.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

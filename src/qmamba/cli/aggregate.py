@@ -36,13 +36,13 @@ def aggregate(
 
     Exit code: 0 done, 2 the reports do not belong together.
     """
-    from qmamba.evaluation.quality_aggregate import aggregate as medians
-    from qmamba.evaluation.quality_aggregate import (
+    from qmamba.evaluation.quality.aggregate import aggregate as medians
+    from qmamba.evaluation.quality.aggregate import (
         aggregate_legend,
         aggregate_rows,
         write_aggregate,
     )
-    from qmamba.evaluation.quality_report import read_report
+    from qmamba.evaluation.quality.report import read_report
 
     result = medians([read_report(path) for path in reports], resamples=resamples, seed=seed)
     header, rows = aggregate_rows(result)

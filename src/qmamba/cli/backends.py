@@ -15,7 +15,7 @@ def backends() -> None:
     import torch
 
     from qmamba import ops
-    from qmamba.ops.dispatch import BACKEND_VARIABLE
+    from qmamba.ops.scan.dispatch import BACKEND_VARIABLE
 
     typer.echo(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"

@@ -116,7 +116,7 @@ class Progress:
     """How far the work is: a bar that redraws itself on a terminal, a line now and then elsewhere.
 
     Args:
-        total: number of pictures, None if not known.
+        total: number of images, None if not known.
         stream: where it is drawn.
         clock: seconds that only ever grow.
     """
@@ -135,7 +135,7 @@ class Progress:
         self._length = 0
 
     def update(self, done: float, failed: int) -> None:
-        """Tell how many pictures are done, parts of one included, and how many of them failed."""
+        """Tell how many images are done, parts of one included, and how many of them failed."""
         now = self._clock()
         pause = _SECONDS_BETWEEN_BARS if self._on_terminal else _SECONDS_BETWEEN_LINES
         if now - self._drawn < pause:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from qmamba.datasets import CheckReport
 
 datasets = typer.Typer(
-    name="datasets", help="Data sets of pictures with scores.", no_args_is_help=True
+    name="datasets", help="Data sets of images with scores.", no_args_is_help=True
 )
 
 
@@ -62,7 +62,7 @@ def check(
 ) -> None:
     """Show what is there of the data sets: images, contents, score range and problems.
 
-    Picture files are looked for and not opened.
+    Image files are looked for and not opened.
 
     Exit code: 0 all complete, 1 something is wrong or missing, 2 wrong usage or nothing found.
     """

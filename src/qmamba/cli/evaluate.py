@@ -37,9 +37,9 @@ from qmamba.files import require_writable
 if TYPE_CHECKING:
     from qmamba.assess import Scorer
     from qmamba.datasets import RatedDataset
-    from qmamba.evaluation.quality import Breakdown
-    from qmamba.evaluation.quality_parts import PartName, RatedPart
-    from qmamba.models.inference import Precision
+    from qmamba.evaluation.quality.evaluate import Breakdown
+    from qmamba.evaluation.quality.parts import PartName, RatedPart
+    from qmamba.inference.prepare import Precision
 
 _NO_SPLIT = "none"
 _AUTO = "auto"
@@ -170,10 +170,10 @@ def evaluate(
     undefined figures, 2 wrong usage or data, 130 interrupted.
     """
     from qmamba.evaluation.quality import evaluate as measured
-    from qmamba.evaluation.quality import learnt_policies
-    from qmamba.evaluation.quality_cache import PredictionCache
-    from qmamba.evaluation.quality_predictions import UnscoredError, write_predictions
-    from qmamba.evaluation.quality_tables import write_report
+    from qmamba.evaluation.quality.cache import PredictionCache
+    from qmamba.evaluation.quality.evaluate import learnt_policies
+    from qmamba.evaluation.quality.predictions import UnscoredError, write_predictions
+    from qmamba.evaluation.quality.tables import write_report
 
     outputs = output or []
     _check_outputs(outputs, predictions, plot)
@@ -238,7 +238,7 @@ def evaluate(
         names = [row.dataset for row in result.report.rows]
         write_predictions(predictions, zip(names, result.predictions, strict=True))
     if plot is not None:
-        from qmamba.evaluation.quality_plots import plot_evaluation
+        from qmamba.evaluation.quality.plots import plot_evaluation
 
         plot_evaluation(plot, result)
     written = [*outputs, *([predictions] if predictions else []), *([plot] if plot else [])]
@@ -252,8 +252,8 @@ def evaluate(
 
 def _check_outputs(outputs: list[Path], predictions: Path | None, plot: Path | None) -> None:
     """Find unusable files and missing packages before the work, not after it."""
-    from qmamba.evaluation.quality_plots import check_plot_path
-    from qmamba.evaluation.quality_tables import check_report_path
+    from qmamba.evaluation.quality.plots import check_plot_path
+    from qmamba.evaluation.quality.tables import check_report_path
 
     for path in outputs:
         check_report_path(path)
@@ -273,7 +273,7 @@ def _parts(
     train_share: float,
     part: str | None,
 ) -> list[RatedPart]:
-    from qmamba.evaluation.quality_parts import select_part
+    from qmamba.evaluation.quality.parts import select_part
 
     rules = for_each(written, [dataset.name for dataset in datasets], _AUTO, "--split")
     parts = []

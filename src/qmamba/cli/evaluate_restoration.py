@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from qmamba.datasets.restoration_sets import RestorationSet
-    from qmamba.evaluation.restoration_table import TableRow
-    from qmamba.models.inference import Precision
+    from qmamba.evaluation.restoration.table import TableRow
+    from qmamba.inference.prepare import Precision
     from qmamba.restore.degradations import Degradation
 
 
@@ -80,7 +80,7 @@ def evaluate_restoration(
         str,
         typer.Option(
             metavar="whole|official",
-            help="Pictures at once, or in the tiles of MambaIR's published evaluation.",
+            help="Images at once, or in the tiles of MambaIR's published evaluation.",
         ),
     ] = "whole",
     ensemble: Annotated[
@@ -107,14 +107,9 @@ def evaluate_restoration(
 
     Exit code: 0 measured, 2 wrong usage or data.
     """
-    from qmamba.evaluation.restoration_benchmark import evaluate_set
-    from qmamba.evaluation.restoration_modes import MODES
-    from qmamba.evaluation.restoration_table import (
-        TableRow,
-        check_suffix,
-        table_cells,
-        write_table,
-    )
+    from qmamba.evaluation.restoration.benchmark import evaluate_set
+    from qmamba.evaluation.restoration.modes import MODES
+    from qmamba.evaluation.restoration.table import TableRow, check_suffix, table_cells, write_table
 
     if mode not in MODES:
         raise ConfigError(f"--mode must be one of {', '.join(MODES)}, got {mode!r}.")
@@ -169,15 +164,16 @@ class _Network:
     """A loaded network with its name and its cost."""
 
     def __init__(self, source: str, device: str, precision: str) -> None:
-        from qmamba.evaluation.restoration_cost import network_cost
-        from qmamba.models import MambaIR, load
-        from qmamba.models.inference import inference_network
-        from qmamba.models.sources import read_weights
-        from qmamba.restore.catalogue import purpose_of
+        from qmamba.checkpoints import load
+        from qmamba.checkpoints.sources import read_weights
+        from qmamba.evaluation.restoration.cost import network_cost
+        from qmamba.inference.prepare import inference_network
+        from qmamba.models import MambaIR
+        from qmamba.restore.catalog import purpose_of
 
         network = load(source, device=device)
         if not isinstance(network, MambaIR):
-            raise ConfigError(f"{source} restores no pictures; give weights of a mambair-* model.")
+            raise ConfigError(f"{source} restores no images; give weights of a mambair-* model.")
         quantization = getattr(network, "quantization", None)
         self.source = source
         self.name = shown(network.metadata.name if network.metadata else source)
@@ -272,7 +268,7 @@ def _test_sets(
             raise DataError(f"There is no folder of {name!r} below {str(data)!r}.")
         if each is not None:
             if not each.complete:
-                say(f"note: {shown(each.name)} has only {len(each.paths)} of its pictures here")
+                say(f"note: {shown(each.name)} has only {len(each.paths)} of its images here")
             found.append(each)
     if not found:
         raise DataError(

@@ -10,23 +10,23 @@ import torch
 
 from qmamba.assess import Scorer
 from qmamba.errors import DataError, QMambaError
-from qmamba.evaluation.restoration import judge
-from qmamba.images import PictureLayers, read_image, read_layers
+from qmamba.evaluation.restoration.protocol import judge
+from qmamba.images import ImageLayers, read_image, read_layers
 from qmamba.images.samples import reduced
 from qmamba.restore import RestoredRow
 from qmamba.restore.degradations import enlarge
 
 UNLIMITED = sys.maxsize
-"""Largest picture, in pixels, where the picture is a result of our own."""
+"""Largest image, in pixels, where the image is a result of our own."""
 
 
 def measured(
-    row: RestoredRow, original: PictureLayers | None, scorer: Scorer | None, max_pixels: int
+    row: RestoredRow, original: ImageLayers | None, scorer: Scorer | None, max_pixels: int
 ) -> Iterator[tuple[str, bool]]:
-    """Lines on a written picture, each with whether it holds figures or says why there are none.
+    """Lines on a written image, each with whether it holds figures or says why there are none.
 
     Args:
-        row: of a restored picture.
+        row: of a restored image.
         original: what it is compared with; None for no comparison.
         scorer: what scores it; None for no score.
         max_pixels: largest input that is decoded.
@@ -40,19 +40,19 @@ def measured(
         try:
             yield scored(row, scorer, max_pixels), True
         except Exception as error:
-            # The picture is restored, so whatever happens here must not end the work on the others.
+            # The image is restored, so whatever happens here must not end the work on the others.
             yield f"  no quality score: {_reason(error)}", False
 
 
-def require_fitting_size(original: PictureLayers, picture: PictureLayers, scale: int) -> None:
-    """Refuse an original that does not have the size that a picture will get.
+def require_fitting_size(original: ImageLayers, image: ImageLayers, scale: int) -> None:
+    """Refuse an original that does not have the size that an image will get.
 
-    One that is larger by less than the scale fits, as the small picture may have been made of it.
+    One that is larger by less than the scale fits, as the small image may have been made of it.
 
     Raises:
         DataError: it has another size.
     """
-    height, width = scale * picture.height, scale * picture.width
+    height, width = scale * image.height, scale * image.width
     if not _fits(original, height, width, scale):
         raise DataError(
             f"The original {original.path!r} has {original.width}x{original.height} pixels and the "
@@ -60,21 +60,21 @@ def require_fitting_size(original: PictureLayers, picture: PictureLayers, scale:
         )
 
 
-def compared(row: RestoredRow, original: PictureLayers, max_pixels: int) -> str:
-    """PSNR and SSIM of a written picture and of its input, in one line.
+def compared(row: RestoredRow, original: ImageLayers, max_pixels: int) -> str:
+    """PSNR and SSIM of a written image and of its input, in one line.
 
     The written file is read again, so what its format lost counts. In super-resolution the luma is
     compared without a border of as many pixels as the scale, and the input is enlarged by bicubic
     interpolation; otherwise all channels are compared. An original that is larger by less than the
-    scale is cut at the bottom and the right, as the small picture was made of it.
+    scale is cut at the bottom and the right, as the small image was made of it.
 
     Raises:
         DataError: the original has another size or other channels.
     """
-    assert row.restored is not None, "only a restored picture can be compared"
+    assert row.restored is not None, "only a restored image can be compared"
     scale = row.restored.scale
     result, before, clean = (
-        _eight_bits(layers.colours)
+        _eight_bits(layers.colors)
         for layers in (
             read_layers(row.output, max_pixels=UNLIMITED),
             read_layers(row.image, max_pixels=max_pixels),
@@ -102,9 +102,9 @@ def scored(row: RestoredRow, scorer: Scorer, max_pixels: int) -> str:
     """Quality scores of a written result and of its input, in one line.
 
     The input of super-resolution is enlarged by bicubic interpolation first, because the score of a
-    picture depends on its size.
+    image depends on its size.
     """
-    assert row.restored is not None, "only a restored picture can be compared"
+    assert row.restored is not None, "only a restored image can be compared"
     scale = row.restored.scale
     before = read_image(row.image, max_pixels=max_pixels).pixels
     if scale > 1:
@@ -113,7 +113,7 @@ def scored(row: RestoredRow, scorer: Scorer, max_pixels: int) -> str:
     return f"  quality {scorer(row.output).score:.4g}; {name} {scorer(before).score:.4g}"
 
 
-def _fits(original: PictureLayers, height: int, width: int, scale: int) -> bool:
+def _fits(original: ImageLayers, height: int, width: int, scale: int) -> bool:
     return 0 <= original.height - height < scale and 0 <= original.width - width < scale
 
 

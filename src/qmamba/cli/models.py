@@ -32,7 +32,8 @@ def models(
     ] = None,
 ) -> None:
     """List the models, their parameters and cost, and the embedded weights."""
-    from qmamba.models import MODELS, count_parameters, list_models, list_weights
+    from qmamba.checkpoints import list_weights
+    from qmamba.models import MODELS, count_parameters, list_models
 
     if size is not None and not flops:
         raise ConfigError("--size is the image size for --flops; add --flops.")
@@ -85,8 +86,8 @@ def _parsed_size(text: str) -> tuple[int, int]:
 
 
 def _described(weights: str) -> list[str]:
-    from qmamba.models import describe
-    from qmamba.restore.catalogue import purpose_of
+    from qmamba.checkpoints import describe
+    from qmamba.restore.catalog import purpose_of
 
     metadata = describe(weights)
     lines = [f"  {weights}"]

@@ -10,15 +10,15 @@ import typer
 from qmamba.cli.common import say, shown, table_lines
 
 if TYPE_CHECKING:
-    from qmamba.evaluation.quality_figures import Figure
-    from qmamba.evaluation.quality_report import QualityReport
+    from qmamba.evaluation.quality.figures import Figure
+    from qmamba.evaluation.quality.report import QualityReport
 
 _SHOWN = ("srcc", "plcc", "plcc_logistic4", "plcc_logistic5", "krcc", "rmse", "rmse_logistic4")
 
 
 def show_report(report: QualityReport) -> None:
     """Print the figures of every data set with their intervals, the average and the groups."""
-    from qmamba.evaluation.quality_tables import TITLES, part_name
+    from qmamba.evaluation.quality.tables import TITLES, part_name
 
     names = [name for name in _SHOWN if any(name in row.figures for row in report.rows)]
     header = ("data set", "images", *(TITLES[name] for name in names))
@@ -43,7 +43,7 @@ def _two_lines(
     title: str, images: str, names: list[str], figures: Mapping[str, Figure]
 ) -> list[tuple[str, ...]]:
     """The values, and below them the intervals, if there are any."""
-    from qmamba.evaluation.quality_tables import number, span
+    from qmamba.evaluation.quality.tables import number, span
 
     values = [number(name, figures[name].value) if name in figures else "-" for name in names]
     spans = [span(name, figures[name]) if name in figures else "" for name in names]
@@ -52,7 +52,7 @@ def _two_lines(
 
 
 def _show_groups(report: QualityReport) -> None:
-    from qmamba.evaluation.quality_tables import TITLES, number, present
+    from qmamba.evaluation.quality.tables import TITLES, number, present
 
     for by in dict.fromkeys(group.by for row in report.rows for group in row.groups):
         groups = [(row.dataset, group) for row in report.rows for group in row.groups]

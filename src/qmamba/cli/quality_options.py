@@ -28,7 +28,7 @@ from qmamba.errors import ConfigError
 if TYPE_CHECKING:
     from qmamba.datasets import RatedDataset, Split
     from qmamba.training.options import TrainingOptions
-    from qmamba.training.quality import QualityPart, QualityTask
+    from qmamba.training.quality.task import QualityPart, QualityTask
 
 PARAMETER = "data"
 """Name of the parameter of a command that is replaced by the options."""
@@ -39,7 +39,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class QualityArguments:
-    """Rated pictures, how they are divided, and what is done with them, as it was written."""
+    """Rated images, how they are divided, and what is done with them, as it was written."""
 
     data: Annotated[
         list[str], typer.Option("--data", metavar="DATA", help=DATA_HELP, show_default=False)
@@ -49,7 +49,7 @@ class QualityArguments:
         typer.Option(
             "--split",
             metavar="SPLIT",
-            help=f"{SPLIT_HELP} none: every picture trains.",
+            help=f"{SPLIT_HELP} none: every image trains.",
             show_default=False,
         ),
     ] = None
@@ -73,17 +73,17 @@ class QualityArguments:
         int, typer.Option(min=32, metavar="PIXELS", help="Side of the square training crops.")
     ] = 224
     crops: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Crops of a training picture in one epoch.")
+        int, typer.Option(min=1, metavar="N", help="Crops of a training image in one epoch.")
     ] = 10
     test_crops: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Crops of a picture that is scored.")
+        int, typer.Option(min=1, metavar="N", help="Crops of an image that is scored.")
     ] = 10
     test_size: Annotated[
         int | None,
         typer.Option(
             min=32,
             metavar="PIXELS",
-            help="Side of the crops of a picture that is scored (--crop-size).",
+            help="Side of the crops of an image that is scored (--crop-size).",
             show_default=False,
         ),
     ] = None
@@ -91,7 +91,7 @@ class QualityArguments:
         list[str] | None,
         typer.Option(
             metavar="PIXELS",
-            help="Scale pictures down to this shorter side first, or none; NAME=... for one data"
+            help="Scale images down to this shorter side first, or none; NAME=... for one data"
             " set of several (384 for koniq10k and spaq, none for others).",
             show_default=False,
         ),
@@ -100,7 +100,7 @@ class QualityArguments:
         str,
         typer.Option(
             metavar="proportional|balanced",
-            help="Whether every picture or every data set of a mix comes equally often.",
+            help="Whether every image or every data set of a mix comes equally often.",
         ),
     ] = "proportional"
     head_factor: Annotated[
@@ -110,15 +110,15 @@ class QualityArguments:
     lower_is_better: LowerIsBetterOption = None
     skip_bad: Annotated[
         bool,
-        typer.Option("--skip-bad", help="Leave out pictures that are missing or unreadable."),
+        typer.Option("--skip-bad", help="Leave out images that are missing or unreadable."),
     ] = False
     memory: Annotated[
-        float, typer.Option(min=0, metavar="GIB", help="Memory for decoded pictures, per process.")
+        float, typer.Option(min=0, metavar="GIB", help="Memory for decoded images, per process.")
     ] = 8.0
 
     @property
     def scored_size(self) -> int:
-        """Side of the crops of a picture that is scored, in pixels."""
+        """Side of the crops of an image that is scored, in pixels."""
         return self.crop_size if self.test_size is None else self.test_size
 
 
@@ -149,7 +149,7 @@ def quality_task(
     resume: bool = False,
     facing: Callable[[list[QualityPart]], list[QualityPart]] = lambda parts: parts,
 ) -> QualityTask:
-    """Read the data sets, divide them, and check every picture.
+    """Read the data sets, divide them, and check every image.
 
     Args:
         arguments: what was written.
@@ -157,17 +157,17 @@ def quality_task(
         out: folder of the run, where the splits are kept.
         tell: takes what the person at the screen should know, one line each.
         resume: divide as the run in the folder has.
-        facing: changes the parts before anything is learnt from them.
+        facing: changes the parts before anything is learned from them.
 
     Raises:
         ConfigError: an option is not allowed.
-        DataError: a data set, split or picture is not usable.
+        DataError: a data set, split or image is not usable.
     """
     from qmamba.assess import CropsPolicy
     from qmamba.training.distributed import is_main
     from qmamba.training.log import require_tensorboard
-    from qmamba.training.losses import parse_loss
-    from qmamba.training.quality import QualityTask, check_options
+    from qmamba.training.quality.losses import parse_loss
+    from qmamba.training.quality.task import QualityTask, check_options
 
     check_options(arguments.crop_size, arguments.crops, arguments.sampling, arguments.head_factor)
     if options.tensorboard:
@@ -231,8 +231,8 @@ class _Reading:
 def _parts(
     arguments: QualityArguments, datasets: Sequence[RatedDataset], out: Path, resume: bool
 ) -> list[QualityPart]:
-    from qmamba.training.quality import QualityPart
-    from qmamba.training.quality_run import kept_split, splits_path
+    from qmamba.training.quality.run import kept_split, splits_path
+    from qmamba.training.quality.task import QualityPart
 
     names = [dataset.name for dataset in datasets]
     sizes = for_each(arguments.shorter or [], names, "paper", "--shorter")
@@ -242,7 +242,7 @@ def _parts(
         rule, shorter = rules[dataset.name], _shorter(sizes[dataset.name], dataset.name)
         if rule == "none":
             if arguments.validation_share:
-                raise ConfigError("--split none leaves no picture for --validation-share.")
+                raise ConfigError("--split none leaves no image for --validation-share.")
             parts.append(QualityPart(dataset, tuple(range(len(dataset))), (), shorter))
             continue
         path = splits_path(out, dataset, datasets)
@@ -252,7 +252,7 @@ def _parts(
 
 
 def _drawn(arguments: QualityArguments, dataset: RatedDataset, rule: str) -> Split:
-    from qmamba.training.quality_run import hold_out
+    from qmamba.training.quality.run import hold_out
 
     seed, share = arguments.split_seed, arguments.validation_share
     split = chosen_split(dataset, rule, seed=seed, train_share=arguments.train_share)
@@ -260,7 +260,7 @@ def _drawn(arguments: QualityArguments, dataset: RatedDataset, rule: str) -> Spl
 
 
 def _shorter(text: str, name: str) -> int | None:
-    from qmamba.training.quality import PAPER_SHORTER
+    from qmamba.training.quality.task import PAPER_SHORTER
 
     if text == "paper":
         return PAPER_SHORTER.get(name)

@@ -52,7 +52,7 @@ def quantize(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Quantisers: dls+rfa (the default), dls, rfa, minmax, lsq, lsq+, pams, dorefa, "
+            help="Quantizers: dls+rfa (the default), dls, rfa, minmax, lsq, lsq+, pams, dorefa, "
             "quantsr.",
             show_default=False,
         ),
@@ -61,7 +61,7 @@ def quantize(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Over what dynamic grids are taken: sample (each picture), frozen (calibration), "
+            help="Over what dynamic grids are taken: sample (each image), frozen (calibration), "
             "batch (sample).",
             show_default=False,
         ),
@@ -70,21 +70,21 @@ def quantize(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Pictures such as the network will be given, from which the grids of activations "
+            help="Images such as the network will be given, from which the grids of activations "
             "are taken. Without it made ones, which are worse.",
             show_default=False,
         ),
     ] = None,
     rest: Annotated[
         str,
-        typer.Option(metavar="NAME", help="What is not quantised is stored as fp16 or fp32."),
+        typer.Option(metavar="NAME", help="What is not quantized is stored as fp16 or fp32."),
     ] = "fp16",
     size: Annotated[
         int | None,
         typer.Option(
             min=1,
             metavar="PIXELS",
-            help="Side of the square picture that is measured with (64, for scoring 224).",
+            help="Side of the square image that is measured with (64, for scoring 224).",
             show_default=False,
         ),
     ] = None,
@@ -95,18 +95,19 @@ def quantize(
         bool, typer.Option(help="Measure time and memory of both networks, each in a process.")
     ] = True,
 ) -> None:
-    """Quantise a network and write it to one small file.
+    """Quantize a network and write it to one small file.
 
-    Full-precision weights are quantised after training: weight grids by least squared error,
-    activation grids from pictures. Networks that were trained with quantisers are packed as they
+    Full-precision weights are quantized after training: weight grids by least squared error,
+    activation grids from images. Networks that were trained with quantizers are packed as they
     were trained. The result is used like other weights: `qmamba restore`, `qmamba score`,
     `qmamba evaluate-restoration`.
 
     Exit code: 0 written, 2 wrong usage.
     """
-    from qmamba.models import count_parameters, load
-    from qmamba.models.sources import read_weights
-    from qmamba.quantization.packed_file import REST_DTYPES, save_quantized
+    from qmamba.checkpoints import load
+    from qmamba.checkpoints.packed_file import REST_DTYPES, save_quantized
+    from qmamba.checkpoints.sources import read_weights
+    from qmamba.models import count_parameters
 
     if rest not in REST_DTYPES:
         raise ConfigError(f"--rest is one of {', '.join(REST_DTYPES)}, got {rest!r}.")
@@ -121,7 +122,7 @@ def quantize(
     before = "before"
     folder = Path(source)
     if os.path.isdir(folder):
-        from qmamba.training.quantized_run import trained_network
+        from qmamba.training.restoration.quantized_run import trained_network
 
         _require_none(wishes, f"The run in {source} was trained with its own settings")
         model, metadata = trained_network(folder)
@@ -131,7 +132,7 @@ def quantize(
         model = cast(Any, load(source))
         metadata = _metadata(model, source)
         if getattr(model, "quantization", None) is not None:
-            _require_none(wishes, f"{source} is quantised already")
+            _require_none(wishes, f"{source} is quantized already")
         else:
             before = "full precision"
             bits = weight_bits or _DEFAULT_BITS
@@ -180,23 +181,23 @@ def _after_training(
     statistics: str | None,
     folder: Path | None,
 ) -> ModelMetadata:
-    """Quantise a network in full precision in place; what its file says about it."""
+    """Quantize a network in full precision in place; what its file says about it."""
     from qmamba.quantization import calibrate, quantize_
-    from qmamba.quantization.pictures import calibration_inputs
-    from qmamba.training.restoration_start import quantization_of
+    from qmamba.quantization.calibration_images import calibration_inputs
+    from qmamba.training.restoration.initial_network import quantization_of
 
     config = quantization_of(f"w{weight_bits}a{activation_bits}", method or _METHOD)
     config = config.replace(step="ptq", statistics=statistics or config.statistics)
     inputs = calibration_inputs(model, folder)
     quantize_(model, config)
     calibrate(model, inputs)
-    pictures = "made ones" if folder is None else f"{len(inputs)} crops of {folder.name}"
+    images = "made ones" if folder is None else f"{len(inputs)} crops of {folder.name}"
     training = {
         **metadata.training,
         "quantization": {
             "bits": [weight_bits, activation_bits],
             "method": method or _METHOD,
-            "calibration": pictures,
+            "calibration": images,
         },
     }
     name = f"{metadata.name}-w{weight_bits}a{activation_bits}"
@@ -217,8 +218,8 @@ def _report(
     ``before`` is what the source is and its name, ``sizes`` the bytes of the network in float32 and
     those of the source.
     """
+    from qmamba.checkpoints.packed_file import packed_parts
     from qmamba.models import QMamba
-    from qmamba.quantization.packed_file import packed_parts
 
     full, given = sizes
     packed = output.stat().st_size
@@ -230,10 +231,10 @@ def _report(
         ("size", _kib(given), _kib(packed), f"{full / packed:.1f}x smaller than float32 ({parts})")
     ]
     if measure:
-        from qmamba.cli.measured import measured
+        from qmamba.cli.network_cost import measured
 
         side = size or (224 if isinstance(model, QMamba) else 64)
-        say(f"measuring one picture of {side} x {side}")
+        say(f"measuring one image of {side} x {side}")
         first, second = measured(before[1], side), measured(str(output), side)
         if first is not None and second is not None:
             ratio = first.milliseconds / second.milliseconds

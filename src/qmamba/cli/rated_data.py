@@ -37,7 +37,7 @@ def read_rated_data(
         scales: (low, high) of the scores of CSV files, by name or, under "", of all of them.
         lower_is_better: names of the CSV files whose low scores are good, "" for all of them.
         skip_bad: take data sets that are not complete, without what they lack.
-        keep_missing: keep single pictures that are listed and do not exist, to be named with those
+        keep_missing: keep single images that are listed and do not exist, to be named with those
             that cannot be read.
 
     Raises:
@@ -124,7 +124,7 @@ def chosen_split(
         rule: one of :data:`SPLIT_RULES`, or a JSON file of splits, of which the one with this seed
             is taken, or the only one.
         seed: seed of a random draw.
-        train_share: share of contents or pictures that train in a random draw.
+        train_share: share of contents or images that train in a random draw.
 
     Raises:
         ConfigError: the rule is unknown.

@@ -48,7 +48,7 @@ class JsonScreen:
 
 
 class TextScreen:
-    """Aligned text: score, spread over the crops, picture and what is to be said about it."""
+    """Aligned text: score, spread over the crops, image and what is to be said about it."""
 
     def __init__(self, scale: ScoreScale) -> None:
         # Four significant digits over the range of the scale.

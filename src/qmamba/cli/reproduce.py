@@ -58,7 +58,7 @@ def reproduce(
     quick: Annotated[
         bool,
         typer.Option(
-            "--quick", help="Try the whole way in minutes: few steps, few pictures, small models."
+            "--quick", help="Try the whole way in minutes: few steps, few images, small models."
         ),
     ] = False,
     dry_run: Annotated[
@@ -72,7 +72,7 @@ def reproduce(
         int, typer.Option(min=0, metavar="N", help="Processes that prepare examples.")
     ] = 0,
     memory: Annotated[
-        float, typer.Option(min=0, metavar="GIB", help="Memory for decoded pictures.")
+        float, typer.Option(min=0, metavar="GIB", help="Memory for decoded images.")
     ] = 8.0,
     keep_weights: Annotated[
         bool, typer.Option("--keep-weights", help="Keep the weights of every training.")
@@ -96,7 +96,7 @@ def reproduce(
         run_plan,
     )
     from qmamba.training.options import PRECISIONS
-    from qmamba.training.start import usable_device
+    from qmamba.training.quality.initial_network import usable_device
 
     if experiment not in EXPERIMENTS:
         raise ConfigError(f"The paper has no {experiment!r}; give one of {', '.join(EXPERIMENTS)}.")

@@ -1,4 +1,4 @@
-"""`qmamba restore`: better pictures of files, folders, patterns and lists."""
+"""`qmamba restore`: better images of files, folders, patterns and lists."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from qmamba.files import require_writable
 
 if TYPE_CHECKING:
     from qmamba.assess import Scorer
-    from qmamba.images import PictureLayers
-    from qmamba.models.inference import Precision
+    from qmamba.images import ImageLayers
+    from qmamba.inference.prepare import Precision
     from qmamba.restore import Job, RestoredRow, Restorer, Source
     from qmamba.restore.restorer import Tile
 
 
 class Task(str, Enum):
-    """What is done to the pictures."""
+    """What is done to the images."""
 
     sr = "sr"
     denoise = "denoise"
@@ -89,7 +89,7 @@ def restore(
     task: Annotated[
         Task | None,
         typer.Option(
-            help="sr enlarges, denoise removes noise, jpeg removes JPEG artefacts (sr).",
+            help="sr enlarges, denoise removes noise, jpeg removes JPEG artifacts (sr).",
             show_default=False,
         ),
     ] = None,
@@ -135,12 +135,12 @@ def restore(
         str,
         typer.Option(
             metavar="auto|N|whole",
-            help="Largest side of a tile in input pixels; auto divides a picture only where memory "
+            help="Largest side of a tile in input pixels; auto divides an image only where memory "
             "is too small for it.",
         ),
     ] = "auto",
     overlap: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Input pixels that neighbouring tiles share.")
+        int, typer.Option(min=0, metavar="N", help="Input pixels that neighboring tiles share.")
     ] = 32,
     ensemble: Annotated[
         bool,
@@ -195,10 +195,10 @@ def restore(
     ] = False,
     max_pixels: MaxPixelsOption = None,
 ) -> None:
-    """Restore images: enlarge them, remove noise or JPEG artefacts.
+    """Restore images: enlarge them, remove noise or JPEG artifacts.
 
     One line per image goes to standard output: where the result is, or why there is none; the rest
-    to standard error. Grey, 16 bits, transparency, colour profile and metadata are kept where the
+    to standard error. Gray, 16 bits, transparency, color profile and metadata are kept where the
     output format has them. Every file is written as a whole or not at all.
 
     Exit code: 0 all restored and measured, 1 some not, 2 wrong usage or disk full, 130 interrupted.
@@ -282,16 +282,16 @@ def restore(
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
-def _require_fitting(original: PictureLayers, job: Job, scale: int, max_pixels: int) -> None:
+def _require_fitting(original: ImageLayers, job: Job, scale: int, max_pixels: int) -> None:
     from qmamba.cli.fidelity import require_fitting_size
     from qmamba.images import read_layers
 
     try:
-        picture = read_layers(job.source, max_pixels=max_pixels)
+        image = read_layers(job.source, max_pixels=max_pixels)
     except ImageError:
         # Its row will say so.
         return
-    require_fitting_size(original, picture, scale)
+    require_fitting_size(original, image, scale)
 
 
 def _scorer(device: str) -> Scorer:
@@ -317,7 +317,7 @@ def _tile(text: str) -> Tile:
 def _jobs(
     inputs: list[str], output: Path, file_format: str | None, recursive: bool, *, present: bool
 ) -> list[Job]:
-    """All pictures with their outputs, so that wrong usage is found before a network is loaded."""
+    """All images with their outputs, so that wrong usage is found before a network is loaded."""
     from qmamba.images import IMAGE_SUFFIXES
     from qmamba.restore import plan_jobs
 
@@ -353,7 +353,7 @@ def _single_job(inputs: list[str], output: Path, file_format: str | None, *, pre
 
 
 def _sources(inputs: list[str], output: Path, recursive: bool) -> Iterator[Source]:
-    """The pictures, without the results of an earlier run that lie inside an input folder."""
+    """The images, without the results of an earlier run that lie inside an input folder."""
     from qmamba.assess import ImageRow, find_images
     from qmamba.restore import Source
 

@@ -23,7 +23,7 @@ from qmamba.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from qmamba.assess import Scorer
-    from qmamba.models.inference import Precision
+    from qmamba.inference.prepare import Precision
 
 
 def score(
@@ -60,7 +60,7 @@ def score(
         str | None,
         typer.Option(
             metavar="POLICY",
-            help="Views of a picture: crops, native or resize, with fields as in "
+            help="Views of an image: crops, native or resize, with fields as in "
             "crops:count=5,layout=random. Without it the model's own.",
             show_default=False,
         ),

@@ -1,4 +1,4 @@
-"""`qmamba train`: learn to rate pictures from rated ones."""
+"""`qmamba train`: learn to rate images from rated ones."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def train(
     resume: ResumeOption = False,
     device: TrainingDeviceOption = "cpu",
 ) -> None:
-    """Train a model on rated pictures: one data set, a CSV file, or a mix of several.
+    """Train a model on rated images: one data set, a CSV file, or a mix of several.
 
     The folder receives model.safetensors, options.json, splits.json, log.jsonl and checkpoint.pt.
     The test part of a split is never opened; `qmamba evaluate` measures on it. A run that was
@@ -71,14 +71,14 @@ def train(
     Exit code: 0 finished, 2 wrong usage or data, 130 stopped by a signal after a checkpoint.
     """
     from qmamba.training.distributed import is_main, process_group
-    from qmamba.training.quality_run import (
+    from qmamba.training.quality.initial_network import starting_model, usable_device
+    from qmamba.training.quality.run import (
         MODEL_NAME,
         require_fitting,
         require_new_or_resumed,
         run_folder,
         train_quality,
     )
-    from qmamba.training.start import starting_model, usable_device
 
     usable_device(device)
     require_new_or_resumed(out, resume)

@@ -31,7 +31,7 @@ RECIPE: dict[str, Any] = {
     "betas": (0.9, 0.99),
     "clip_norm": None,
 }
-"""Training of the quantised networks as published: options of `TrainingOptions`."""
+"""Training of the quantized networks as published: options of `TrainingOptions`."""
 
 _GIBIBYTE = 1 << 30
 
@@ -43,7 +43,7 @@ def train_restoration_command(
         typer.Option(
             "--data",
             metavar="FOLDER",
-            help="Clean pictures, also in the folders inside; may be given several times.",
+            help="Clean images, also in the folders inside; may be given several times.",
             show_default=False,
         ),
     ],
@@ -53,7 +53,7 @@ def train_restoration_command(
         str | None,
         typer.Option(
             metavar="sr|denoise|jpeg",
-            help="What is learnt; without it, what the model is for.",
+            help="What is learned; without it, what the model is for.",
             show_default=False,
         ),
     ] = None,
@@ -77,8 +77,8 @@ def train_restoration_command(
             show_default=False,
         ),
     ] = None,
-    grey: Annotated[
-        bool, typer.Option("--grey", help="Denoise grey pictures; JPEG artefacts always are.")
+    gray: Annotated[
+        bool, typer.Option("--gray", help="Denoise gray images; JPEG artifacts always are.")
     ] = False,
     model: Annotated[
         str | None,
@@ -101,7 +101,7 @@ def train_restoration_command(
         str | None,
         typer.Option(
             metavar="wNaN",
-            help="Train with fake quantisation: bits of weights and activations, such as w4a4.",
+            help="Train with fake quantization: bits of weights and activations, such as w4a4.",
             show_default=False,
         ),
     ] = None,
@@ -109,7 +109,7 @@ def train_restoration_command(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Quantisers: dls+rfa (the default), dls, rfa, lsq, lsq+, pams, dorefa, quantsr.",
+            help="Quantizers: dls+rfa (the default), dls, rfa, lsq, lsq+, pams, dorefa, quantsr.",
             show_default=False,
         ),
     ] = None,
@@ -118,7 +118,7 @@ def train_restoration_command(
         list[Path] | None,
         typer.Option(
             metavar="FOLDER",
-            help="Pictures that must not train, such as test sets; compared pixel by pixel.",
+            help="Images that must not train, such as test sets; compared pixel by pixel.",
             show_default=False,
         ),
     ] = None,
@@ -126,7 +126,7 @@ def train_restoration_command(
         int | None,
         typer.Option(
             metavar="PIXELS",
-            help="Side of the crops of the degraded picture (64; 48 for a scale of 4, 128 without"
+            help="Side of the crops of the degraded image (64; 48 for a scale of 4, 128 without"
             " enlargement).",
             show_default=False,
         ),
@@ -150,13 +150,13 @@ def train_restoration_command(
     ] = None,
     name: RunNameOption = None,
     memory: Annotated[
-        float, typer.Option(min=0, metavar="GIB", help="Memory for decoded pictures.")
+        float, typer.Option(min=0, metavar="GIB", help="Memory for decoded images.")
     ] = 4.0,
     device: TrainingDeviceOption = "cpu",
 ) -> None:
-    """Train a restoration network on clean pictures, which are degraded on the fly.
+    """Train a restoration network on clean images, which are degraded on the fly.
 
-    The defaults are the published training of the quantised networks: 20,000 steps of 32 crops.
+    The defaults are the published training of the quantized networks: 20,000 steps of 32 crops.
     One content in twenty, and at most 20, is set aside to validate (the same on every run; the
     validation folder of DIV2K where it is there). The folder receives model.safetensors,
     options.json, log.jsonl and checkpoint.pt. A run that was killed goes on with the same command
@@ -166,24 +166,24 @@ def train_restoration_command(
     """
     from qmamba.datasets.restoration import find_clean_images, split_clean_images
     from qmamba.training.distributed import is_main, process_group
-    from qmamba.training.restoration import CropOptions, RestorationTask
-    from qmamba.training.restoration_run import refuse_unfinished, train_restoration
-    from qmamba.training.restoration_start import (
+    from qmamba.training.quality.initial_network import usable_device
+    from qmamba.training.restoration.initial_network import (
         degradation_for,
         prepare_quantized,
         published_crop,
         quantization_of,
         restoration_network,
     )
-    from qmamba.training.start import usable_device
+    from qmamba.training.restoration.run import refuse_unfinished, train_restoration
+    from qmamba.training.restoration.task import CropOptions, RestorationTask
 
     if method is not None and quantize is None:
-        raise ConfigError("--method is how --quantize quantises; give both.")
+        raise ConfigError("--method is how --quantize quantizes; give both.")
     quantization = None if quantize is None else quantization_of(quantize, method or "dls+rfa")
     place = usable_device(device)
     refuse_unfinished(out, resume)
     overrides: dict[str, Any] = {} if drop_path is None else {"drop_path": drop_path}
-    if grey:
+    if gray:
         overrides["channels"] = 1
     network = restoration_network(
         task, scale, name=model, weights=weights, start=start, seed=options.seed, **overrides
@@ -199,7 +199,7 @@ def train_restoration_command(
         images = find_clean_images(data, exclude or ())
         training, validation = split_clean_images(images)
         if is_main():
-            say(f"{degradation}: {len(training)} pictures train, {len(validation)} validate")
+            say(f"{degradation}: {len(training)} images train, {len(validation)} validate")
         lesson = RestorationTask(degradation, training, validation, crops)
         if quantization is not None:
             prepare_quantized(network, quantization, lesson, seed=options.seed)
@@ -212,9 +212,9 @@ def train_restoration_command(
             name=name or out.absolute().name,
             quantization=quantization,
             card={
-                "data": f"{len(training)} pictures of "
+                "data": f"{len(training)} images of "
                 + ", ".join(sorted({shown(folder.absolute().name) for folder in data})),
-                "terms": "those of the pictures, which are not part of the weights",
+                "terms": "those of the images, which are not part of the weights",
             },
             resume=resume,
             device=device,

@@ -1,4 +1,4 @@
-"""`qmamba tune`: adapt a model to other pictures with few parameters."""
+"""`qmamba tune`: adapt a model to other images with few parameters."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def tune(
     resume: ResumeOption = False,
     device: TrainingDeviceOption = "cpu",
 ) -> None:
-    """Adapt a model to rated pictures; everything but a few parameters stays as it is.
+    """Adapt a model to rated images; everything but a few parameters stays as it is.
 
     The folder receives tuned.safetensors, which holds only what was trained and works with its base
     alone (`qmamba score --model BASE --tuned FILE`), and the other files of `qmamba train`, whose
@@ -81,12 +81,12 @@ def tune(
     Exit code: 0 finished, 2 wrong usage or data, 130 stopped by a signal after a checkpoint.
     """
     from qmamba.assess import DEFAULT_WEIGHTS
-    from qmamba.models import load
+    from qmamba.checkpoints import load
     from qmamba.training.distributed import is_main, process_group
-    from qmamba.training.quality_run import require_fitting, require_new_or_resumed, run_folder
-    from qmamba.training.start import usable_device
-    from qmamba.training.tuning import TUNED_NAME, facing, require_tunable
-    from qmamba.training.tuning import tune as run_tuning
+    from qmamba.training.quality.initial_network import usable_device
+    from qmamba.training.quality.run import require_fitting, require_new_or_resumed, run_folder
+    from qmamba.training.quality.tuning import TUNED_NAME, facing, require_tunable
+    from qmamba.training.quality.tuning import tune as run_tuning
 
     tuning = _tuning(method, regressor, prompts, width, size)
     usable_device(device)

@@ -1,4 +1,4 @@
-"""Pictures with the scores that people gave them: the published data sets, any CSV, and splits."""
+"""Images with the scores that people gave them: the published data sets, any CSV, and splits."""
 
 from qmamba.datasets.check import CheckReport, check_csv, check_dataset
 from qmamba.datasets.csv_list import read_csv_dataset

@@ -16,11 +16,11 @@ _RANGE_TOLERANCE = 0.0075
 
 @dataclass(frozen=True)
 class Labels:
-    """What label files say, before the picture files are looked for.
+    """What label files say, before the image files are looked for.
 
     Attributes:
         source: the file that the scores came from.
-        images: the pictures listed; their `path` is relative to the folder of the data set.
+        images: the images listed; their `path` is relative to the folder of the data set.
         notes: what a reader of results should know.
         unusual_scale: True where the scores are on another scale than the adapter declares.
     """
@@ -42,8 +42,8 @@ class Adapter:
             such a folder, each with a text that it contains ("" where the name says enough).
         read_labels: reads the label files of a folder; raises DataError where one is missing or
             altered.
-        count: number of rated pictures.
-        contents: number of different contents; None where every picture is its own.
+        count: number of rated images.
+        contents: number of different contents; None where every image is its own.
         scale: (low, high) of the score scale.
         higher_is_better: direction of the scores.
         score_range: (lowest, highest) score of the complete set; None where not known.
@@ -79,10 +79,10 @@ class Reading:
 
     Attributes:
         labels: what the label files say.
-        present: the pictures that exist, with their paths.
+        present: the images that exist, with their paths.
         scale: (low, high) of the score scale.
-        gaps: what the set lacks beside single pictures, one sentence each.
-        absent: the pictures that do not exist, with the paths where they should be; without those
+        gaps: what the set lacks beside single images, one sentence each.
+        absent: the images that do not exist, with the paths where they should be; without those
             of whole folders that do not exist, which are gaps.
     """
 
@@ -107,17 +107,17 @@ class Reading:
         allow_incomplete: bool,
         keep_missing: bool,
     ) -> RatedDataset:
-        """The data set of the pictures that are present.
+        """The data set of the images that are present.
 
         Args:
             name: short name.
             title: name in texts.
             higher_is_better: direction of the scores.
             allow_incomplete: take what there is.
-            keep_missing: take single pictures that are absent as well, at their place in the list.
+            keep_missing: take single images that are absent as well, at their place in the list.
 
         Raises:
-            DataError: something else is incomplete and `allow_incomplete` is False, or no picture
+            DataError: something else is incomplete and `allow_incomplete` is False, or no image
                 is present.
         """
         problems, left_out = self.problems, self.gaps if keep_missing else self.problems
@@ -151,7 +151,7 @@ class Reading:
 
 
 def read_folder(adapter: Adapter, folder: Path) -> Reading:
-    """Read label files and look for the pictures.
+    """Read label files and look for the images.
 
     Raises:
         DataError: a label file is missing, malformed or altered.
@@ -194,12 +194,12 @@ def read_folder(adapter: Adapter, folder: Path) -> Reading:
 
 
 def _missing_image(source: Path, path: Path) -> str:
-    """The sentence for a picture that is listed and not there."""
+    """The sentence for an image that is listed and not there."""
     return f"{str(path)!r} is listed in {source.name!r} and does not exist"
 
 
 def check_names(labels: Labels) -> None:
-    """Raise DataError where no picture is listed, or one twice."""
+    """Raise DataError where no image is listed, or one twice."""
     if not labels.images:
         raise DataError(f"{str(labels.source)!r} lists no images; get it again")
     name, times = Counter(image.name for image in labels.images).most_common(1)[0]
@@ -228,7 +228,7 @@ def first_file(root: Path, names: Sequence[str]) -> Path:
 class FileFinder:
     """Looks up files below a folder without regard to upper and lower case; exact names first.
 
-    Every folder is listed once, so that thousands of pictures cost a few system calls.
+    Every folder is listed once, so that thousands of images cost a few system calls.
     """
 
     def __init__(self, root: Path) -> None:

@@ -1,6 +1,6 @@
 """Data sets of photographs with their own faults: LIVE Challenge, KonIQ-10k, LIVE-FB, SPAQ.
 
-Every picture is a content of its own.
+Every image is a content of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def read_livec_labels(root: Path) -> Labels:
 
     Scores are MOS from 0 to 100 (3.42 to 92.43 occur), higher is better, from
     `Data/AllMOS_release.mat`; names from `Data/AllImages_release.mat`. Both hold 1169 entries: the
-    first seven (`t1` to `t7`) are the pictures that raters were trained with and are left out.
+    first seven (`t1` to `t7`) are the images that raters were trained with and are left out.
     Anything that counts positions in the untrimmed list is off by seven.
 
     Where no .mat file is there, the comma-separated list `LIVE_Challenge.txt` of the IQA-Dataset
@@ -40,7 +40,7 @@ def read_livec_labels(root: Path) -> Labels:
     if sorted(Path(name).stem for name in names[:_LIVEC_TRAINING]) != training:
         raise DataError(
             f"the first seven names in {str(data / 'AllImages_release.mat')!r} are not the training"
-            " pictures t1 to t7; get the original file, whose list is not trimmed"
+            " images t1 to t7; get the original file, whose list is not trimmed"
         )
     images = tuple(
         _photograph(name, Path("Images", name), float(score))
@@ -75,9 +75,9 @@ def read_koniq10k_labels(root: Path) -> Labels:
     one as `MOS_zscore`, and a `MOS` from 1 to 5 that is not used here;
     `koniq10k_distributions_sets.csv` holds this one as `MOS`. The first of the three files that is
     there gives the scores. The third also gives the official parts: 7058 training, 1000
-    validation (here "val") and 2015 test pictures; without it parts are unknown.
+    validation (here "val") and 2015 test images; without it parts are unknown.
 
-    Pictures are taken from `1024x768/`, and from `512x384/` where that is missing, which a note
+    Images are taken from `1024x768/`, and from `512x384/` where that is missing, which a note
     says.
     """
     parts: dict[str, str] = {}
@@ -99,7 +99,7 @@ def read_koniq10k_labels(root: Path) -> Labels:
         images.append(
             _photograph(name, Path(folder, name), row.number(column), split=parts.get(name))
         )
-    notes = ("pictures of 512x384, not the original 1024x768",) if folder == "512x384" else ()
+    notes = ("images of 512x384, not the original 1024x768",) if folder == "512x384" else ()
     return Labels(source, tuple(images), notes)
 
 
@@ -114,7 +114,7 @@ def read_flive_labels(root: Path) -> Labels:
     (`name,mos`; the name includes the folder below `database/`). Scores of patches are not read.
 
     The official test part is listed in `labels640.csv` (1827 rows, column `name_image`); where
-    that file is there, all other pictures are "train", except those that `labels=640_padded.csv`
+    that file is there, all other images are "train", except those that `labels=640_padded.csv`
     marks `is_valid`, which are "val". Both files are also published with "<" or ">" in the name.
     """
     source = root / "labels_image.csv"
@@ -136,7 +136,7 @@ def read_flive_labels(root: Path) -> Labels:
 
 
 def _flive_parts(test_list: Path, validation_list: Path) -> dict[str, str]:
-    """The part of every picture that is not "train", by file name without folder.
+    """The part of every image that is not "train", by file name without folder.
 
     File names are unique, and the lists may give other folders than `labels_image.csv`.
     """
@@ -154,7 +154,7 @@ def read_spaq_labels(root: Path) -> Labels:
     """SPAQ: 11125 photographs by smartphones.
 
     Scores are MOS from 0 to 100 (2 to 96 occur), higher is better, from the first sheet of
-    `Annotations/MOS and Image attribute scores.xlsx` (`Image name, MOS, ...`). Pictures lie in
+    `Annotations/MOS and Image attribute scores.xlsx` (`Image name, MOS, ...`). Images lie in
     `TestImage/` and are large; published results usually resize the shorter side to 512 first.
     There is no official split.
     """

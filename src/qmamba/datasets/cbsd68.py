@@ -1,4 +1,4 @@
-"""Which pictures of BSD100 are CBSD68."""
+"""Which images of BSD100 are CBSD68."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class CheckReport:
     Attributes:
         name: of the data set.
         root: its folder (or the CSV file); None where it was not found.
-        listed: pictures in its label files, 0 where they could not be read.
+        listed: images in its label files, 0 where they could not be read.
         present: how many of them exist as files.
         contents: different contents among those listed.
         score_range: (lowest, highest) score listed, None where not read.
@@ -48,7 +48,7 @@ class CheckReport:
 
 
 def check_dataset(name: str, root: str | os.PathLike[str]) -> CheckReport:
-    """Look at a data set below a folder. Picture files are looked for and not opened.
+    """Look at a data set below a folder. Image files are looked for and not opened.
 
     Args:
         name: one of `list_datasets()`.

@@ -1,4 +1,4 @@
-"""Any comma-separated list of pictures and scores as a data set."""
+"""Any comma-separated list of images and scores as a data set."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def read_csv_dataset(
     """Read a data set from a CSV file in UTF-8 with a header line.
 
     Columns, in any order and letter case, others are passed over:
-        path (or image): the picture, relative to the folder of the CSV file or to a folder
+        path (or image): the image, relative to the folder of the CSV file or to a folder
             `images` beside it, or absolute.
         mos: the score, a finite number.
-        content (or content_id): optional; pictures with equal content stay together when the set
-            is split. A picture without one is its own content.
+        content (or content_id): optional; images with equal content stay together when the set
+            is split. An image without one is its own content.
         split: optional; the official part: train, val or test, in any letter case.
         distortion, level, generator: optional, as in `RatedImage`.
 
@@ -41,11 +41,11 @@ def read_csv_dataset(
         name: name of the data set; that of the file, or of its folder for `scores.csv`, if None.
         scale: (low, high) of the scores; the lowest and the highest score of the file if None.
         higher_is_better: direction of the scores.
-        allow_incomplete: leave pictures out that are listed and do not exist.
-        keep_missing: keep such pictures instead, for a reader that names what it cannot open.
+        allow_incomplete: leave images out that are listed and do not exist.
+        keep_missing: keep such images instead, for a reader that names what it cannot open.
 
     Raises:
-        DataError: the file is missing or malformed; a picture is listed twice or, unless allowed,
+        DataError: the file is missing or malformed; an image is listed twice or, unless allowed,
             does not exist, or none does; all scores are equal.
     """
     path = Path(path)
@@ -68,10 +68,10 @@ def csv_name(path: Path) -> str:
 
 
 def read_csv_list(path: Path) -> Reading:
-    """Read the file and look for its pictures; pictures that do not exist are problems.
+    """Read the file and look for its images; images that do not exist are problems.
 
     Raises:
-        DataError: the file is missing or malformed, lists a picture twice, or all scores are equal.
+        DataError: the file is missing or malformed, lists an image twice, or all scores are equal.
     """
     images, present, absent = [], [], []
     lines: dict[Path, int] = {}

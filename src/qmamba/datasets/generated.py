@@ -1,6 +1,6 @@
-"""Data sets of pictures that models made from texts: AGIQA-3K and AIGCIQA2023.
+"""Data sets of images that models made from texts: AGIQA-3K and AIGCIQA2023.
 
-The content of a picture is its prompt, so that parts split by content share none.
+The content of an image is its prompt, so that parts split by content share none.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from qmamba.errors import DataError
 
 
 def read_agiqa3k_labels(root: Path) -> Labels:
-    """AGIQA-3K: 2982 pictures by ten model settings from 300 prompts.
+    """AGIQA-3K: 2982 images by ten model settings from 300 prompts.
 
     Scores are `mos_quality` of `data.csv`, from 0 to 5 (0 to 4.489 occur), higher is better; the
-    other score, `mos_align`, rates how well the picture fits the prompt and is not read. In a name
+    other score, `mos_align`, rates how well the image fits the prompt and is not read. In a name
     such as `sd1.5_lowcorr_017.jpg`, 017 is the prompt and the text before it the model and its
-    setting. Midjourney and DALLE2 lack some prompts. Pictures lie beside the file or in `images/`.
+    setting. Midjourney and DALLE2 lack some prompts. Images lie beside the file or in `images/`.
     """
     source = root / "data.csv"
     folder = "images" if (root / "images").is_dir() else ""
@@ -52,15 +52,15 @@ _AIGCIQA_IMAGES = len(AIGCIQA_MODELS) * _AIGCIQA_PROMPTS * _AIGCIQA_REPEATS
 
 
 def read_aigciqa2023_labels(root: Path) -> Labels:
-    """AIGCIQA2023: 2400 pictures, four by each of six models from each of 100 prompts.
+    """AIGCIQA2023: 2400 images, four by each of six models from each of 100 prompts.
 
     Scores are the quality scores `MOSz` of `DATA/MOS/mosz1.mat` from 0 to 100 (about 38 to 72
     occur), higher is better; `mosz2.mat` (authenticity) and `mosz3.mat` (correspondence) are not
-    read. The vector follows the index of the picture: the model is index // 400, the prompt
+    read. The vector follows the index of the image: the model is index // 400, the prompt
     (index % 400) // 4. Rescaled copies of the scores (1.33 to 3.61) go round, which are not this
     scale.
 
-    Pictures are taken from `Image/allimg/<index>.png`, and where that folder is missing from
+    Images are taken from `Image/allimg/<index>.png`, and where that folder is missing from
     `Image/<model>/<prompt>-<1 to 4>.png`. Names here are those of the first form.
     """
     source = root / "DATA" / "MOS" / "mosz1.mat"

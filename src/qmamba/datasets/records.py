@@ -1,4 +1,4 @@
-"""What every data set becomes: pictures with the scores that people gave them."""
+"""What every data set becomes: images with the scores that people gave them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from qmamba.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class RatedImage:
-    """One picture and its score.
+    """One image and its score.
 
     Attributes:
-        name: identity of the picture within its data set, such as ``"jp2k/img2.bmp"``: the same
+        name: identity of the image within its data set, such as ``"jp2k/img2.bmp"``: the same
             on every machine, and what split files list.
-        path: the picture file.
+        path: the image file.
         mos: mean opinion score on the native scale of the data set, in its native direction.
-        content: what the picture shows. Pictures of one reference image, scene or prompt share
+        content: what the image shows. Images of one reference image, scene or prompt share
             it; where nothing is shared it equals ``name``.
         distortion: kind of damage as the data set names or numbers it, where known.
         level: strength of the damage, 1 the weakest, where known.
-        generator: the model that made the picture, where known.
+        generator: the model that made the image, where known.
         split: official part of the data set it belongs to, such as ``"train"``, where known.
     """
 
@@ -44,11 +44,11 @@ class RatedImage:
 
 @dataclass(frozen=True)
 class RatedDataset:
-    """Pictures with scores on one scale. Behaves as an immutable sequence of `RatedImage`.
+    """Images with scores on one scale. Behaves as an immutable sequence of `RatedImage`.
 
     Attributes:
         name: short name, such as ``"koniq10k"``.
-        images: the pictures, in the order of the label file.
+        images: the images, in the order of the label file.
         scale: (low, high) of the native score scale; every score lies within.
         higher_is_better: False for DMOS, where a high score means strong damage.
         score_name: what the numbers are, such as ``"KonIQ-10k MOS"``.
@@ -56,7 +56,7 @@ class RatedDataset:
         notes: what a reader of results should know, such as an unusual label file.
 
     Raises:
-        DataError: no pictures, a name that occurs twice, or a score that is not finite or lies
+        DataError: no images, a name that occurs twice, or a score that is not finite or lies
             outside the scale.
     """
 
@@ -117,7 +117,7 @@ class RatedDataset:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Name of every picture, in order."""
+        """Name of every image, in order."""
         return tuple(image.name for image in self.images)
 
     @cached_property
@@ -136,10 +136,10 @@ class RatedDataset:
         return {image.name: index for index, image in enumerate(self.images)}
 
     def index(self, name: str) -> int:
-        """Position of the picture with this name.
+        """Position of the image with this name.
 
         Raises:
-            DataError: no picture has it.
+            DataError: no image has it.
         """
         if name not in self._positions:
             raise DataError(f"the data set {self.name!r} has no image {name!r}; see its `names`")
@@ -161,10 +161,10 @@ class RatedDataset:
         distortion: str | None = None,
         generator: str | None = None,
     ) -> RatedDataset:
-        """The pictures that meet every condition given, in the same order.
+        """The images that meet every condition given, in the same order.
 
         Raises:
-            DataError: no picture does.
+            DataError: no image does.
         """
         wanted = None if contents is None else frozenset(contents)
         images = tuple(

@@ -47,9 +47,9 @@ def read_dataset(
     Args:
         name: one of `list_datasets()`.
         root: folder of the data set as published, or one up to three levels above it.
-        allow_incomplete: leave out pictures that are listed and do not exist, and accept another
+        allow_incomplete: leave out images that are listed and do not exist, and accept another
             number of rows than the data set has. What is left is noted in `notes`.
-        keep_missing: keep such pictures instead, for a reader that names what it cannot open; not
+        keep_missing: keep such images instead, for a reader that names what it cannot open; not
             where their whole folder does not exist.
 
     Raises:
@@ -83,7 +83,7 @@ def find_adapter(name: str) -> Adapter:
     if name not in ADAPTERS:
         raise ConfigError(
             f"unknown data set {name!r}; known are {', '.join(ADAPTERS)}, and read_csv_dataset"
-            " reads any list of pictures and scores"
+            " reads any list of images and scores"
         )
     return ADAPTERS[name]
 

@@ -1,6 +1,6 @@
-"""Clean pictures to learn restoration from: finding them, and setting some aside.
+"""Clean images to learn restoration from: finding them, and setting some aside.
 
-Any folder of pictures serves, and so do the usual ones as they are unpacked: DIV2K, Flickr2K and
+Any folder of images serves, and so do the usual ones as they are unpacked: DIV2K, Flickr2K and
 DF2K with their small versions beside them, which are passed over because degradations are made
 here, and with DIV2K's validation part, which is kept for validation.
 """
@@ -31,11 +31,11 @@ _TILE_SUFFIX = re.compile(r"_s\d+$")
 
 @dataclass(frozen=True)
 class CleanImage:
-    """A picture without damage.
+    """An image without damage.
 
     Attributes:
         path: its file.
-        content: what it shows, as far as the name tells: pictures of one content, such as tiles of
+        content: what it shows, as far as the name tells: images of one content, such as tiles of
             one photograph (``0001_s001``, ``0001_s002``), are never on both sides of a split.
         validation: whether the folder says that it belongs to a validation part.
     """
@@ -49,26 +49,26 @@ def find_clean_images(
     folders: Iterable[str | os.PathLike[str]],
     exclude: Iterable[str | os.PathLike[str]] = (),
 ) -> tuple[CleanImage, ...]:
-    """The pictures in folders and in the folders inside, in the order of their paths.
+    """The images in folders and in the folders inside, in the order of their paths.
 
-    Passed over are hidden files and folders whose names say that they hold degraded pictures (LR,
+    Passed over are hidden files and folders whose names say that they hold degraded images (LR,
     LR_bicubic, LRBI, X2, noisy).
 
     Args:
         folders: where to look; may also name single files.
-        exclude: folders or files of pictures that must not be among them, for example test sets;
+        exclude: folders or files of images that must not be among them, for example test sets;
             compared by their decoded pixels.
 
     Raises:
-        DataError: a folder does not exist, or no picture is left.
-        ImageError: a picture that has to be compared cannot be decoded.
+        DataError: a folder does not exist, or no image is left.
+        ImageError: an image that has to be compared cannot be decoded.
     """
-    paths = sorted({path for folder in folders for path in _pictures(Path(folder))})
-    excluded = {_digest(path) for folder in exclude for path in _pictures(Path(folder))}
+    paths = sorted({path for folder in folders for path in _images(Path(folder))})
+    excluded = {_digest(path) for folder in exclude for path in _images(Path(folder))}
     if excluded:
         paths = [path for path in paths if _digest(path) not in excluded]
     if not paths:
-        raise DataError("No clean pictures are left to train with; give a folder of pictures.")
+        raise DataError("No clean images are left to train with; give a folder of images.")
     return tuple(
         CleanImage(
             path, _content(path), _VALIDATION_FOLDER.search(path.parent.name.lower()) is not None
@@ -97,7 +97,7 @@ def split_clean_images(
     if len(held) == len(contents):
         raise DataError(
             f"{len(contents)} contents cannot be divided into a training and a validation part; "
-            "give more pictures."
+            "give more images."
         )
     return (
         tuple(image for image in images if image.content not in held),
@@ -106,7 +106,7 @@ def split_clean_images(
 
 
 def read_clean(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """8-bit sRGB pixels ``(height, width, 3)`` of a picture.
+    """8-bit sRGB pixels ``(height, width, 3)`` of an image.
 
     Raises:
         ImageError: it cannot be decoded.
@@ -118,8 +118,8 @@ def read_clean(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def picture_named(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Put the name of the picture before what is said of its shape.
+def image_named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Put the name of the image before what is said of its shape.
 
     Raises:
         ShapeError: as the block raised it, with the name.
@@ -127,10 +127,10 @@ def picture_named(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except ShapeError as error:
-        raise ShapeError(f"The picture {os.fspath(path)!r} cannot be used: {error}") from error
+        raise ShapeError(f"The image {os.fspath(path)!r} cannot be used: {error}") from error
 
 
-def _pictures(folder: Path) -> list[Path]:
+def _images(folder: Path) -> list[Path]:
     if folder.is_file():
         return [folder]
     if not folder.is_dir():

@@ -1,17 +1,17 @@
 """The test sets of restoration, as they are handed around.
 
 =============  ======================================================  ======  ==================
-set            folders that are recognised                             images  customary task
+set            folders that are recognized                             images  customary task
 =============  ======================================================  ======  ==================
 Set5, Set14    the name                                                5, 14   super-resolution
 BSD100         BSD100, B100, BSDS100; ``val`` of BSDS500               100     super-resolution
 Urban100       the name                                                100     super-resolution
 Manga109       the name                                                109     super-resolution
-CBSD68         CBSD68; or the 68 pictures of BSD100                    68      colour denoising
-Kodak24        Kodak24, Kodak                                          24      colour denoising
-McMaster       McMaster, McM                                           18      colour denoising
-Classic5       the name                                                5       JPEG, grey
-LIVE1          LIVE1, LIVE1_color                                      29      JPEG, grey
+CBSD68         CBSD68; or the 68 images of BSD100                    68      color denoising
+Kodak24        Kodak24, Kodak                                          24      color denoising
+McMaster       McMaster, McM                                           18      color denoising
+Classic5       the name                                                5       JPEG, gray
+LIVE1          LIVE1, LIVE1_color                                      29      JPEG, gray
 =============  ======================================================  ======  ==================
 
 Any other folder can be named too. Inside, the originals lie directly or in a folder ``HR``, ``GT``,
@@ -43,7 +43,7 @@ RESTORATION_SETS: dict[str, tuple[tuple[str, ...], int]] = {
     "Classic5": (("classic5",), 5),
     "LIVE1": (("live1", "live1_color"), 29),
 }
-"""Names of folders, in small letters, and the number of pictures of every set."""
+"""Names of folders, in small letters, and the number of images of every set."""
 
 CUSTOMARY_SETS: dict[str, tuple[str, ...]] = {
     "sr": ("Set5", "Set14", "BSD100", "Urban100", "Manga109"),
@@ -60,7 +60,7 @@ _DEEPEST = 3
 
 @dataclass(frozen=True)
 class RestorationSet:
-    """Original pictures of a test set.
+    """Original images of a test set.
 
     Attributes:
         name: of the set.
@@ -74,7 +74,7 @@ class RestorationSet:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The pictures' names without what folders and tools add to them."""
+        """The images' names without what folders and tools add to them."""
         return tuple(_DECORATION.sub("", path.stem) for path in self.paths)
 
 
@@ -87,7 +87,7 @@ def find_restoration_set(name: str, root: str | os.PathLike[str]) -> Restoration
         root: the set's folder, or one up to three levels above it.
 
     Raises:
-        DataError: `root` is not a folder, or the set's folder holds no pictures.
+        DataError: `root` is not a folder, or the set's folder holds no images.
     """
     root = Path(root)
     if not root.is_dir():
@@ -149,4 +149,4 @@ def _originals(folder: Path) -> tuple[Path, ...]:
         )
         if found:
             return tuple(found)
-    raise DataError(f"The folder {str(folder)!r} holds no original pictures.")
+    raise DataError(f"The folder {str(folder)!r} holds no original images.")

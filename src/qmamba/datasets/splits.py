@@ -25,17 +25,17 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Split:
-    """Positions of pictures in a data set, in parts that share none.
+    """Positions of images in a data set, in parts that share none.
 
     Attributes:
-        rule: "content" (all pictures of a content on one side), "image" (each picture for itself)
+        rule: "content" (all images of a content on one side), "image" (each image for itself)
             or "official" (as the data set says).
         train: positions to train with, ascending.
         test: positions to test with, ascending.
         validation: positions to choose settings with, ascending; only some official splits have
             them.
         seed: seed of the random draw; None for an official split.
-        train_share: share of contents or pictures that train; None for an official split.
+        train_share: share of contents or images that train; None for an official split.
 
     Raises:
         DataError: train or test is empty, or a position occurs twice.
@@ -62,10 +62,10 @@ class Split:
 
 
 def split_by_content(dataset: RatedDataset, seed: int, train_share: float = 0.8) -> Split:
-    """Draw contents at random; every picture of a content falls on the same side.
+    """Draw contents at random; every image of a content falls on the same side.
 
-    For synthetic sets this divides by reference picture, for generated ones by prompt, and for
-    photographs, each a content of its own, by picture. The draw depends on the set of contents, the
+    For synthetic sets this divides by reference image, for generated ones by prompt, and for
+    photographs, each a content of its own, by image. The draw depends on the set of contents, the
     seed and the share alone, not on the order of the label file.
 
     Args:
@@ -87,9 +87,9 @@ def split_by_content(dataset: RatedDataset, seed: int, train_share: float = 0.8)
 
 
 def split_by_image(dataset: RatedDataset, seed: int, train_share: float = 0.8) -> Split:
-    """Draw pictures at random, whatever they show.
+    """Draw images at random, whatever they show.
 
-    Some results on generated pictures are published this way; pictures of one prompt then occur
+    Some results on generated images are published this way; images of one prompt then occur
     on both sides. Arguments and errors are those of `split_by_content`.
     """
     chosen = _drawn(dataset, dataset.names, "images", seed, train_share)
@@ -123,7 +123,7 @@ def write_splits(
 ) -> None:
     """Write splits of a data set to a JSON file, in one step.
 
-    The file lists the names of the pictures once, sorted; each split lists positions in that list.
+    The file lists the names of the images once, sorted; each split lists positions in that list.
     A SHA-256 over names, contents and scores lets `read_splits` tell another data set.
 
     Raises:
@@ -160,7 +160,7 @@ def read_splits(path: str | os.PathLike[str], dataset: RatedDataset) -> tuple[Sp
     """Read splits that `write_splits` wrote, for the same data set wherever it lies now.
 
     Raises:
-        DataError: the file is missing or malformed, or was written for other pictures, contents or
+        DataError: the file is missing or malformed, or was written for other images, contents or
             scores.
     """
     path = Path(path)

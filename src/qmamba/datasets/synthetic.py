@@ -1,6 +1,6 @@
-"""Data sets of pristine pictures damaged on purpose: LIVE, CSIQ, TID2013 and KADID-10k.
+"""Data sets of pristine images damaged on purpose: LIVE, CSIQ, TID2013 and KADID-10k.
 
-The content of a picture is its reference picture, so that parts split by content share none.
+The content of an image is its reference image, so that parts split by content share none.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from qmamba.datasets.spreadsheet import read_sheet
 from qmamba.errors import DataError
 
 LIVE_FOLDERS = (("jp2k", 227), ("jpeg", 233), ("wn", 174), ("gblur", 174), ("fastfading", 174))
-"""Folders of LIVE in the order of its score vectors, with the number of pictures in each."""
+"""Folders of LIVE in the order of its score vectors, with the number of images in each."""
 
 _LIVE_ENTRIES = sum(count for _, count in LIVE_FOLDERS)
 _LIVE_REFERENCES = 203
 
 
 def read_live_labels(root: Path) -> Labels:
-    """LIVE, release 2: 779 damaged pictures of 29 references.
+    """LIVE, release 2: 779 damaged images of 29 references.
 
     Scores are DMOS, so that LOWER is better, and the realigned ones run from -2.64 to 111.77, past
     both ends of 0 to 100. `dmos_realigned.mat` (`dmos_new`, `orgs`) is read; without it the older
@@ -32,7 +32,7 @@ def read_live_labels(root: Path) -> Labels:
 
     The vectors hold 982 entries in the order jp2k, jpeg, wn, gblur, fastfading, `img1.bmp` first in
     each folder. 203 of them (`orgs` = 1) are copies of the references with DMOS 0 and are left out.
-    `refnames_all.mat` names the reference of each entry. Some JPEG pictures are equal pixel by
+    `refnames_all.mat` names the reference of each entry. Some JPEG images are equal pixel by
     pixel and differ in DMOS; they share a reference and stay.
 
     Where no .mat file is there, the comma-separated list `LIVE.txt` of the IQA-Dataset collection
@@ -93,14 +93,14 @@ CSIQ_TYPES = {
 
 
 def read_csiq_labels(root: Path) -> Labels:
-    """CSIQ: 866 damaged pictures of 30 references; six kinds of damage, four or five levels.
+    """CSIQ: 866 damaged images of 30 references; six kinds of damage, four or five levels.
 
     Scores are DMOS from 0 to 1, so that LOWER is better. The list `csiq_label.txt`
     (`1600.AWGN.1.png 0.061989`, no header) is read, and without it the sheet `all_by_image` of the
     official `csiq.DMOS.xlsx`, which calls the kinds "noise" and "jpeg 2000" and stores the
     reference 1600 as a number.
 
-    Pictures lie in `dst_imgs/<kind>/`, or all together in `dst_imgs_all/` or `dst_imgs/`. File
+    Images lie in `dst_imgs/<kind>/`, or all together in `dst_imgs_all/` or `dst_imgs/`. File
     names say AWGN, BLUR and JPEG where the folders are in lower case.
     """
     listed, workbook = root / "csiq_label.txt", root / "csiq.DMOS.xlsx"
@@ -143,7 +143,7 @@ def _csiq_parts(row: Row, name: str) -> tuple[str, str, str]:
 
 
 def read_tid2013_labels(root: Path) -> Labels:
-    """TID2013: 3000 damaged pictures of 25 references; 24 kinds of damage at 5 levels.
+    """TID2013: 3000 damaged images of 25 references; 24 kinds of damage at 5 levels.
 
     Scores are MOS, higher is better, nominally 0 to 9 (0.24 to 7.21 occur), from
     `mos_with_names.txt` (`5.51429 I01_01_1.bmp`, score first, no header).
@@ -175,10 +175,10 @@ def read_tid2013_labels(root: Path) -> Labels:
 
 
 def read_kadid10k_labels(root: Path) -> Labels:
-    """KADID-10k: 10125 damaged pictures of 81 references; 25 kinds of damage at 5 levels.
+    """KADID-10k: 10125 damaged images of 81 references; 25 kinds of damage at 5 levels.
 
     The column of `dmos.csv` (`dist_img,ref_img,dmos,var`) is called dmos, but its numbers are like
-    MOS: from 1 to 4.93, HIGHER is better. Pictures lie in `images/`.
+    MOS: from 1 to 4.93, HIGHER is better. Images lie in `images/`.
     """
     source = root / "dmos.csv"
     images = []

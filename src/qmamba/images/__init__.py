@@ -1,4 +1,4 @@
-"""Pictures in and out: decoding, encoding, tensors, crops, padding and resizing."""
+"""Images in and out: decoding, encoding, tensors, crops, padding and resizing."""
 
 from qmamba.images.crops import (
     Padding,
@@ -12,8 +12,8 @@ from qmamba.images.crops import (
 )
 from qmamba.images.decode import DEFAULT_MAX_PIXELS, IMAGE_SUFFIXES, DecodedImage, read_image
 from qmamba.images.encode import ENCODED_SUFFIXES, write_layers
-from qmamba.images.layers import PictureLayers, layers_of, read_layers
-from qmamba.images.metadata import PictureMetadata
+from qmamba.images.layers import ImageLayers, layers_of, read_layers
+from qmamba.images.metadata import ImageMetadata
 from qmamba.images.tensors import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
 
 __all__ = [
@@ -24,8 +24,8 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "DecodedImage",
     "Padding",
-    "PictureLayers",
-    "PictureMetadata",
+    "ImageLayers",
+    "ImageMetadata",
     "crop_grid",
     "layers_of",
     "normalize",

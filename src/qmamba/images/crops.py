@@ -23,25 +23,25 @@ class Padding(NamedTuple):
 
 
 def crop_grid(height: int, width: int, size: int = 224, count: int = 10) -> list[tuple[int, int]]:
-    """A fixed layout of square crops: the same picture size always gives the same crops.
+    """A fixed layout of square crops: the same image size always gives the same crops.
 
-    The crops stand in rows (columns for a picture higher than wide) from border to border, the
-    number in each row chosen so that they lie as far apart as possible: 1 is the centre, 5 the
-    corners and the centre, 10 on 512 x 512 rows of 3, 4 and 3.
+    The crops stand in rows (columns for an image higher than wide) from border to border, the
+    number in each row chosen so that they lie as far apart as possible: 1 is the center, 5 the
+    corners and the center, 10 on 512 x 512 rows of 3, 4 and 3.
 
     Args:
-        height, width: Size of the picture, each at least `size` (see `pad_to`).
+        height, width: Size of the image, each at least `size` (see `pad_to`).
         size: Side of a crop.
         count: Number of crops wanted.
 
     Returns:
         (top, left) of each crop in reading order, all different.  Where fewer than `count`
-        different positions exist all of them are returned; a picture of exactly the crop's size
+        different positions exist all of them are returned; an image of exactly the crop's size
         gives the single position (0, 0).
 
     Raises:
         ConfigError: `size` or `count` is below 1.
-        ShapeError: the picture is smaller than the crop.
+        ShapeError: the image is smaller than the crop.
     """
     _check_crop(height, width, size, count)
     if height > width:
@@ -55,14 +55,14 @@ def random_crops(
     """(top, left) of `count` independent square crops, every position equally likely.
 
     Args:
-        height, width: Size of the picture, each at least `size`.
+        height, width: Size of the image, each at least `size`.
         size: Side of a crop.
         count: Number of crops; positions may repeat.
         generator: Source of the random numbers, on the CPU.
 
     Raises:
         ConfigError: `size` or `count` is below 1.
-        ShapeError: the picture is smaller than the crop.
+        ShapeError: the image is smaller than the crop.
     """
     _check_crop(height, width, size, count)
     tops = torch.randint(height - size + 1, (count,), generator=generator).tolist()
@@ -80,7 +80,7 @@ def take_crops(
 
     Raises:
         ShapeError: `image` is not three-dimensional, there is no position, or a crop reaches
-            outside the picture.
+            outside the image.
     """
     if image.ndim != 3 or not positions:
         raise ShapeError(
@@ -91,18 +91,18 @@ def take_crops(
     for top, left in positions:
         if not (0 <= top <= height - size and 0 <= left <= width - size):
             raise ShapeError(
-                f"a crop of {size} at ({top}, {left}) reaches outside a picture of "
+                f"a crop of {size} at ({top}, {left}) reaches outside an image of "
                 f"{height} x {width}"
             )
     return torch.stack([image[:, top : top + size, left : left + size] for top, left in positions])
 
 
 def padding_for(height: int, width: int, size: int | tuple[int, int]) -> Padding:
-    """What `pad_to` adds to a picture of height x width: half before and half after.
+    """What `pad_to` adds to an image of height x width: half before and half after.
 
     Args:
-        height, width: Size of the picture in pixels.
-        size: Least side, or least (height, width), of the padded picture.
+        height, width: Size of the image in pixels.
+        size: Least side, or least (height, width), of the padded image.
     """
     least_height, least_width = (size, size) if isinstance(size, int) else size
     rows = max(0, least_height - height)
@@ -121,11 +121,11 @@ def pad_to(image: torch.Tensor, size: int | tuple[int, int]) -> tuple[torch.Tens
         size: Least side, or least (height, width), of the result.
 
     Returns:
-        The padded picture (`image` itself where it is large enough) and whether it was padded;
+        The padded image (`image` itself where it is large enough) and whether it was padded;
         `padding_for` says by how much.  Differentiable.
 
     Raises:
-        ShapeError: fewer than two dimensions, or an empty picture.
+        ShapeError: fewer than two dimensions, or an empty image.
     """
     if image.ndim < 2 or 0 in image.shape[-2:]:
         raise ShapeError(f"pad_to needs an image (..., height, width), got {tuple(image.shape)}")
@@ -151,7 +151,7 @@ def resize_to(
         mode: Filter; "bicubic" may overshoot the range of the input by a few percent.
 
     Returns:
-        The resized picture, `image` itself where the size is right already.  Differentiable.
+        The resized image, `image` itself where the size is right already.  Differentiable.
 
     Raises:
         ShapeError: another number of dimensions, not floating point, or an empty result.
@@ -188,7 +188,7 @@ def _check_crop(height: int, width: int, size: int, count: int) -> None:
         raise ConfigError(f"crop size and count must be at least 1, got {size} and {count}")
     if min(height, width) < size:
         raise ShapeError(
-            f"a picture of {height} x {width} is smaller than a crop of {size}, pad it first"
+            f"an image of {height} x {width} is smaller than a crop of {size}, pad it first"
         )
 
 
@@ -235,7 +235,7 @@ def _spread(travel: int, count: int) -> list[int]:
 
 
 def _separation(positions: Iterable[tuple[int, int]]) -> tuple[int, int]:
-    """Least and summed squared distance of a crop to its nearest neighbour.
+    """Least and summed squared distance of a crop to its nearest neighbor.
 
     Whole numbers, so that equally good layouts are told apart alike on every machine.
     """

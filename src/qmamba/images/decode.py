@@ -1,25 +1,25 @@
-"""Reading a picture file: any accepted format in, upright sRGB pixels out, or one clear error.
+"""Reading an image file: any accepted format in, upright sRGB pixels out, or one clear error.
 
 The rules, in the order they act:
 
-* Formats: JPEG (also multi-picture), PNG, WebP, TIFF, BMP, GIF, known by their first bytes and
+* Formats: JPEG (also multi-image), PNG, WebP, TIFF, BMP, GIF, known by their first bytes and
   never by the file name.  Of several frames or pages the first is used, with a note.
 * Size: width x height is read from the header and compared with `max_pixels` before any pixel is
-  decoded.  Pictures of 1 x 1 are as good as any.
+  decoded.  Images of 1 x 1 are as good as any.
 * Palette: looked up to RGB, with its transparency.
-* 16 bits: grey, RGB and RGBA samples of PNG and TIFF keep all 16 bits (uint16; v / 65535 is the
-  intensity, so an 8-bit v corresponds to 257 v).  12-bit grey is widened to 16.  16-bit samples in
+* 16 bits: gray, RGB and RGBA samples of PNG and TIFF keep all 16 bits (uint16; v / 65535 is the
+  intensity, so an 8-bit v corresponds to 257 v).  12-bit gray is widened to 16.  16-bit samples in
   other arrangements (CMYK, compressed separate planes, or with an ICC profile that asks for a
   conversion) come as 8 bits, with a note.
 * Float and 32-bit samples: float must lie in [0, 1] and becomes 16 bits, integers must lie in 0 to
   65535 and count as 16 bits; anything else is an error, since its white is unknown.
-* Colour: an embedded ICC profile is converted to sRGB (perceptual intent) unless it is sRGB
+* Color: an embedded ICC profile is converted to sRGB (perceptual intent) unless it is sRGB
   already; a broken or ill-fitting one is ignored with a note.  CMYK without a usable profile is
-  converted by Pillow's plain formula.  Without a profile the colours are taken as sRGB; gAMA, cHRM
-  and EXIF colour-space hints are not used.
+  converted by Pillow's plain formula.  Without a profile the colors are taken as sRGB; gAMA, cHRM
+  and EXIF color-space hints are not used.
 * Alpha: composited on white (with a note where any pixel is not opaque), after the conversion to
   sRGB, on the encoded values.
-* Grey: copied to three channels.
+* Gray: copied to three channels.
 * EXIF orientation (or XMP's, where EXIF has none) is applied.
 """
 
@@ -48,7 +48,7 @@ from PIL import (
 )
 
 from qmamba.errors import ConfigError, ImageError
-from qmamba.images.colour import picture_pixels
+from qmamba.images.color import image_pixels
 from qmamba.images.headers import gif_size, webp_size
 from qmamba.images.samples import bits_per_sample
 
@@ -58,7 +58,7 @@ IMAGE_SUFFIXES = frozenset(
         *(".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif"),
     )
 )
-"""Lower-case file name endings by which a folder's pictures are found."""
+"""Lower-case file name endings by which a folder's images are found."""
 
 DEFAULT_MAX_PIXELS = 100_000_000
 
@@ -70,11 +70,11 @@ _SEPARATE_PLANES = 2
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
-    """A decoded picture.
+    """A decoded image.
 
     Attributes:
         pixels: (height, width, 3) sRGB, uint8 or (16-bit sources) uint16, writable, C-contiguous.
-        notes: What was done to the picture beyond plain decoding, one phrase each.
+        notes: What was done to the image beyond plain decoding, one phrase each.
         format: "JPEG", "PNG", "WEBP", "TIFF", "BMP" or "GIF".
         path: The file's path as given, None for bytes and streams.
     """
@@ -86,7 +86,7 @@ class DecodedImage:
 
 
 class Origin(NamedTuple):
-    """Where a decoded picture came from."""
+    """Where a decoded image came from."""
 
     format: str
     """"JPEG", "PNG", "WEBP", "TIFF", "BMP" or "GIF"."""
@@ -114,7 +114,7 @@ _GIF = _Format("GIF", GifImagePlugin.GifImageFile, gif_size)
 def read_image(
     source: str | os.PathLike[str] | bytes | BinaryIO, *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> DecodedImage:
-    """Decode one picture by the rules at the top of this module.
+    """Decode one image by the rules at the top of this module.
 
     Safe to call from many threads at once.
 
@@ -129,7 +129,7 @@ def read_image(
             truncated, larger than `max_pixels`, or holds samples without a known range.
         ConfigError: `max_pixels` is not a positive integer.
     """
-    (pixels, notes), origin = decode(source, max_pixels, picture_pixels)
+    (pixels, notes), origin = decode(source, max_pixels, image_pixels)
     return DecodedImage(pixels, origin.notes + notes, origin.format, origin.path)
 
 
@@ -138,12 +138,12 @@ def decode(
     max_pixels: int,
     take: Callable[[Image.Image, Image.Image | None], _Taken],
 ) -> tuple[_Taken, Origin]:
-    """Open one picture as `read_image` does, which states the errors too, and hand it to `take`.
+    """Open one image as `read_image` does, which states the errors too, and hand it to `take`.
 
     Args:
         source, max_pixels: See `read_image`.
-        take: Called with the picture, not yet loaded, and, where the file has 16 bits per colour
-            channel, with a second picture that holds the low bytes.
+        take: Called with the image, not yet loaded, and, where the file has 16 bits per color
+            channel, with a second image that holds the low bytes.
 
     Returns:
         What `take` returned, and where it came from.
@@ -244,21 +244,21 @@ def _decode(
         if size is not None:
             pixel_count = _checked_pixels(size, max_pixels)
     with _pillow_limit_lifted(pixel_count):
-        image = _open_picture(stream, file_format)
+        image = _open_image(stream, file_format)
     pixel_count = max(pixel_count, _checked_pixels(image.size, max_pixels))
-    _repair_grey_key(image)
+    _repair_gray_key(image)
     with _pillow_limit_lifted(pixel_count):
         low: Image.Image | None = None
         if _select_bytes(image, low=False):
-            low = opened = _open_picture(stream, file_format)
+            low = opened = _open_image(stream, file_format)
             _select_bytes(opened, low=True)
-        elif _is_deep_grey_alpha(image):
-            low = _low_grey_alpha(_open_picture(stream, file_format))
+        elif _is_deep_gray_alpha(image):
+            low = _low_gray_alpha(_open_image(stream, file_format))
         taken = take(image, low)
     return taken, ("first of several frames used",) if _has_more_frames(image) else ()
 
 
-def _open_picture(stream: BinaryIO, file_format: _Format) -> ImageFile.ImageFile:
+def _open_image(stream: BinaryIO, file_format: _Format) -> ImageFile.ImageFile:
     """The format's own Pillow reader: `Image.open` would warn by its global pixel limit and try
     formats that are not wanted here."""
     stream.seek(0)
@@ -289,9 +289,9 @@ _lifted = _LiftedLimit()
 
 @contextmanager
 def _pillow_limit_lifted(pixels: int) -> Iterator[None]:
-    """Let Pillow decode a picture that has passed `max_pixels` and is beyond Pillow's own limit.
+    """Let Pillow decode an image that has passed `max_pixels` and is beyond Pillow's own limit.
 
-    The global limit is touched for such large pictures only, and restored when the last of them is
+    The global limit is touched for such large images only, and restored when the last of them is
     done, since `max_pixels` is the one limit here and Pillow's would warn or refuse.
     """
     with _lifted.lock:
@@ -313,9 +313,9 @@ def _pillow_limit_lifted(pixels: int) -> Iterator[None]:
 
 
 def _select_bytes(image: ImageFile.ImageFile, *, low: bool) -> bool:
-    """Choose which byte of 16-bit colour samples Pillow unpacks; False where it cannot choose.
+    """Choose which byte of 16-bit color samples Pillow unpacks; False where it cannot choose.
 
-    Pillow keeps 8 bits of a 16-bit colour sample, the first byte by raw mode "RGB;16B" and the
+    Pillow keeps 8 bits of a 16-bit color sample, the first byte by raw mode "RGB;16B" and the
     second by "RGB;16L".  Reading with each in turn gives both.
     """
     if image.mode not in ("RGB", "RGBA"):
@@ -325,10 +325,10 @@ def _select_bytes(image: ImageFile.ImageFile, *, low: bool) -> bool:
     for tile in image.tile:
         codec, extents, offset, arguments = tile
         raw_mode = arguments if isinstance(arguments, str) else str((arguments or ("",))[0])
-        colours, _, order = raw_mode.partition(";16")
-        if plane_order and codec == "raw" and colours in ("R", "G", "B", "A"):
+        colors, _, order = raw_mode.partition(";16")
+        if plane_order and codec == "raw" and colors in ("R", "G", "B", "A"):
             order = plane_order
-        elif plane_order or colours not in ("RGB", "RGBA", "RGBX"):
+        elif plane_order or colors not in ("RGB", "RGBA", "RGBX"):
             return False
         if order == "N":
             order = "L" if sys.byteorder == "little" else "B"
@@ -336,26 +336,26 @@ def _select_bytes(image: ImageFile.ImageFile, *, low: bool) -> bool:
             return False
         if low:
             order = "B" if order == "L" else "L"
-        raw_mode = f"{colours};16{order}"
+        raw_mode = f"{colors};16{order}"
         chosen = raw_mode if isinstance(arguments, str) else (raw_mode, *(arguments or ())[1:])
         tiles.append(type(tile)(codec, extents, offset, chosen))
     image.tile = tiles
     return bool(tiles)
 
 
-def _is_deep_grey_alpha(image: ImageFile.ImageFile) -> bool:
+def _is_deep_gray_alpha(image: ImageFile.ImageFile) -> bool:
     return bool(image.tile) and all(tile[3] == "LA;16B" for tile in image.tile)
 
 
-def _low_grey_alpha(image: ImageFile.ImageFile) -> Image.Image:
-    """The low bytes of 16-bit grey and alpha, mode LA: the four bytes of a pixel read as RGBA."""
+def _low_gray_alpha(image: ImageFile.ImageFile) -> Image.Image:
+    """The low bytes of 16-bit gray and alpha, mode LA: the four bytes of a pixel read as RGBA."""
     image.tile = [type(tile)(*tile[:3], "RGBA") for tile in image.tile]
     bytes_of_pixel = image.split()
     return Image.merge("LA", (bytes_of_pixel[1], bytes_of_pixel[3]))
 
 
 def _separate_plane_order(image: ImageFile.ImageFile) -> str:
-    """Byte order "B" or "L" of a 16-bit TIFF with one plane per colour, "" for other pictures.
+    """Byte order "B" or "L" of a 16-bit TIFF with one plane per color, "" for other images.
 
     Pillow reads such planes as if they had 8 bits, unless told their raw mode.
     """
@@ -367,8 +367,8 @@ def _separate_plane_order(image: ImageFile.ImageFile) -> str:
     return "B" if image.tag_v2.prefix == b"MM" else "L"
 
 
-def _repair_grey_key(image: ImageFile.ImageFile) -> None:
-    """Scale the transparent level of 2- and 4-bit grey PNG as Pillow scales the pixels."""
+def _repair_gray_key(image: ImageFile.ImageFile) -> None:
+    """Scale the transparent level of 2- and 4-bit gray PNG as Pillow scales the pixels."""
     scale = {"L;2": 85, "L;4": 17}.get(str(image.tile[0][3]) if image.tile else "")
     key = image.info.get("transparency")
     if scale is not None and isinstance(key, int):

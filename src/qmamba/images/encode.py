@@ -1,4 +1,4 @@
-"""Writing a picture file: PNG and TIFF lose nothing, JPEG and WebP what their formats lack."""
+"""Writing an image file: PNG and TIFF lose nothing, JPEG and WebP what their formats lack."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from PIL import Image
 from qmamba.errors import ConfigError, ImageError
 from qmamba.files import atomic_write
 from qmamba.images import png, tiff
-from qmamba.images.colour import over_white
-from qmamba.images.layers import PictureLayers
-from qmamba.images.metadata import PictureMetadata
+from qmamba.images.color import over_white
+from qmamba.images.layers import ImageLayers
+from qmamba.images.metadata import ImageMetadata
 from qmamba.images.samples import reduced
 
 ENCODED_SUFFIXES = {
@@ -55,44 +55,44 @@ def format_of(path: str | os.PathLike[str]) -> str:
 
 def write_layers(
     path: str | os.PathLike[str],
-    layers: PictureLayers,
+    layers: ImageLayers,
     *,
     quality: int = DEFAULT_QUALITY,
     strip_metadata: bool = False,
 ) -> tuple[str, ...]:
-    """Write a picture; the file appears under its name only when it is complete.
+    """Write an image; the file appears under its name only when it is complete.
 
     The ending of the name chooses the format. PNG and TIFF keep every sample. JPEG and WebP have 8
-    bits a sample; JPEG has no alpha, so the picture is put on white, and no colour subsampling is
-    used; WebP has no grey and stores it as colour. EXIF, XMP and the density go along where the
+    bits a sample; JPEG has no alpha, so the image is put on white, and no color subsampling is
+    used; WebP has no gray and stores it as color. EXIF, XMP and the density go along where the
     format has a place for them (WebP: no density), texts into PNG and a comment into JPEG.
 
     Args:
         path: The file to write or replace.
-        layers: The picture. The sizes in its EXIF block are set to its own.
+        layers: The image. The sizes in its EXIF block are set to its own.
         quality: Of JPEG and WebP, 1 to 100; WebP at 100 is lossless.
-        strip_metadata: Leave EXIF, XMP, density and texts out. The colour profile stays, because
-            without it the colours would change.
+        strip_metadata: Leave EXIF, XMP, density and texts out. The color profile stays, because
+            without it the colors would change.
 
     Returns:
         What the format could not keep, one phrase each.
 
     Raises:
         ConfigError: the name has another ending, or the quality is out of range.
-        ImageError: the format cannot hold a picture of this size.
+        ImageError: the format cannot hold an image of this size.
         DataError: the file cannot be written; a file of that name is left as it was.
     """
     file_format = format_of(path)
     if not isinstance(quality, int) or not 1 <= quality <= LOSSLESS:
-        raise ConfigError(f"the quality of a picture file must be 1 to 100, got {quality!r}")
+        raise ConfigError(f"the quality of an image file must be 1 to 100, got {quality!r}")
     limit = _MAX_SIDES[file_format]
     if max(layers.width, layers.height) > limit:
         raise ImageError(
             f"cannot write {os.fspath(path)!r}: {file_format} holds at most {limit} pixels a side "
-            f"and the picture has {layers.width} x {layers.height}, choose PNG"
+            f"and the image has {layers.width} x {layers.height}, choose PNG"
         )
     notes: list[str] = []
-    metadata = PictureMetadata()
+    metadata = ImageMetadata()
     if not strip_metadata:
         metadata = layers.metadata.resized(layers.width, layers.height)
     layers = replace(layers, metadata=metadata)
@@ -102,25 +102,25 @@ def write_layers(
     return tuple(notes)
 
 
-def _write_png(stream: BinaryIO, layers: PictureLayers, quality: int, notes: list[str]) -> None:
+def _write_png(stream: BinaryIO, layers: ImageLayers, quality: int, notes: list[str]) -> None:
     png.write_png(stream, layers)
 
 
-def _write_tiff(stream: BinaryIO, layers: PictureLayers, quality: int, notes: list[str]) -> None:
+def _write_tiff(stream: BinaryIO, layers: ImageLayers, quality: int, notes: list[str]) -> None:
     if layers.metadata.texts:
         notes.append("texts dropped: TIFF has no place for them")
-    if layers.bits == 16 and layers.colours.shape[2] == 1 and layers.alpha is not None:
-        notes.append("grey stored as RGB: hardly a reader knows 16-bit TIFF of grey and alpha")
-        colours = np.repeat(layers.colours, 3, axis=2)
-        layers = replace(layers, colours=colours, profile=None)
+    if layers.bits == 16 and layers.colors.shape[2] == 1 and layers.alpha is not None:
+        notes.append("gray stored as RGB: hardly a reader knows 16-bit TIFF of gray and alpha")
+        colors = np.repeat(layers.colors, 3, axis=2)
+        layers = replace(layers, colors=colors, profile=None)
     tiff.write_tiff(stream, layers)
 
 
-def _write_jpeg(stream: BinaryIO, layers: PictureLayers, quality: int, notes: list[str]) -> None:
-    colours = layers.colours
+def _write_jpeg(stream: BinaryIO, layers: ImageLayers, quality: int, notes: list[str]) -> None:
+    colors = layers.colors
     if layers.alpha is not None:
         notes.append("alpha composited on white: JPEG has none")
-        colours = over_white(colours, layers.alpha[..., None])
+        colors = over_white(colors, layers.alpha[..., None])
     metadata = layers.metadata
     options: dict[str, object] = {}
     exif = None if metadata.exif is None else _EXIF_PREFIX + metadata.exif
@@ -140,30 +140,30 @@ def _write_jpeg(stream: BinaryIO, layers: PictureLayers, quality: int, notes: li
         notes.append("texts dropped: JPEG has no place for them")
     if 0 < len(comment) <= _MARKER_BYTES:
         options["comment"] = comment
-    picture = _eight_bit_picture(colours, notes)
+    image = _eight_bit_image(colors, notes)
     _write_with_pillow(
-        stream, picture, "JPEG", layers.profile, exif, quality=quality, subsampling=0, **options
+        stream, image, "JPEG", layers.profile, exif, quality=quality, subsampling=0, **options
     )
 
 
-def _write_webp(stream: BinaryIO, layers: PictureLayers, quality: int, notes: list[str]) -> None:
-    colours = np.broadcast_to(layers.colours, (layers.height, layers.width, 3))
+def _write_webp(stream: BinaryIO, layers: ImageLayers, quality: int, notes: list[str]) -> None:
+    colors = np.broadcast_to(layers.colors, (layers.height, layers.width, 3))
     profile = layers.profile
-    if layers.colours.shape[2] == 1 and profile is not None:
-        notes.append("ICC profile dropped: WebP has no grey")
+    if layers.colors.shape[2] == 1 and profile is not None:
+        notes.append("ICC profile dropped: WebP has no gray")
         profile = None
     if layers.alpha is not None:
-        colours = np.concatenate([colours, layers.alpha[..., None]], axis=2)
+        colors = np.concatenate([colors, layers.alpha[..., None]], axis=2)
     if layers.metadata.texts:
         notes.append("texts dropped: WebP has no place for them")
     options: dict[str, object] = {}
     if layers.metadata.xmp is not None:
         options["xmp"] = layers.metadata.xmp
     exif = None if layers.metadata.exif is None else _EXIF_PREFIX + layers.metadata.exif
-    picture = _eight_bit_picture(colours, notes)
+    image = _eight_bit_image(colors, notes)
     _write_with_pillow(
         stream,
-        picture,
+        image,
         "WEBP",
         profile,
         exif,
@@ -173,7 +173,7 @@ def _write_webp(stream: BinaryIO, layers: PictureLayers, quality: int, notes: li
     )
 
 
-def _eight_bit_picture(samples: np.ndarray, notes: list[str]) -> Image.Image:
+def _eight_bit_image(samples: np.ndarray, notes: list[str]) -> Image.Image:
     if samples.dtype == np.uint16:
         notes.append("16-bit samples reduced to 8 bits: the format has no more")
         samples = reduced(samples)
@@ -183,7 +183,7 @@ def _eight_bit_picture(samples: np.ndarray, notes: list[str]) -> Image.Image:
 
 def _write_with_pillow(
     stream: BinaryIO,
-    picture: Image.Image,
+    image: Image.Image,
     file_format: str,
     profile: bytes | None,
     exif: bytes | None,
@@ -196,14 +196,14 @@ def _write_with_pillow(
     # Pillow's encoders lose the operating system's reason when a file cannot be written.
     memory = io.BytesIO()
     try:
-        picture.save(memory, file_format, **options)
+        image.save(memory, file_format, **options)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ImageError(f"the picture cannot be encoded as {file_format} ({reason})") from error
+        raise ImageError(f"the image cannot be encoded as {file_format} ({reason})") from error
     stream.write(memory.getbuffer())
 
 
-_WRITERS: dict[str, Callable[[BinaryIO, PictureLayers, int, list[str]], None]] = {
+_WRITERS: dict[str, Callable[[BinaryIO, ImageLayers, int, list[str]], None]] = {
     "PNG": _write_png,
     "JPEG": _write_jpeg,
     "WEBP": _write_webp,

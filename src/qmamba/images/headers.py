@@ -1,4 +1,4 @@
-"""Picture sizes read from the first bytes, for the formats whose Pillow reader allocates at once.
+"""Image sizes read from the first bytes, for the formats whose Pillow reader allocates at once.
 
 Pillow's WebP reader sets up a canvas and its GIF reader a disposal area while the file is being
 opened, which is too late for a size limit; the other readers only parse their header.

@@ -1,12 +1,12 @@
-"""Reading a picture to change and write it again: its own colours, its alpha and its metadata.
+"""Reading an image to change and write it again: its own colors, its alpha and its metadata.
 
 `read_image` gives every network the same three sRGB channels; here nothing is given up that a
-picture file can hold.  Formats, sizes, 16 bits, float samples and orientation follow the rules of
+image file can hold.  Formats, sizes, 16 bits, float samples and orientation follow the rules of
 `read_image`, the rest is:
 
-* Colours stay as they are stored, and their ICC profile goes along.  CMYK and LAB are converted to
-  sRGB.  A profile for other colours than the picture has is dropped with a note.
-* Grey stays one channel; so does a palette of greys.
+* Colors stay as they are stored, and their ICC profile goes along.  CMYK and LAB are converted to
+  sRGB.  A profile for other colors than the image has is dropped with a note.
+* Gray stays one channel; so does a palette of grays.
 * Alpha is a layer of its own.  One that is opaque everywhere is left out.
 * EXIF, XMP, density and texts are kept, see `qmamba.images.metadata`.
 """
@@ -22,9 +22,9 @@ import torch
 from PIL import Image
 
 from qmamba.errors import ImageError
-from qmamba.images.colour import to_srgb
+from qmamba.images.color import to_srgb
 from qmamba.images.decode import DEFAULT_MAX_PIXELS, decode
-from qmamba.images.metadata import PictureMetadata, read_metadata
+from qmamba.images.metadata import ImageMetadata, read_metadata
 from qmamba.images.samples import pending_orientation, stored_samples, upright
 
 _PROFILE_HEADER = 128
@@ -32,55 +32,55 @@ _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class PictureLayers:
-    """A picture with all that its file can hold, upright.
+class ImageLayers:
+    """An image with all that its file can hold, upright.
 
     Raises:
         ImageError: the arrays are not of these shapes and types, or empty.
     """
 
-    colours: np.ndarray
-    """(height, width, channels), uint8 or uint16; 1 channel for grey, 3 for RGB."""
+    colors: np.ndarray
+    """(height, width, channels), uint8 or uint16; 1 channel for gray, 3 for RGB."""
     alpha: np.ndarray | None = None
-    """(height, width) of the same type: 0 is transparent.  The colours are not multiplied by it."""
+    """(height, width) of the same type: 0 is transparent.  The colors are not multiplied by it."""
     profile: bytes | None = None
-    """ICC profile of the colours; None stands for sRGB."""
-    metadata: PictureMetadata = field(default_factory=PictureMetadata)
+    """ICC profile of the colors; None stands for sRGB."""
+    metadata: ImageMetadata = field(default_factory=ImageMetadata)
     """EXIF, XMP, density and texts."""
     notes: tuple[str, ...] = ()
-    """What was done to the picture beyond plain decoding, one phrase each."""
+    """What was done to the image beyond plain decoding, one phrase each."""
     format: str | None = None
     """"JPEG", "PNG", "WEBP", "TIFF", "BMP" or "GIF"; None for what was no file."""
     path: str | None = None
     """The file's path as given, None for what was no path."""
 
     def __post_init__(self) -> None:
-        shape, kind = self.colours.shape, self.colours.dtype
+        shape, kind = self.colors.shape, self.colors.dtype
         if len(shape) != 3 or shape[2] not in (1, 3) or 0 in shape or kind not in _TYPES:
             raise ImageError(
-                "colours must be uint8 or uint16 (height, width, 1 or 3 channels), got "
+                "colors must be uint8 or uint16 (height, width, 1 or 3 channels), got "
                 f"{shape} of {kind}"
             )
         if self.alpha is not None and (self.alpha.shape != shape[:2] or self.alpha.dtype != kind):
             raise ImageError(
-                f"alpha must be (height, width) of the colours' type, got {self.alpha.shape} of "
+                f"alpha must be (height, width) of the colors' type, got {self.alpha.shape} of "
                 f"{self.alpha.dtype} for {shape} of {kind}"
             )
 
     @property
     def width(self) -> int:
         """Pixels in a row."""
-        return int(self.colours.shape[1])
+        return int(self.colors.shape[1])
 
     @property
     def height(self) -> int:
         """Rows of pixels."""
-        return int(self.colours.shape[0])
+        return int(self.colors.shape[0])
 
     @property
     def bits(self) -> int:
         """Bits of one sample: 8 or 16."""
-        return self.colours.dtype.itemsize * 8
+        return self.colors.dtype.itemsize * 8
 
 
 _TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
@@ -88,23 +88,23 @@ _TYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
 
 def read_layers(
     source: str | os.PathLike[str] | bytes | BinaryIO, *, max_pixels: int = DEFAULT_MAX_PIXELS
-) -> PictureLayers:
-    """Decode one picture by the rules at the top of this module.
+) -> ImageLayers:
+    """Decode one image by the rules at the top of this module.
 
     Arguments, errors and thread safety are those of `read_image`.
     """
-    layers, origin = decode(source, max_pixels, picture_layers)
+    layers, origin = decode(source, max_pixels, image_layers)
     return replace(
         layers, notes=origin.notes + layers.notes, format=origin.format, path=origin.path
     )
 
 
-def picture_layers(image: Image.Image, low: Image.Image | None = None) -> PictureLayers:
-    """The layers of any Pillow picture; `image` is loaded and otherwise left as it is.
+def image_layers(image: Image.Image, low: Image.Image | None = None) -> ImageLayers:
+    """The layers of any Pillow image; `image` is loaded and otherwise left as it is.
 
     Args:
-        image: Picture of any mode.
-        low: The low bytes of a picture with 16 bits per colour channel, where `image` (mode RGB or
+        image: Image of any mode.
+        low: The low bytes of an image with 16 bits per color channel, where `image` (mode RGB or
             RGBA) holds the high bytes.
 
     Raises:
@@ -113,47 +113,47 @@ def picture_layers(image: Image.Image, low: Image.Image | None = None) -> Pictur
     """
     notes: list[str] = []
     stored = stored_samples(image, low, notes)
-    colours, profile = stored.colours, stored.profile
-    if isinstance(colours, Image.Image):
-        if colours.mode in ("CMYK", "LAB"):
-            colours, profile = to_srgb(colours, profile, notes), None
-        colours = np.array(colours)
-        if image.mode in ("P", "PA") and (colours == colours[..., :1]).all():
-            colours = colours[..., :1]
+    colors, profile = stored.colors, stored.profile
+    if isinstance(colors, Image.Image):
+        if colors.mode in ("CMYK", "LAB"):
+            colors, profile = to_srgb(colors, profile, notes), None
+        colors = np.array(colors)
+        if image.mode in ("P", "PA") and (colors == colors[..., :1]).all():
+            colors = colors[..., :1]
     alpha = None if stored.alpha is None else np.array(stored.alpha)
     if alpha is not None and alpha.min() == np.iinfo(alpha.dtype).max:
         alpha = None
-    if colours.ndim == 2:
-        colours = colours[..., None]
+    if colors.ndim == 2:
+        colors = colors[..., None]
     orientation = pending_orientation(image, stored.turned, notes)
-    colours = upright(colours, orientation)
-    return PictureLayers(
-        colours=colours,
+    colors = upright(colors, orientation)
+    return ImageLayers(
+        colors=colors,
         alpha=None if alpha is None else upright(alpha, orientation),
-        profile=_fitting(profile, colours.shape[2], notes),
-        metadata=read_metadata(image, colours.shape[1], colours.shape[0], notes),
+        profile=_fitting(profile, colors.shape[2], notes),
+        metadata=read_metadata(image, colors.shape[1], colors.shape[0], notes),
         notes=tuple(notes),
     )
 
 
-def layers_of(image: Image.Image | np.ndarray | torch.Tensor) -> PictureLayers:
-    """The layers of a picture that is in memory already.
+def layers_of(image: Image.Image | np.ndarray | torch.Tensor) -> ImageLayers:
+    """The layers of an image that is in memory already.
 
     Args:
         image: One of
-            a Pillow picture of any mode, by the rules of `read_layers`;
-            an array (height, width) or (height, width, channels) with 1 (grey), 2 (grey and
+            a Pillow image of any mode, by the rules of `read_layers`;
+            an array (height, width) or (height, width, channels) with 1 (gray), 2 (gray and
             alpha), 3 (RGB) or 4 (RGB and alpha) channels: uint8, uint16 or float in [0, 1], in
             any byte order;
             a tensor (channels, height, width) with the same channels: uint8 or float in [0, 1].
             Float becomes 16 bits.  Up to 0.001 outside [0, 1] is clamped.
 
     Raises:
-        ImageError: another type, shape or dtype, an empty picture, or float values that are not
+        ImageError: another type, shape or dtype, an empty image, or float values that are not
             finite or outside [0, 1].
     """
     if isinstance(image, Image.Image):
-        return _from_picture(image)
+        return _from_image(image)
     if isinstance(image, torch.Tensor):
         if image.ndim != 3:
             raise ImageError(
@@ -163,7 +163,7 @@ def layers_of(image: Image.Image | np.ndarray | torch.Tensor) -> PictureLayers:
         return layers_of((values.float() if values.is_floating_point() else values).numpy())
     if not isinstance(image, np.ndarray):
         raise ImageError(
-            "an image must be a Pillow picture, a numpy array or a tensor, got "
+            "an image must be a Pillow image, a numpy array or a tensor, got "
             f"{type(image).__name__}"
         )
     samples = image[..., None] if image.ndim == 2 else image
@@ -185,26 +185,26 @@ def layers_of(image: Image.Image | np.ndarray | torch.Tensor) -> PictureLayers:
     if samples.dtype not in _TYPES:
         raise ImageError(f"an image must be uint8, uint16 or floating point, got {image.dtype}")
     with_alpha = samples.shape[2] in (2, 4)
-    colours = np.ascontiguousarray(samples[..., :-1] if with_alpha else samples)
+    colors = np.ascontiguousarray(samples[..., :-1] if with_alpha else samples)
     alpha = np.ascontiguousarray(samples[..., -1]) if with_alpha else None
-    return PictureLayers(colours, alpha, notes=notes)
+    return ImageLayers(colors, alpha, notes=notes)
 
 
-def _from_picture(image: Image.Image) -> PictureLayers:
+def _from_image(image: Image.Image) -> ImageLayers:
     if min(image.size) < 1:
-        raise ImageError(f"a Pillow picture of {image.width} x {image.height} pixels is empty")
+        raise ImageError(f"a Pillow image of {image.width} x {image.height} pixels is empty")
     try:
-        return picture_layers(image)
+        return image_layers(image)
     except ImageError as error:
-        raise ImageError(f"cannot use the Pillow picture: {error}") from error.__cause__
+        raise ImageError(f"cannot use the Pillow image: {error}") from error.__cause__
     except Exception as error:
-        # An unread picture is decoded here, and Pillow raises nearly every kind of error then.
+        # An unread image is decoded here, and Pillow raises nearly every kind of error then.
         reason = " ".join((str(error) or type(error).__name__).split())
-        raise ImageError(f"cannot decode the Pillow picture: {reason}") from error
+        raise ImageError(f"cannot decode the Pillow image: {reason}") from error
 
 
 def _fitting(profile: bytes | None, channels: int, notes: list[str]) -> bytes | None:
-    """The profile if it is one of grey for one channel, of RGB for three."""
+    """The profile if it is one of gray for one channel, of RGB for three."""
     if profile is None:
         return None
     wanted = b"GRAY" if channels == 1 else b"RGB "
@@ -212,7 +212,7 @@ def _fitting(profile: bytes | None, channels: int, notes: list[str]) -> bytes | 
         notes.append("ICC profile dropped: it cannot be read")
     elif profile[16:20] != wanted:
         space = profile[16:20].decode("ascii", "replace").strip()
-        notes.append(f"ICC profile dropped: it is for other colours ({ascii(space)[1:-1]})")
+        notes.append(f"ICC profile dropped: it is for other colors ({ascii(space)[1:-1]})")
     else:
         return profile
     return None

@@ -1,7 +1,7 @@
-"""What a picture file says about its picture, kept apart from the pixels: EXIF, XMP, density, text.
+"""What an image file says about its image, kept apart from the pixels: EXIF, XMP, density, text.
 
 Pixels that are read are upright, and after restoration they may have another size.  So the EXIF
-orientation and XMP's are set to 1, EXIF's pixel sizes follow the picture, and EXIF's thumbnail is
+orientation and XMP's are set to 1, EXIF's pixel sizes follow the image, and EXIF's thumbnail is
 taken out.  Everything else stays byte for byte: EXIF blocks are patched in place, because maker
 notes hold offsets that a rewritten block would break.  A TIFF file has no block of its own, so one
 is made of its descriptive tags.
@@ -30,19 +30,19 @@ STRUCTURE_TAGS = frozenset(
         *(280, 281, 282, 283, 284, 288, 289, 290, 291, 292, 293, 296, 297, 301, 317, 318, 319),
         *(320, 321, 322, 323, 324, 325, 326, 327, 328, 330, 332, 333, 334, 336, 337, 338, 339),
         *(340, 341, 342, 347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532),
-        # What has a place of its own in `PictureMetadata`, and where pixels lie on the globe.
+        # What has a place of its own in `ImageMetadata`, and where pixels lie on the globe.
         *(700, 32781, 33550, 33723, 33922, 34264, 34377, 34675, 34735, 34736, 34737),
     )
 )
-"""Tags of a TIFF directory that say how the samples lie and hold for no other picture."""
+"""Tags of a TIFF directory that say how the samples lie and hold for no other image."""
 
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*=\s*[\"']|<tiff:Orientation>\s*)\d+")
 _TEXT_LIMIT = 1 << 20
 
 
 @dataclass(frozen=True)
-class PictureMetadata:
-    """What is known about a picture beside its pixels and its colour profile."""
+class ImageMetadata:
+    """What is known about an image beside its pixels and its color profile."""
 
     exif: bytes | None = None
     """EXIF block, from its byte-order mark on; orientation 1, no thumbnail."""
@@ -53,14 +53,14 @@ class PictureMetadata:
     texts: tuple[tuple[str, str], ...] = ()
     """Keywords and texts of a PNG file; the comment of a JPEG or GIF has the keyword "Comment"."""
 
-    def resized(self, width: int, height: int) -> PictureMetadata:
-        """The same for a picture of another size; a damaged EXIF block is left out."""
+    def resized(self, width: int, height: int) -> ImageMetadata:
+        """The same for an image of another size; a damaged EXIF block is left out."""
         exif = None if self.exif is None else patched_exif(self.exif, width, height)
         return replace(self, exif=exif)
 
 
-def read_metadata(image: Image.Image, width: int, height: int, notes: list[str]) -> PictureMetadata:
-    """The metadata of a loaded picture that is `width` x `height` pixels when upright.
+def read_metadata(image: Image.Image, width: int, height: int, notes: list[str]) -> ImageMetadata:
+    """The metadata of a loaded image that is `width` x `height` pixels when upright.
 
     What is damaged or has no place is left out and named in `notes`.
     """
@@ -79,11 +79,11 @@ def read_metadata(image: Image.Image, width: int, height: int, notes: list[str])
         xmp = None
     if image.info.get("photoshop"):
         notes.append("Photoshop and IPTC data dropped")
-    return PictureMetadata(exif, xmp, _density(image), tuple(_texts(image)))
+    return ImageMetadata(exif, xmp, _density(image), tuple(_texts(image)))
 
 
 def patched_exif(block: bytes, width: int, height: int) -> bytes | None:
-    """An EXIF block for an upright picture of `width` x `height` without a thumbnail.
+    """An EXIF block for an upright image of `width` x `height` without a thumbnail.
 
     Returns:
         The block with its other bytes as they were; None where it is damaged.
@@ -125,7 +125,7 @@ def _patch_directory(
         elif tag in _HEIGHTS:
             value = height
         if value is not None:
-            # One LONG fits the entry as well as the usual SHORT, and a large picture needs it.
+            # One LONG fits the entry as well as the usual SHORT, and a large image needs it.
             kind = _SHORT if value < 1 << 16 and kind == _SHORT else _LONG
             padded = f"{order}HHIHH" if kind == _SHORT else f"{order}HHII"
             filler = (0,) if kind == _SHORT else ()
@@ -152,7 +152,7 @@ def _wipe_thumbnail(data: bytearray, order: str, start: int) -> None:
 
 
 def _exif_block(image: Image.Image) -> bytes | None:
-    """The picture's EXIF block from its byte-order mark on; b"?" where it cannot be read."""
+    """The image's EXIF block from its byte-order mark on; b"?" where it cannot be read."""
     try:
         stored = image.info.get("exif")
         raw = image.info.get("Raw profile type exif")

@@ -1,6 +1,6 @@
-"""Writing PNG files of 8 and 16 bits a sample, grey or RGB, with or without alpha.
+"""Writing PNG files of 8 and 16 bits a sample, gray or RGB, with or without alpha.
 
-Pillow has no 16-bit colour, so the format is written here as a whole.  Rows are filtered as
+Pillow has no 16-bit color, so the format is written here as a whole.  Rows are filtered as
 libpng's default does it, each by the filter whose differences sum to the least.
 
 Source: PNG specification, third edition (W3C, 2025).
@@ -15,11 +15,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from qmamba.images.layers import PictureLayers
+from qmamba.images.layers import ImageLayers
 
 MAX_SIDE = 2**31 - 1
 
-_GREY, _COLOUR, _ALPHA = 0, 2, 4
+_GRAY, _COLOR, _ALPHA = 0, 2, 4
 _BAND_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
 _COMPRESSION = 6
@@ -27,17 +27,17 @@ _METRES_PER_INCH = 0.0254
 _XMP_KEYWORD = "XML:com.adobe.xmp"
 
 
-def write_png(stream: BinaryIO, layers: PictureLayers) -> None:
-    """Write the picture with its profile and metadata; a band of rows is in memory at a time.
+def write_png(stream: BinaryIO, layers: ImageLayers) -> None:
+    """Write the image with its profile and metadata; a band of rows is in memory at a time.
 
     Raises:
         OSError: the stream cannot be written.
     """
-    channels = layers.colours.shape[2] + (layers.alpha is not None)
-    colour_type = (_GREY if layers.colours.shape[2] == 1 else _COLOUR) | (
+    channels = layers.colors.shape[2] + (layers.alpha is not None)
+    color_type = (_GRAY if layers.colors.shape[2] == 1 else _COLOR) | (
         _ALPHA if layers.alpha is not None else 0
     )
-    header = struct.pack(">IIBBBBB", layers.width, layers.height, layers.bits, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", layers.width, layers.height, layers.bits, color_type, 0, 0, 0)
     stream.write(b"\x89PNG\r\n\x1a\n")
     _chunk(stream, b"IHDR", header)
     if layers.profile is not None:
@@ -77,7 +77,7 @@ def _text(stream: BinaryIO, keyword: str, text: bytes) -> None:
     _chunk(stream, b"iTXt", (name or b"Comment") + b"\0\0\0\0\0" + text.replace(b"\0", b""))
 
 
-def _filtered(layers: PictureLayers, channels: int) -> Iterator[np.ndarray]:
+def _filtered(layers: ImageLayers, channels: int) -> Iterator[np.ndarray]:
     """Bands of rows as the compressor takes them: uint8, a filter number before each row."""
     pixel = channels * layers.bits // 8
     row_bytes = layers.width * pixel
@@ -90,9 +90,9 @@ def _filtered(layers: PictureLayers, channels: int) -> Iterator[np.ndarray]:
         yield _best_filter(rows, previous, pixel)
 
 
-def _stored(layers: PictureLayers, top: int, bottom: int) -> np.ndarray:
+def _stored(layers: ImageLayers, top: int, bottom: int) -> np.ndarray:
     """Rows as the file has them before filtering: big-endian samples, alpha last, as bytes."""
-    samples = layers.colours[top:bottom]
+    samples = layers.colors[top:bottom]
     if layers.alpha is not None:
         samples = np.concatenate([samples, layers.alpha[top:bottom, :, None]], axis=2)
     stored = np.ascontiguousarray(samples, samples.dtype.newbyteorder(">"))

@@ -1,4 +1,4 @@
-"""From a Pillow picture of any mode to its samples of 8 or 16 bits, its alpha, its orientation."""
+"""From a Pillow image of any mode to its samples of 8 or 16 bits, its alpha, its orientation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _WHITE_IS_ZERO = 0
 
 @dataclass(frozen=True, eq=False)
 class StoredSamples:
-    """The samples of a picture as its file has them, before any colour conversion or turning."""
+    """The samples of an image as its file has them, before any color conversion or turning."""
 
-    colours: Image.Image | np.ndarray
-    """8 bits: a picture of mode L, RGB, CMYK or LAB.  16 bits: uint16 (height, width) grey or
+    colors: Image.Image | np.ndarray
+    """8 bits: an image of mode L, RGB, CMYK or LAB.  16 bits: uint16 (height, width) gray or
     (height, width, 3)."""
     alpha: Image.Image | np.ndarray | None
     """Alpha of the same depth, one channel; None where there is none or it may not matter."""
@@ -35,9 +35,9 @@ def stored_samples(image: Image.Image, low: Image.Image | None, notes: list[str]
     """Load `image` and take its samples; what was done to them is added to `notes`.
 
     Args:
-        image: Any Pillow picture, loaded or not; it is loaded and otherwise left as it is.
-        low: The low bytes of a picture with 16 bits per colour channel, where `image` (mode RGB or
-            RGBA) holds the high bytes; mode LA where both colours and alpha are grey levels.
+        image: Any Pillow image, loaded or not; it is loaded and otherwise left as it is.
+        low: The low bytes of an image with 16 bits per color channel, where `image` (mode RGB or
+            RGBA) holds the high bytes; mode LA where both colors and alpha are gray levels.
         notes: Receives one phrase per change.
 
     Raises:
@@ -53,16 +53,16 @@ def stored_samples(image: Image.Image, low: Image.Image | None, notes: list[str]
     profile = image.info.get("icc_profile")
     profile = profile if isinstance(profile, bytes) and profile else None
     if low is not None:
-        return StoredSamples(*_deep_colour(image, low), profile, turned)
+        return StoredSamples(*_deep_color(image, low), profile, turned)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return StoredSamples(*_deep_grey(image, bits, notes), profile, turned)
+        return StoredSamples(*_deep_gray(image, bits, notes), profile, turned)
     if bits == 16:
         notes.append("16-bit samples reduced to 8 bits")
     return StoredSamples(*_split_alpha(image), profile, turned)
 
 
 def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """An 8-bit picture of mode L, RGB, CMYK or LAB, and its alpha channel where one matters."""
+    """An 8-bit image of mode L, RGB, CMYK or LAB, and its alpha channel where one matters."""
     alpha = None
     opaque = image
     if image.has_transparency_data:
@@ -80,10 +80,10 @@ def as_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _deep_colour(high: Image.Image, low: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    """uint16 colours (height, width, 3) and alpha (height, width) from two 8-bit pictures.
+def _deep_color(high: Image.Image, low: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """uint16 colors (height, width, 3) and alpha (height, width) from two 8-bit images.
 
-    Where `low` has mode LA the colours are grey (height, width).
+    Where `low` has mode LA the colors are gray (height, width).
     """
     if low.mode == "LA":
         high = Image.merge("LA", (high.getchannel(0), high.getchannel(3)))
@@ -104,10 +104,10 @@ def _deep_colour(high: Image.Image, low: Image.Image) -> tuple[np.ndarray, np.nd
     return samples, None
 
 
-def _deep_grey(
+def _deep_gray(
     image: Image.Image, bits: int, notes: list[str]
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """uint16 grey and alpha (height, width) from mode I;16*, I or F."""
+    """uint16 gray and alpha (height, width) from mode I;16*, I or F."""
     stored = np.asarray(image)
     lowest, highest = stored.min(), stored.max()
     if image.mode == "F":
@@ -165,7 +165,7 @@ def _tiff_orientation(image: Image.Image) -> int:
 
 
 def bits_per_sample(image: Image.Image) -> int:
-    """Bits of one stored sample, 8 where an already loaded picture no longer tells."""
+    """Bits of one stored sample, 8 where an already loaded image no longer tells."""
     stored = _tiff_tag(image, _BITS_PER_SAMPLE)
     if isinstance(stored, tuple) and stored:
         return int(max(stored))
@@ -176,7 +176,7 @@ def pending_orientation(image: Image.Image, turned: int, notes: list[str]) -> in
     """The EXIF orientation (1 to 8) still to be applied; the one of the file is noted.
 
     Args:
-        image: The loaded picture.
+        image: The loaded image.
         turned: Orientation that has been applied already, 1 for none.
         notes: Receives the orientation, or why there is none.
     """

@@ -1,4 +1,4 @@
-"""From pictures in any accepted form to float32 tensors in [0, 1], and ImageNet normalisation."""
+"""From images in any accepted form to float32 tensors in [0, 1], and ImageNet normalization."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from qmamba.errors import ImageError, ShapeError
-from qmamba.images.colour import over_white, picture_pixels
+from qmamba.images.color import image_pixels, over_white
 from qmamba.images.decode import DecodedImage
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -18,25 +18,25 @@ _TOLERANCE = 1e-3
 
 
 def to_tensor(image: DecodedImage | Image.Image | np.ndarray | torch.Tensor) -> torch.Tensor:
-    """The picture as a float32 tensor (3, height, width) with values in [0, 1].
+    """The image as a float32 tensor (3, height, width) with values in [0, 1].
 
     Args:
         image: One of
             a `DecodedImage`;
-            a Pillow picture of any mode, read by the rules of `read_image` (its size is not
+            a Pillow image of any mode, read by the rules of `read_image` (its size is not
             limited, its ICC profile and EXIF orientation count);
             an array (height, width), (height, width, 1), (height, width, 3) or, with alpha that is
             composited on white, (height, width, 4): uint8 (0 to 255), uint16 (0 to 65535) or float
             (0 to 1);
             a tensor (3, height, width) or (1, height, width): uint8 (0 to 255) or float (0 to 1).
-            Grey is copied to three channels.  Float values up to 0.001 outside [0, 1] are clamped.
+            Gray is copied to three channels.  Float values up to 0.001 outside [0, 1] are clamped.
 
     Returns:
         A contiguous tensor on the CPU, or on the device of the tensor given.  Gradients flow to a
         float tensor, except through clamped values.
 
     Raises:
-        ImageError: another type, shape or dtype, an empty picture, or float values that are not
+        ImageError: another type, shape or dtype, an empty image, or float values that are not
             finite or outside [0, 1].
     """
     if isinstance(image, DecodedImage):
@@ -46,9 +46,9 @@ def to_tensor(image: DecodedImage | Image.Image | np.ndarray | torch.Tensor) -> 
     if isinstance(image, np.ndarray):
         return _from_array(image)
     if isinstance(image, Image.Image):
-        return _from_picture(image)
+        return _from_image(image)
     raise ImageError(
-        f"an image must be a Pillow picture, a numpy array or a tensor, got {type(image).__name__}"
+        f"an image must be a Pillow image, a numpy array or a tensor, got {type(image).__name__}"
     )
 
 
@@ -76,17 +76,17 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
     return (images - mean) / std
 
 
-def _from_picture(image: Image.Image) -> torch.Tensor:
+def _from_image(image: Image.Image) -> torch.Tensor:
     if min(image.size) < 1:
-        raise ImageError(f"a Pillow picture of {image.width} x {image.height} pixels is empty")
+        raise ImageError(f"a Pillow image of {image.width} x {image.height} pixels is empty")
     try:
-        pixels, _ = picture_pixels(image)
+        pixels, _ = image_pixels(image)
     except ImageError as error:
-        raise ImageError(f"cannot use the Pillow picture: {error}") from error.__cause__
+        raise ImageError(f"cannot use the Pillow image: {error}") from error.__cause__
     except Exception as error:
-        # An unread picture is decoded here, and Pillow raises nearly every kind of error then.
+        # An unread image is decoded here, and Pillow raises nearly every kind of error then.
         reason = " ".join((str(error) or type(error).__name__).split())
-        raise ImageError(f"cannot decode the Pillow picture: {reason}") from error
+        raise ImageError(f"cannot decode the Pillow image: {reason}") from error
     return _from_array(pixels)
 
 

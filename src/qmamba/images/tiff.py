@@ -1,6 +1,6 @@
-"""Writing TIFF files of 8 and 16 bits a sample, grey or RGB, with or without alpha.
+"""Writing TIFF files of 8 and 16 bits a sample, gray or RGB, with or without alpha.
 
-Pillow has no 16-bit colour, so strips are written here; Pillow writes the directory, which holds
+Pillow has no 16-bit color, so strips are written here; Pillow writes the directory, which holds
 the tags of EXIF as well.  Samples are deflated after taking differences along each row, which every
 reader built on libtiff understands.
 
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from qmamba.errors import ImageError
-from qmamba.images.layers import PictureLayers
+from qmamba.images.layers import ImageLayers
 from qmamba.images.metadata import STRUCTURE_TAGS
 
 MAX_SIDE = 2**32 - 1
@@ -33,16 +33,16 @@ _XMP, _ICC_PROFILE = 700, 34675
 _DIRECTORIES = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 
 
-def write_tiff(stream: BinaryIO, layers: PictureLayers) -> None:
-    """Write the picture with its profile and metadata; PNG texts have no place in the format.
+def write_tiff(stream: BinaryIO, layers: ImageLayers) -> None:
+    """Write the image with its profile and metadata; PNG texts have no place in the format.
 
-    The compressed picture is in memory as a whole.
+    The compressed image is in memory as a whole.
 
     Raises:
         ImageError: the file would be larger than 4 GB, which the format cannot address.
         OSError: the stream cannot be written.
     """
-    channels = layers.colours.shape[2] + (layers.alpha is not None)
+    channels = layers.colors.shape[2] + (layers.alpha is not None)
     row_bytes = layers.width * channels * layers.bits // 8
     step = max(1, _STRIP_BYTES // row_bytes)
     strips = [
@@ -56,7 +56,7 @@ def write_tiff(stream: BinaryIO, layers: PictureLayers) -> None:
     tags[ExifTags.Base.BitsPerSample] = (layers.bits,) * channels
     tags[ExifTags.Base.Compression] = _ADOBE_DEFLATE
     tags[ExifTags.Base.PhotometricInterpretation] = (
-        _BLACK_IS_ZERO if layers.colours.shape[2] == 1 else _RGB
+        _BLACK_IS_ZERO if layers.colors.shape[2] == 1 else _RGB
     )
     tags[ExifTags.Base.SamplesPerPixel] = channels
     tags[ExifTags.Base.RowsPerStrip] = step
@@ -77,14 +77,14 @@ def write_tiff(stream: BinaryIO, layers: PictureLayers) -> None:
             tags.tagtype[tag] = 1 if tag == _XMP else 7
             tags[tag] = block
     if int(starts[-1]) + (1 << 20) + len(layers.profile or b"") > _MAX_FILE:
-        raise ImageError("a TIFF file holds at most 4 GB and this picture needs more, choose PNG")
+        raise ImageError("a TIFF file holds at most 4 GB and this image needs more, choose PNG")
     # Pillow moves the offsets behind the directory, which it writes first.
     tags.save(stream)
     stream.writelines(strips)
 
 
-def _differences(layers: PictureLayers, top: int, bottom: int) -> bytes:
-    samples = layers.colours[top:bottom]
+def _differences(layers: ImageLayers, top: int, bottom: int) -> bytes:
+    samples = layers.colors[top:bottom]
     if layers.alpha is not None:
         samples = np.concatenate([samples, layers.alpha[top:bottom, :, None]], axis=2)
     stored = samples.astype(samples.dtype.newbyteorder("<"))

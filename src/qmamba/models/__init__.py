@@ -1,13 +1,11 @@
 """The networks: configurations, named models, weights files and their accounting."""
 
-from qmamba.models.checkpoint import MismatchError, load, save_model
-from qmamba.models.config import QMambaConfig
-from qmamba.models.describe import describe
 from qmamba.models.flops import FlopReport, count_flops, count_parameters
-from qmamba.models.mambair import RGB_MEAN, MambaIR
-from qmamba.models.mambair_config import MambaIRConfig
+from qmamba.models.mambair.config import MambaIRConfig
+from qmamba.models.mambair.network import RGB_MEAN, MambaIR
 from qmamba.models.metadata import LoadReport, ModelMetadata, ScoreScale
-from qmamba.models.qmamba import IMAGE_MEAN, IMAGE_STD, QMamba, StageMaps
+from qmamba.models.qmamba.config import QMambaConfig
+from qmamba.models.qmamba.network import IMAGE_MEAN, IMAGE_STD, QMamba, StageMaps
 from qmamba.models.registry import (
     MODELS,
     Config,
@@ -18,9 +16,8 @@ from qmamba.models.registry import (
     list_models,
     model_config,
 )
-from qmamba.models.sources import list_weights
-from qmamba.models.timm_backbone import TimmBackbone
-from qmamba.models.timm_config import TimmConfig
+from qmamba.models.timm.config import TimmConfig
+from qmamba.models.timm.network import TimmBackbone
 
 __all__ = [
     "IMAGE_MEAN",
@@ -32,7 +29,6 @@ __all__ = [
     "LoadReport",
     "MambaIR",
     "MambaIRConfig",
-    "MismatchError",
     "Model",
     "ModelMetadata",
     "QMamba",
@@ -46,10 +42,6 @@ __all__ = [
     "count_flops",
     "count_parameters",
     "create_model",
-    "describe",
     "list_models",
-    "list_weights",
-    "load",
     "model_config",
-    "save_model",
 ]

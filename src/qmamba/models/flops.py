@@ -15,13 +15,13 @@ from dataclasses import dataclass
 import torch
 
 from qmamba.errors import ShapeError
-from qmamba.models.config import QMambaConfig
 from qmamba.models.fields import NetworkConfig
-from qmamba.models.mambair import TAIL_DIM
-from qmamba.models.mambair_config import MambaIRConfig
+from qmamba.models.mambair.config import MambaIRConfig
+from qmamba.models.mambair.network import TAIL_DIM
+from qmamba.models.qmamba.config import QMambaConfig
 from qmamba.models.registry import Config, Model, build_model
-from qmamba.models.timm_config import TimmConfig
-from qmamba.models.timm_flops import backbone_flops
+from qmamba.models.timm.config import TimmConfig
+from qmamba.models.timm.flops import backbone_flops
 
 _ROUTES = 4
 _NORM = 5
@@ -38,7 +38,7 @@ class FlopReport:
     """All convolutions: stem, downsampling, depthwise, groups, enlargement."""
     linear: int
     """All linear layers, the scan's projections and the head."""
-    normalisation: int
+    normalization: int
     """Layer norms and the final pooling."""
     gate: int
     """The route gates of LQMamba: their norms on all routes and their linear layers; the channel
@@ -58,7 +58,7 @@ class FlopReport:
     @property
     def without_scan(self) -> int:
         """Everything but the scans."""
-        return self.convolution + self.linear + self.normalisation + self.gate + self.attention
+        return self.convolution + self.linear + self.normalization + self.gate + self.attention
 
     @property
     def paper(self) -> int:
@@ -92,9 +92,9 @@ def _backbone_report(config: TimmConfig, height: int, width: int) -> FlopReport:
         raise ShapeError(
             f"A {config.backbone} takes images of {side} x {side}, not {height} x {width}."
         )
-    convolution, linear, normalisation, attention = backbone_flops(config, height, width)
+    convolution, linear, normalization, attention = backbone_flops(config, height, width)
     return FlopReport(
-        height, width, convolution, linear, normalisation, 0, 0, True, attention=attention
+        height, width, convolution, linear, normalization, 0, 0, True, attention=attention
     )
 
 
@@ -102,20 +102,20 @@ def _qmamba_flops(config: QMambaConfig, height: int, width: int) -> FlopReport:
     rows, columns = _half(height), _half(width)
     half = config.dims[0] // 2
     convolution = 9 * 3 * half * rows * columns
-    normalisation = _NORM * half * rows * columns
+    normalization = _NORM * half * rows * columns
     linear = gate = scan = 0
     previous = half
     for i, dim in enumerate(config.dims):
         rows, columns = _half(rows), _half(columns)
         pixels = rows * columns
         convolution += 9 * previous * dim * pixels
-        normalisation += _NORM * dim * pixels
+        normalization += _NORM * dim * pixels
         previous = dim
         inner, rank, states = config.inner_dims[i], config.dt_ranks[i], config.state_size
         steps = _round_up(rows, config.windows[i]) * _round_up(columns, config.windows[i])
         depth = config.depths[i]
         convolution += depth * 9 * inner * pixels
-        normalisation += depth * _NORM * (2 * dim + inner) * pixels
+        normalization += depth * _NORM * (2 * dim + inner) * pixels
         pointwise = 2 * dim * inner + 2 * dim * int(config.mlp_ratio * dim)
         # Per route: to the step, B and C of a pixel, then from the step's low rank to all channels.
         projections = _ROUTES * inner * (rank + 2 * states + rank)
@@ -124,14 +124,14 @@ def _qmamba_flops(config: QMambaConfig, height: int, width: int) -> FlopReport:
         if config.route_gate:
             hidden = inner // _GATE_REDUCTION
             gate += depth * _ROUTES * (_NORM * inner * pixels + 2 * inner * hidden)
-    normalisation += (_NORM + 1) * previous * rows * columns
+    normalization += (_NORM + 1) * previous * rows * columns
     linear += previous * config.num_outputs
     return FlopReport(
         height=height,
         width=width,
         convolution=convolution,
         linear=linear,
-        normalisation=normalisation,
+        normalization=normalization,
         gate=gate,
         scan=scan,
         scan_in_paper=not config.route_gate and max(config.windows) == 1,
@@ -160,7 +160,7 @@ def _mambair_flops(config: MambaIRConfig, height: int, width: int) -> FlopReport
         width=width,
         convolution=convolution * pixels,
         linear=depth * (3 * dim * inner + projections) * pixels,
-        normalisation=_NORM * (depth * (2 * dim + inner) + 2 * dim) * pixels,
+        normalization=_NORM * (depth * (2 * dim + inner) + 2 * dim) * pixels,
         gate=depth * (dim * pixels + attention),
         scan=depth * _ROUTES * inner * (9 * states + 1) * pixels,
         scan_in_paper=True,

@@ -6,13 +6,13 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
 from qmamba.errors import ConfigError
-from qmamba.models.config import QMambaConfig
-from qmamba.models.mambair import MambaIR
-from qmamba.models.mambair_config import MambaIRConfig
+from qmamba.models.mambair.config import MambaIRConfig
+from qmamba.models.mambair.network import MambaIR
 from qmamba.models.names import unknown_name
-from qmamba.models.qmamba import QMamba
-from qmamba.models.timm_backbone import TimmBackbone
-from qmamba.models.timm_config import BACKBONES, TimmConfig
+from qmamba.models.qmamba.config import QMambaConfig
+from qmamba.models.qmamba.network import QMamba
+from qmamba.models.timm.config import BACKBONES, TimmConfig
+from qmamba.models.timm.network import TimmBackbone
 
 Config: TypeAlias = QMambaConfig | MambaIRConfig | TimmConfig
 QualityModel: TypeAlias = QMamba | TimmBackbone
@@ -112,7 +112,7 @@ def build_model(config: Config) -> Model:
 def create_model(name: str, **config_overrides: Any) -> Model:
     """Build a named model with fresh weights, in training mode, on torch's default device.
 
-    Weights are drawn from torch's global generator; :func:`qmamba.models.load` has trained ones.
+    Weights are drawn from torch's global generator; :func:`qmamba.checkpoints.load` has trained ones.
 
     Args:
         name: one of :func:`list_models`.

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmamba.nn.convolution import ChannelLastConv2d
-from qmamba.nn.initialisation import linear
+from qmamba.nn.initialization import linear
 
 
 class Mlp(nn.Module):

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmamba.nn.initialisation import linear
+from qmamba.nn.initialization import linear
 
 
 class RouteGate(nn.Module):
-    """Channel weights in (0, 1) from the average of a normalised map.
+    """Channel weights in (0, 1) from the average of a normalized map.
 
     ``sigmoid(W2 gelu(W1 mean(LayerNorm(y)) + b1) + b2)`` with the mean over all pixels. One gate is
     shared by the four routes and applied to each of them on its own. At the start every weight is
@@ -56,7 +56,7 @@ class GatedMerge(nn.Module):
 
 
 def mean_of_layer_norm(maps: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """``norm(maps).mean(-2)`` without the normalised maps.
+    """``norm(maps).mean(-2)`` without the normalized maps.
 
     Only the mean and the reciprocal deviation of each pixel are formed; with them, the average over
     pixels is one weighted sum, and the affine part commutes with it. In float32 the rounding grows

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qmamba.nn.convolution import ChannelLastConv2d
 from qmamba.nn.gate import GatedMerge
-from qmamba.nn.initialisation import linear, state_decay, step_bias, uniform
+from qmamba.nn.initialization import linear, state_decay, step_bias, uniform
 from qmamba.ops import scan_routes, ss2d
 
 ROUTES = 4
@@ -31,7 +31,7 @@ class SS2D(nn.Module):
         route_gate: weigh each route by a channel gate before the sum (LQMamba).
         conv_size: side of the depthwise convolution, odd.
         conv_bias: give the depthwise convolution a bias.
-        z_gate: multiply the normalised scan by the SiLU of a second linear map of the input.
+        z_gate: multiply the normalized scan by the SiLU of a second linear map of the input.
 
     Source: VMamba, forward type ``v05_noz``; QMamba paper, section on the scan mechanism; MambaIR.
     """

@@ -1,8 +1,8 @@
 """The selective scan: its definition, its fast implementations, and the routes it walks along."""
 
-from qmamba.ops.dispatch import BackendStatus, backends, selective_scan, ss2d
-from qmamba.ops.given_steps import ss2d_given_steps
-from qmamba.ops.routes import PADDING, gather_routes, scan_routes, scatter_routes
+from qmamba.ops.scan.dispatch import BackendStatus, backends, selective_scan, ss2d
+from qmamba.ops.scan.given_delta import ss2d_given_steps
+from qmamba.ops.scan.routes import PADDING, gather_routes, scan_routes, scatter_routes
 
 __all__ = [
     "PADDING",

@@ -1,7 +1,6 @@
 """Adapting a quality model with few parameters: StylePrompt and the tunings it is compared with."""
 
 from qmamba.prompts.config import TuningConfig, TuningMethod
-from qmamba.prompts.file import is_tuned_file, load_tuned, load_tuned_model, save_tuned
 from qmamba.prompts.modules import (
     ConvolutionPrompt,
     CrossAttentionPrompt,
@@ -22,8 +21,4 @@ __all__ = [
     "attach",
     "count_tuned",
     "identity_of",
-    "is_tuned_file",
-    "load_tuned",
-    "load_tuned_model",
-    "save_tuned",
 ]

@@ -1,4 +1,4 @@
-"""What is trained when a quality model is adapted to other pictures."""
+"""What is trained when a quality model is adapted to other images."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class TuningConfig:
     regressor: bool = False
     """Train the linear head as well ("& R" in the paper)."""
     prompts: int = 6
-    """Prompt components that are mixed for each picture."""
+    """Prompt components that are mixed for each image."""
     width: int = 256
     """Channels of a prompt; those of the cross-attention prompt are the stage's."""
     size: tuple[int, int] | Literal["layer"] = (1, 1)
     """Height and width of a StylePrompt; ``"layer"`` is the size of the map that it follows, for a
-    picture of 224 x 224."""
+    image of 224 x 224."""
     convolution_bias: bool = True
     """Bias of StylePrompt's convolution; the paper's parameter count fits with it (3.83 M)."""
 

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmamba.nn import ChannelLastConv2d
-from qmamba.nn.initialisation import linear
+from qmamba.nn.initialization import linear
 
 
 class PromptMixture(nn.Module):
-    """One prompt for a map: learnt components, weighed by what the map looks like on average.
+    """One prompt for a map: learned components, weighed by what the map looks like on average.
 
     Args:
         channels: channels of the map.
@@ -90,7 +90,7 @@ class ConvolutionPrompt(nn.Module):
     """The map plus a 3 x 3 convolution, without bias, of the map and the prompt side by side.
 
     The paper convolves the two and keeps the result. With the map added and the kernel zero at the
-    start the functions that can be learnt are the same, and the start is the identity.
+    start the functions that can be learned are the same, and the start is the identity.
 
     Args:
         channels: channels of the map.

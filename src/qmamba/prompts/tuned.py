@@ -24,7 +24,7 @@ from qmamba.prompts.config import PROMPT_METHODS, TuningConfig
 from qmamba.prompts.modules import ConvolutionPrompt, CrossAttentionPrompt, StylePrompt
 
 USUAL_SIDE = 224
-"""Side of the pictures, in pixels, whose maps prompts of the size "layer" have."""
+"""Side of the images, in pixels, whose maps prompts of the size "layer" have."""
 
 Part = TypeVar("Part", bound=nn.Module)
 

@@ -1,11 +1,10 @@
-"""Quantisation: fake-quantised training, calibration, and fixed codes."""
+"""Quantization: fake-quantized training, calibration, and fixed codes."""
 
 from qmamba.quantization.config import LayerSettings, QuantConfig
-from qmamba.quantization.grid import BITS, Grid
 from qmamba.quantization.layers import FrozenTensor, QuantizedConv2d, QuantizedLinear
-from qmamba.quantization.packed_file import load_quantized, save_quantized
 from qmamba.quantization.placement import quantized_names
 from qmamba.quantization.prepare import calibrate, quantize_, quantizers
+from qmamba.quantization.qparams import BITS, Grid
 from qmamba.quantization.quantizers import (
     DLS,
     LSQ,
@@ -48,9 +47,7 @@ __all__ = [
     "Static",
     "calibrate",
     "create_quantizer",
-    "load_quantized",
     "quantize_",
     "quantized_names",
     "quantizers",
-    "save_quantized",
 ]

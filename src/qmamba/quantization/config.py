@@ -1,4 +1,4 @@
-"""What is quantised how: one frozen configuration, with exceptions for single layers."""
+"""What is quantized how: one frozen configuration, with exceptions for single layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from qmamba.errors import ConfigError
-from qmamba.quantization.grid import check_bits
+from qmamba.quantization.qparams import check_bits
 from qmamba.quantization.quantizers import (
     OFFICIAL,
     QUANTIZERS,
@@ -22,12 +22,12 @@ from qmamba.quantization.quantizers import (
 STEPS = ("prepare", "convert", "ptq")
 """Steps of :func:`~qmamba.quantization.quantize_`."""
 FULL_PRECISION = 32
-"""A number of bits that means: not quantised; the same as ``None``."""
+"""A number of bits that means: not quantized; the same as ``None``."""
 
 
 @dataclass(frozen=True)
 class LayerSettings:
-    """How the weight and the activations of one layer are quantised.
+    """How the weight and the activations of one layer are quantized.
 
     Raises:
         ConfigError: a value is unknown.
@@ -38,10 +38,10 @@ class LayerSettings:
     activation_bits: int | None = 4
     """Bits of activations, and of the constants of the scan (A, D and the bias of the steps)."""
     weight: str = "rfa"
-    """Quantiser of weights, a key of :data:`~qmamba.quantization.QUANTIZERS`."""
+    """Quantizer of weights, a key of :data:`~qmamba.quantization.QUANTIZERS`."""
     activation: str = "dls"
-    """Quantiser of activations. ``dls`` means the placement of Q-MambaIR: DLS for the operands of
-    the scan and the output projection, the static quantiser elsewhere. Any other name takes the
+    """Quantizer of activations. ``dls`` means the placement of Q-MambaIR: DLS for the operands of
+    the scan and the output projection, the static quantizer elsewhere. Any other name takes the
     place of both."""
     statistics: str = "sample"
     """Over what DLS takes its statistics: ``sample``, ``frozen`` or ``batch``."""
@@ -74,10 +74,10 @@ class QuantConfig(LayerSettings):
     """
 
     step: str = "prepare"
-    """``prepare``: fake quantisation for training; ``ptq``: the same for calibration without
+    """``prepare``: fake quantization for training; ``ptq``: the same for calibration without
     training; ``convert``: weights of a prepared model become fixed codes."""
     compat: bool = False
-    """Compute RFA, DLS and the static quantiser as the official code does, flaws included."""
+    """Compute RFA, DLS and the static quantizer as the official code does, flaws included."""
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Settings of single layers by a shell pattern of their names: ``{"layers.0.*":
     {"weight_bits": 8}}``. Later ones win. Inside an SS2D the projections and the scan are called
@@ -110,18 +110,18 @@ class QuantConfig(LayerSettings):
         return self._settings(*(key for key in self.overrides if fnmatchcase(name, key)))
 
     def weight_quantizer(self, name: str) -> Quantizer | None:
-        """A quantiser for the weight of a layer, or ``None`` for full precision."""
+        """A quantizer for the weight of a layer, or ``None`` for full precision."""
         settings = self.layer(name)
         return self._create(settings.weight, settings.weight_bits, settings, Operand.weight())
 
     def activation_quantizer(
         self, name: str, operand: Operand | None = None, *, dynamic: bool = False
     ) -> Quantizer | None:
-        """A quantiser for an activation of a layer, or ``None`` for full precision.
+        """A quantizer for an activation of a layer, or ``None`` for full precision.
 
         Args:
             name: of the layer.
-            operand: what is quantised; an activation with a batch axis by default.
+            operand: what is quantized; an activation with a batch axis by default.
             dynamic: whether DLS stands here in Q-MambaIR.
         """
         settings = self.layer(name)

@@ -1,4 +1,4 @@
-"""Linear and convolution layers with fake-quantised or frozen weights and quantised inputs."""
+"""Linear and convolution layers with fake-quantized or frozen weights and quantized inputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmamba.nn import ChannelLastConv2d
-from qmamba.quantization.grid import Grid
+from qmamba.quantization.qparams import Grid
 from qmamba.quantization.quantizers import Quantizer
 
 
@@ -51,7 +51,7 @@ class FrozenTensor(nn.Module):
 
 @torch.no_grad()
 def freeze(quantizer: Quantizer, value: Tensor) -> FrozenTensor:
-    """The codes that a quantiser gives to a constant."""
+    """The codes that a quantizer gives to a constant."""
     value = value.detach()
     codes = quantizer.codes(value)
     grid = quantizer.grid(value)
@@ -59,7 +59,7 @@ def freeze(quantizer: Quantizer, value: Tensor) -> FrozenTensor:
 
 
 class QuantizedLinear(nn.Linear):
-    """A linear layer whose weight and input are quantised.
+    """A linear layer whose weight and input are quantized.
 
     Args:
         layer: the layer whose parameters are taken over, not copied.
@@ -89,7 +89,7 @@ class QuantizedLinear(nn.Linear):
 
 
 class QuantizedConv2d(nn.Conv2d):
-    """A convolution whose weight and input are quantised; zero padding stays exactly zero.
+    """A convolution whose weight and input are quantized; zero padding stays exactly zero.
 
     On maps ``(batch, height, width, channels)`` if the layer is a
     :class:`~qmamba.nn.ChannelLastConv2d`, on ``(batch, channels, height, width)`` otherwise.

@@ -1,6 +1,6 @@
-"""Which layers of a network are quantised; everything else stays in full precision.
+"""Which layers of a network are quantized; everything else stays in full precision.
 
-Quantised are the SS2D layers with all operands of their scans, the convolutions in front of the
+Quantized are the SS2D layers with all operands of their scans, the convolutions in front of the
 channel attention, the convolutions that end a residual group, the MLPs and the downsampling between
 stages. In full precision stay the first and the last layers of a network, norms, gates and channel
 attention, skip scales, biases, activation functions and sums.
@@ -19,11 +19,11 @@ from qmamba.quantization.layers import QuantizedConv2d, QuantizedLinear
 from qmamba.quantization.ss2d import QuantizedSS2D
 
 Filter = Callable[[nn.Module, str], bool]
-"""Whether a layer, given with its name, is quantised."""
+"""Whether a layer, given with its name, is quantized."""
 
 
 def quantized_names(model: nn.Module) -> list[str]:
-    """Names of the layers that would be quantised, an SS2D as one of them."""
+    """Names of the layers that would be quantized, an SS2D as one of them."""
     return list(dict.fromkeys(_places(model)))
 
 
@@ -58,15 +58,15 @@ def _is_stage(module: nn.Module) -> bool:
 
 
 def replace_layers(model: nn.Module, config: QuantConfig, filter_fn: Filter | None) -> int:
-    """Put quantised layers in the place of all that belong there; how many there were.
+    """Put quantized layers in the place of all that belong there; how many there were.
 
     Raises:
-        ConfigError: the model has been prepared before, or none of its layers is to be quantised.
+        ConfigError: the model has been prepared before, or none of its layers is to be quantized.
     """
     modules = dict(model.named_modules())
     kinds = (QuantizedSS2D, QuantizedLinear, QuantizedConv2d)
     if any(isinstance(module, kinds) for module in modules.values()):
-        raise ConfigError("The model is quantised already; start from the full-precision one.")
+        raise ConfigError("The model is quantized already; start from the full-precision one.")
 
     def selected(name: str) -> bool:
         # The projections of an SS2D are not modules of their own.
@@ -75,7 +75,7 @@ def replace_layers(model: nn.Module, config: QuantConfig, filter_fn: Filter | No
 
     names = [name for name in quantized_names(model) if selected(name)]
     if not names:
-        raise ConfigError("The model has no layer that would be quantised.")
+        raise ConfigError("The model has no layer that would be quantized.")
     for name in names:
         parent, _, key = name.rpartition(".")
         setattr(modules[parent], key, _quantized(modules[name], config, name, selected))

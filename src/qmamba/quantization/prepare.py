@@ -1,4 +1,4 @@
-"""The three steps of quantising a model, and calibration."""
+"""The three steps of quantizing a model, and calibration."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ AnyModel = TypeVar("AnyModel", bound=nn.Module)
 def quantize_(
     model: AnyModel, config: QuantConfig | None = None, filter_fn: Filter | None = None
 ) -> AnyModel:
-    """Quantise a MambaIR or QMamba network in place, one step at a time.
+    """Quantize a MambaIR or QMamba network in place, one step at a time.
 
-    - ``step="prepare"``: layers get fake quantisers and the model can be trained; the parameters of
-      the full-precision network keep their names and values. Weight quantisers start at once,
-      activation quantisers in the first pass in training mode or in :func:`calibrate`.
+    - ``step="prepare"``: layers get fake quantizers and the model can be trained; the parameters of
+      the full-precision network keep their names and values. Weight quantizers start at once,
+      activation quantizers in the first pass in training mode or in :func:`calibrate`.
     - ``step="ptq"``: the same, in evaluation mode and with all parameters fixed;
       :func:`calibrate` has to follow.
     - ``step="convert"``: weights of a prepared model become fixed codes. The model is then for
@@ -35,8 +35,8 @@ def quantize_(
 
     Args:
         model: the network; changed in place.
-        config: bits, quantisers and step; 4 bits and the quantisers of Q-MambaIR by default.
-        filter_fn: called with each layer that would be quantised and its name, ``False`` keeps it
+        config: bits, quantizers and step; 4 bits and the quantizers of Q-MambaIR by default.
+        filter_fn: called with each layer that would be quantized and its name, ``False`` keeps it
             in full precision. Of an SS2D it is asked for the layer, for its ``in_proj``,
             ``conv2d``, ``out_proj``, and for ``x_proj``, ``dt_proj`` and ``scan`` with the SS2D.
 
@@ -44,8 +44,8 @@ def quantize_(
         The model.
 
     Raises:
-        ConfigError: the model is quantised already, or for ``convert`` not prepared, or has none of
-            the layers that are quantised.
+        ConfigError: the model is quantized already, or for ``convert`` not prepared, or has none of
+            the layers that are quantized.
 
     Source: conventions of torchao's ``quantize_``.
     """
@@ -62,7 +62,7 @@ def quantize_(
 
 
 def quantizers(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:
-    """All quantisers of a prepared model with their names."""
+    """All quantizers of a prepared model with their names."""
     for name, module in model.named_modules():
         if isinstance(module, Quantizer):
             yield name, module
@@ -70,10 +70,10 @@ def quantizers(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:
 
 @torch.no_grad()
 def calibrate(model: AnyModel, batches: Iterable[Tensor]) -> AnyModel:
-    """Start all activation quantisers of a prepared model from data, in place.
+    """Start all activation quantizers of a prepared model from data, in place.
 
-    The batches run through the model in evaluation mode with exact activations and quantised
-    weights. Quantisers that had started before start again. In a distributed run all processes have
+    The batches run through the model in evaluation mode with exact activations and quantized
+    weights. Quantizers that had started before start again. In a distributed run all processes have
     to take part.
 
     Args:
@@ -86,7 +86,7 @@ def calibrate(model: AnyModel, batches: Iterable[Tensor]) -> AnyModel:
     """
     active = [q for _, q in quantizers(model) if q.operand.role == "activation"]
     if not any(True for _ in quantizers(model)):
-        raise ConfigError("The model has no quantisers; prepare it with quantize_ first.")
+        raise ConfigError("The model has no quantizers; prepare it with quantize_ first.")
     training = model.training
     model.eval()
     for quantizer in active:
@@ -111,7 +111,7 @@ def calibrate(model: AnyModel, batches: Iterable[Tensor]) -> AnyModel:
 
 @torch.no_grad()
 def _start_constants(model: nn.Module) -> None:
-    """Start the quantisers of weights and of the scan's constants."""
+    """Start the quantizers of weights and of the scan's constants."""
     for layer in _quantized_layers(model):
         if isinstance(layer, QuantizedSS2D):
             layer.start_constants()

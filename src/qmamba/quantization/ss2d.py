@@ -1,4 +1,4 @@
-"""SS2D with every operand quantised, as Q-MambaIR places its quantisers."""
+"""SS2D with every operand quantized, as Q-MambaIR places its quantizers."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ SCAN_CONSTANTS = ("A_logs", "Ds", "dt_projs_bias")
 
 
 class QuantizedSS2D(SS2D):
-    """:class:`~qmamba.nn.SS2D` with quantised layers, projections and scan.
+    """:class:`~qmamba.nn.SS2D` with quantized layers, projections and scan.
 
-    The parameters are those of the given layer, under the same names; quantisers stand beside them
+    The parameters are those of the given layer, under the same names; quantizers stand beside them
     as ``<parameter>_quantizer`` and ``<operand>_quantizer``. The state of the scan, its
     exponentials, the softplus, the norm and the gates stay in full precision.
 
     Args:
         layer: the layer whose parameters are taken over, not copied.
-        config: which quantisers.
+        config: which quantizers.
         name: of the layer in its network, for the exceptions of the configuration.
-        selected: whether a part of the layer, given by name, is quantised.
+        selected: whether a part of the layer, given by name, is quantized.
 
     Source: Q-MambaIR, placement in its official code.
     """
@@ -141,12 +141,12 @@ class QuantizedSS2D(SS2D):
         return _apply(getattr(self, f"{name}_quantizer"), self._exact(name))
 
     def start_constants(self) -> None:
-        """Let the quantisers of the parameters start from their values."""
+        """Let the quantizers of the parameters start from their values."""
         for name in (*PROJECTION_WEIGHTS, *SCAN_CONSTANTS):
             self.constant(name)
 
     def convert(self) -> None:
-        """Replace the parameters that are quantised by their codes; layers convert themselves."""
+        """Replace the parameters that are quantized by their codes; layers convert themselves."""
         for name in (*PROJECTION_WEIGHTS, *SCAN_CONSTANTS):
             quantizer = getattr(self, f"{name}_quantizer")
             if quantizer is not None:

@@ -3,8 +3,8 @@
 from qmamba.reproduce.experiment import EXPERIMENTS, Plan, Step, make_plan, run_plan
 from qmamba.reproduce.plan import Measurement, Training
 from qmamba.reproduce.protocol import Protocol
+from qmamba.reproduce.runner import Conditions, InterruptedRunError, Laboratory
 from qmamba.reproduce.sources import Sources, find_sources
-from qmamba.reproduce.work import Conditions, InterruptedRunError, Laboratory
 
 __all__ = [
     "EXPERIMENTS",

@@ -21,7 +21,7 @@ _FROZEN = 2.0
 
 
 def multiply_adds(plan: Mapping[Training, tuple[str, ...]], protocol: Protocol) -> float:
-    """Multiply-adds of trainings and their tests, by the numbers of pictures, crops and epochs.
+    """Multiply-adds of trainings and their tests, by the numbers of images, crops and epochs.
 
     Data sets count as complete, whether they are there or not. A step of training counts as three
     passes forward, as two where the backbone is frozen, and as one where nothing behind it needs a
@@ -30,12 +30,12 @@ def multiply_adds(plan: Mapping[Training, tuple[str, ...]], protocol: Protocol) 
     total = 0.0
     for training, tests in plan.items():
         per_crop = count_flops(model_config(training.model)).total
-        learnt = sum(TRAIN_SHARE * ADAPTERS[name].count for name in training.sets)
+        learned = sum(TRAIN_SHARE * ADAPTERS[name].count for name in training.sets)
         judged = sum(
-            protocol.pictures(round((1 - TRAIN_SHARE) * ADAPTERS[name].count)) for name in tests
+            protocol.images(round((1 - TRAIN_SHARE) * ADAPTERS[name].count)) for name in tests
         )
         method = "full" if training.tuning is None else training.tuning.method
-        passes = _FACTORS.get(method, _FROZEN) * protocol.examples(round(learnt))
+        passes = _FACTORS.get(method, _FROZEN) * protocol.examples(round(learned))
         total += per_crop * (passes + judged * protocol.crops_used)
     return total
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from qmamba.errors import QMambaError
-from qmamba.evaluation.paper_tables import TABLES
 from qmamba.reproduce.cost import multiply_adds
 from qmamba.reproduce.figure3 import damage_kind, deep_features, feature_map, write_figure
+from qmamba.reproduce.paper_tables import TABLES
 from qmamba.reproduce.plan import (
     FIGURE_SET,
     Measurement,
@@ -23,15 +23,15 @@ from qmamba.reproduce.plan import (
 from qmamba.reproduce.protocol import Protocol
 from qmamba.reproduce.render import write_table
 from qmamba.reproduce.results import collect
+from qmamba.reproduce.runner import Conditions, InterruptedRunError, Laboratory
 from qmamba.reproduce.sources import Sources, find_sources
-from qmamba.reproduce.work import Conditions, InterruptedRunError, Laboratory
 
 FIGURE = "figure3"
 EXPERIMENTS = (*TABLES, FIGURE)
 """Everything that can be reproduced, by name."""
 
 QUICK_NOTE = (
-    "A quick trial: small stand-ins, a few steps, a few pictures. These figures show that the way"
+    "A quick trial: small stand-ins, a few steps, a few images. These figures show that the way"
     " is free and mean nothing else."
 )
 FRESH_NOTE = (

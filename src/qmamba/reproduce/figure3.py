@@ -1,6 +1,6 @@
-"""Figure 3: deep features of damaged pictures on a plane, coloured by the kind of damage.
+"""Figure 3: deep features of damaged images on a plane, colored by the kind of damage.
 
-Every backbone is trained on KADID-10k; the features are those of the test pictures, the mean over
+Every backbone is trained on KADID-10k; the features are those of the test images, the mean over
 their views. t-SNE lays them out; how well the kinds of damage keep apart is also one number, the
 silhouette of the features themselves, from -1 to 1.
 
@@ -28,7 +28,7 @@ from qmamba.models import Model
 
 KINDS = {
     "blur": range(1, 4),
-    "colour": range(4, 9),
+    "color": range(4, 9),
     "compression": range(9, 11),
     "noise": range(11, 16),
     "brightness": range(16, 19),
@@ -38,7 +38,7 @@ KINDS = {
 """The seven kinds of damage of KADID-10k and the numbers of their distortions."""
 
 SUFFIXES = (".png", ".svg", ".json", ".csv")
-_COLOURS = ("#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f", "#b07aa1", "#9c755f")
+_COLORS = ("#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f", "#b07aa1", "#9c755f")
 _MOST_PERPLEXITY = 30.0
 _PANEL_INCHES = 4.0
 
@@ -49,8 +49,8 @@ class FeatureMap:
 
     Attributes:
         model: the backbone.
-        positions: (pictures, 2), where t-SNE puts the features.
-        kinds: kind of damage of every picture.
+        positions: (images, 2), where t-SNE puts the features.
+        kinds: kind of damage of every image.
         silhouette: mean silhouette of the features by kind, in [-1, 1].
     """
 
@@ -75,7 +75,7 @@ def damage_kind(distortion: str | None) -> str:
 def deep_features(
     model: Model, dataset: RatedDataset, positions: Sequence[int], crops: int
 ) -> NDArray[np.float64]:
-    """What the head sees of some pictures, (pictures, channels): the mean over their crops."""
+    """What the head sees of some images, (images, channels): the mean over their crops."""
     scorer = Scorer(model, policy=CropsPolicy(count=crops))
     rows = []
     with torch.no_grad():
@@ -93,17 +93,17 @@ def feature_map(
 
     Args:
         model: name of the backbone.
-        features: (pictures, channels), finite.
-        kinds: kind of damage of every picture, at least two different ones.
+        features: (images, channels), finite.
+        kinds: kind of damage of every image, at least two different ones.
         seed: seed of t-SNE.
 
     Raises:
-        DataError: fewer than four pictures, or a single kind.
+        DataError: fewer than four images, or a single kind.
         QMambaError: scikit-learn is not installed.
     """
     if len(features) < 4 or len(set(kinds)) < 2 or len(set(kinds)) >= len(features):
         raise DataError(
-            f"figure 3 needs at least four pictures, of two or more kinds of which one occurs"
+            f"figure 3 needs at least four images, of two or more kinds of which one occurs"
             f" twice, got {len(features)} of {len(set(kinds))}"
         )
     try:
@@ -143,9 +143,9 @@ def write_figure(
     figure = Figure(figsize=(_PANEL_INCHES * len(maps), _PANEL_INCHES + 0.6), layout="constrained")
     panels = figure.subplots(1, len(maps), squeeze=False)[0]
     for panel, found in zip(panels, maps, strict=True):
-        for kind, colour in zip(KINDS, _COLOURS, strict=True):
+        for kind, color in zip(KINDS, _COLORS, strict=True):
             chosen = np.array([each == kind for each in found.kinds])
-            panel.scatter(*found.positions[chosen].T, s=8, color=colour, label=kind, linewidths=0)
+            panel.scatter(*found.positions[chosen].T, s=8, color=color, label=kind, linewidths=0)
         panel.set_title(f"{found.model}\nsilhouette {found.silhouette:.3f}")
         panel.set_xticks([])
         panel.set_yticks([])
@@ -155,12 +155,12 @@ def write_figure(
     # Without dates and random names the same maps give the same files.
     for path, stamp in zip(paths[:2], ({"Software": None}, {"Date": None}), strict=True):
         kind = path.suffix.removeprefix(".")
-        with rc_context(settings), atomic_write(path) as picture:
-            figure.savefig(picture, format=kind, dpi=150, metadata=stamp)
+        with rc_context(settings), atomic_write(path) as image:
+            figure.savefig(image, format=kind, dpi=150, metadata=stamp)
     with atomic_write(paths[2], "w") as stream:
         content: Mapping[str, Any] = {
             "silhouette": {found.model: found.silhouette for found in maps},
-            "pictures": len(maps[0].kinds),
+            "images": len(maps[0].kinds),
             "notes": list(notes),
         }
         json.dump(content, stream, indent=1)

@@ -9,17 +9,10 @@ from functools import cache
 from typing import Any
 
 from qmamba.errors import ConfigError
-from qmamba.evaluation.paper_tables import (
-    MIXED,
-    TABLES,
-    TRANSFERS,
-    Column,
-    PaperRow,
-    PaperTable,
-)
 from qmamba.models import count_flops, count_parameters, model_config
-from qmamba.models.config import QMambaConfig
+from qmamba.models.qmamba.config import QMambaConfig
 from qmamba.prompts import TuningConfig, count_tuned
+from qmamba.reproduce.paper_tables import MIXED, TABLES, TRANSFERS, Column, PaperRow, PaperTable
 
 MODELS = {
     **{f"ResNet-{depth}": f"resnet-{depth}" for depth in (50, 101, 152)},

@@ -18,7 +18,7 @@ _LARGE_SET = 4000
 _QUICK_STEPS = 4
 _QUICK_BATCH = 4
 _QUICK_WIDTH = 16
-_QUICK_PICTURES = 12
+_QUICK_IMAGES = 12
 _QUICK_MODELS = {
     "qmamba-*": "qmamba-nano",
     "lqmamba-*": "lqmamba-nano",
@@ -32,13 +32,13 @@ _QUICK_MODELS = {
 class Protocol:
     """The paper's conditions, or with ``quick`` a trial of the whole way in minutes.
 
-    A quick run trains small stand-ins for a few steps on a few pictures. It shows that everything
+    A quick run trains small stand-ins for a few steps on a few images. It shows that everything
     needed is there; its figures mean nothing.
 
     Raises:
         ConfigError: a number is below 1.
 
-    Source: QMamba paper, section 4.1: nine epochs, ten crops of 224 per picture, batches of 32
+    Source: QMamba paper, section 4.1: nine epochs, ten crops of 224 per image, batches of 32
     (LIVE Challenge) to 128 (KonIQ-10k). The paper does not say how often it repeats; ten random
     splits and their median are the custom of the work that it builds on.
     """
@@ -47,7 +47,7 @@ class Protocol:
     """Random splits; a figure is the median over them."""
     quick: bool = False
     crops: int = 10
-    """Crops of each picture, in an epoch of training and at test."""
+    """Crops of each image, in an epoch of training and at test."""
     epochs: float = 9.0
 
     def __post_init__(self) -> None:
@@ -74,23 +74,23 @@ class Protocol:
 
     @property
     def crops_used(self) -> int:
-        """Crops of each picture."""
+        """Crops of each image."""
         return 1 if self.quick else self.crops
 
     def chosen(self, positions: tuple[int, ...]) -> tuple[int, ...]:
         """The positions of a part that are used: all, or a few evenly spaced ones."""
-        count = self.pictures(len(positions))
+        count = self.images(len(positions))
         return tuple(positions[place * len(positions) // count] for place in range(count))
 
-    def pictures(self, there: int) -> int:
-        """How many pictures of a part are used."""
-        return min(there, _QUICK_PICTURES) if self.quick else there
+    def images(self, there: int) -> int:
+        """How many images of a part are used."""
+        return min(there, _QUICK_IMAGES) if self.quick else there
 
-    def options(self, pictures: int, seed: int, **others: Any) -> TrainingOptions:
+    def options(self, images: int, seed: int, **others: Any) -> TrainingOptions:
         """The schedule of a training.
 
         Args:
-            pictures: number of training pictures, which decides the batch.
+            images: number of training images, which decides the batch.
             seed: seed of the run.
             others: fields of the options that do not belong to the protocol.
         """
@@ -98,14 +98,14 @@ class Protocol:
             return TrainingOptions(
                 epochs=None, steps=_QUICK_STEPS, batch_size=_QUICK_BATCH, seed=seed, **others
             )
-        batch = 128 if pictures >= _LARGE_SET else 32
+        batch = 128 if images >= _LARGE_SET else 32
         return TrainingOptions(epochs=self.epochs, batch_size=batch, seed=seed, **others)
 
-    def examples(self, pictures: int) -> int:
+    def examples(self, images: int) -> int:
         """Crops that a training sees in all."""
         if self.quick:
             return _QUICK_STEPS * _QUICK_BATCH
-        return round(self.epochs * pictures * self.crops)
+        return round(self.epochs * images * self.crops)
 
     def to_dict(self) -> dict[str, Any]:
         """What results of one folder must share, as JSON: all but the number of seeds."""

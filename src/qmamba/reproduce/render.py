@@ -7,8 +7,8 @@ import io
 import json
 from pathlib import Path
 
-from qmamba.evaluation.paper_tables import Column
 from qmamba.files import atomic_write
+from qmamba.reproduce.paper_tables import Column
 from qmamba.reproduce.results import Cell, TableResult
 
 TITLES = {

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from qmamba.evaluation.paper_tables import Column, PaperRow, PaperTable
+from qmamba.reproduce.paper_tables import Column, PaperRow, PaperTable
 from qmamba.reproduce.plan import (
     NOT_HERE,
     Measurement,

@@ -10,7 +10,7 @@ from pathlib import Path
 from qmamba.datasets import RatedDataset, Split, find_datasets, read_dataset, split_by_content
 from qmamba.errors import DataError
 from qmamba.models import model_config
-from qmamba.models.timm_config import TimmConfig
+from qmamba.models.timm.config import TimmConfig
 from qmamba.reproduce.plan import Training
 from qmamba.reproduce.protocol import TRAIN_SHARE, Protocol
 

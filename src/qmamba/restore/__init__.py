@@ -1,7 +1,7 @@
-"""Restoration of pictures: larger, without noise, without JPEG artefacts."""
+"""Restoration of images: larger, without noise, without JPEG artifacts."""
 
-from qmamba.restore.attempts import Cancelled, Progress
-from qmamba.restore.catalogue import Wish, find_weights
+from qmamba.restore.adaptive_tiles import Canceled, Progress
+from qmamba.restore.catalog import Wish, find_weights
 from qmamba.restore.folder import (
     FORMATS,
     Job,
@@ -12,13 +12,13 @@ from qmamba.restore.folder import (
     target_name,
 )
 from qmamba.restore.restored import RestoredImage
-from qmamba.restore.restorer import Picture, Restorer
+from qmamba.restore.restorer import ImageInput, Restorer
 
 __all__ = [
     "FORMATS",
-    "Cancelled",
+    "Canceled",
     "Job",
-    "Picture",
+    "ImageInput",
     "Progress",
     "RestoredImage",
     "RestoredRow",

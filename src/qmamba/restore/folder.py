@@ -1,4 +1,4 @@
-"""Many pictures: where each restored file goes, and restoring one after the other."""
+"""Many images: where each restored file goes, and restoring one after the other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qmamba.errors import ConfigError, QMambaError
 from qmamba.files import make_folder
 from qmamba.images import ENCODED_SUFFIXES
 from qmamba.images.encode import DEFAULT_QUALITY
-from qmamba.restore.attempts import Cancelled, Progress
+from qmamba.restore.adaptive_tiles import Canceled, Progress
 from qmamba.restore.restored import RestoredImage
 from qmamba.restore.restorer import Restorer
 
@@ -26,7 +26,7 @@ _NO_SPACE = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(er
 
 
 class Source(NamedTuple):
-    """A picture that was found."""
+    """An image that was found."""
 
     path: str
     inside: str = ""
@@ -37,28 +37,28 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to restore."""
+    """One image to restore."""
 
     source: str
-    """The picture's path."""
+    """The image's path."""
     target: Path
-    """Where the restored picture goes."""
+    """Where the restored image goes."""
     error: str | None = None
     """Why it cannot be done, known beforehand."""
 
 
 @dataclass(frozen=True)
 class RestoredRow:
-    """What became of one picture."""
+    """What became of one image."""
 
     image: str
-    """The picture's path."""
+    """The image's path."""
     output: str
-    """Path of the restored picture."""
+    """Path of the restored image."""
     restored: RestoredImage | None = None
-    """The restored picture; ``None`` where there is an error or the picture was passed over."""
+    """The restored image; ``None`` where there is an error or the image was passed over."""
     notes: tuple[str, ...] = ()
-    """What was done to the picture from decoding to encoding, one phrase each."""
+    """What was done to the image from decoding to encoding, one phrase each."""
     seconds: float = 0.0
     """Time from reading to writing."""
     error: str | None = None
@@ -66,7 +66,7 @@ class RestoredRow:
 
     @property
     def skipped(self) -> bool:
-        """Whether the picture was passed over because its output was there."""
+        """Whether the image was passed over because its output was there."""
         return self.restored is None and self.error is None
 
 
@@ -74,7 +74,7 @@ def target_name(source: str, file_format: str | None = None) -> str:
     """The name of a restored file: the source's, with the ending of its format.
 
     Args:
-        source: path of the picture; its last part counts.
+        source: path of the image; its last part counts.
         file_format: one of :data:`FORMATS`; ``None`` keeps the ending where such files can be
             written (GIF, BMP and names without an image ending become PNG).
 
@@ -96,14 +96,14 @@ def target_name(source: str, file_format: str | None = None) -> str:
 def plan_jobs(
     sources: Iterable[Source], folder: Path, file_format: str | None = None
 ) -> Iterator[Job]:
-    """Where the restored pictures of a folder go: the same tree of folders below ``folder``.
+    """Where the restored images of a folder go: the same tree of folders below ``folder``.
 
-    A picture that would be written over any of the sources, or over the result of a picture before
+    An image that would be written over any of the sources, or over the result of an image before
     it (as ``a.jpg`` and ``a.png`` with one format), comes as a job with an error. Symbolic links
     are followed, so two names of one file count as one.
 
     Args:
-        sources: the pictures.
+        sources: the images.
         folder: where the results go.
         file_format: see :func:`target_name`.
     """
@@ -116,7 +116,7 @@ def plan_jobs(
         if error is not None:
             pass
         elif key == _real_path(source):
-            error = "its result would be written over the picture itself; choose another folder"
+            error = "its result would be written over the image itself; choose another folder"
         elif key in inputs:
             error = (
                 f"its result would be written over the input {inputs[key]!r}; choose another "
@@ -146,7 +146,7 @@ def restore_paths(
     skip_existing: bool = False,
     progress: Progress | None = None,
 ) -> Generator[RestoredRow, None, None]:
-    """Restore picture files, one row per file in the order given; a bad file gives an error row.
+    """Restore image files, one row per file in the order given; a bad file gives an error row.
 
     Every output appears under its name only when it is complete, so what an interrupt leaves is
     good, and with ``skip_existing`` the same call goes on from there.
@@ -156,8 +156,8 @@ def restore_paths(
         jobs: from :func:`plan_jobs`, or made by hand. Missing folders are made.
         quality, strip_metadata: see :func:`qmamba.images.write_layers`.
         overwrite: replace files that are there; otherwise they give error rows.
-        skip_existing: pass over pictures whose output is there.
-        progress: called with the tiles of the present picture that are done, and all of them.
+        skip_existing: pass over images whose output is there.
+        progress: called with the tiles of the present image that are done, and all of them.
 
     Raises:
         ConfigError: ``overwrite`` and ``skip_existing`` together.
@@ -194,15 +194,15 @@ def _row(
         lost = restored.save(
             job.target, quality=quality, strip_metadata=strip_metadata, overwrite=overwrite
         )
-    except Cancelled:
+    except Canceled:
         raise
     except QMambaError as error:
         if _is_disk_full(error):
             raise
-        # The row names the picture already.
+        # The row names the image already.
         return RestoredRow(job.source, output, error=str(error).replace(f" {job.source!r}", ""))
     except Exception as error:
-        # One picture must not end the work on all the others, whatever it does.
+        # One image must not end the work on all the others, whatever it does.
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return RestoredRow(job.source, output, error=f"cannot be restored ({reason})")
     return RestoredRow(

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
+from qmamba.inference.prepare import Precision
 from qmamba.models import MambaIRConfig
-from qmamba.models.inference import Precision
-from qmamba.models.mambair import TAIL_DIM
+from qmamba.models.mambair.network import TAIL_DIM
 
 USABLE_SHARE = 0.5
 """Part of the free memory that a tile may be planned to take."""
@@ -35,7 +35,7 @@ def bytes_per_pixel(config: MambaIRConfig, precision: Precision = "fp32") -> int
     """Estimate of the memory that the network takes for one pixel of its input, from above.
 
     The figure counts the feature maps that are alive at once and a measured surplus. It holds for
-    pictures of at least 128 x 128 pixels, without gradients.
+    images of at least 128 x 128 pixels, without gradients.
     """
     block = 5 * config.dim + 5 * config.inner_dim
     block += _ROUTES * (config.dt_rank + 2 * config.state_size)
@@ -44,13 +44,13 @@ def bytes_per_pixel(config: MambaIRConfig, precision: Precision = "fp32") -> int
     network = max(block, _tail(config)) * _OVERHEAD * _FLOAT
     if precision == "bf16":
         network *= _BFLOAT16
-    # Three maps of the result: the network's, the blended band, and what becomes the picture.
+    # Three maps of the result: the network's, the blended band, and what becomes the image.
     pixels = config.channels * (1 + 3 * config.scale**2) * _FLOAT
     return math.ceil(network + pixels)
 
 
 def _tail(config: MambaIRConfig) -> int:
-    """Values per input pixel that are alive at once while the picture is enlarged."""
+    """Values per input pixel that are alive at once while the image is enlarged."""
     if config.task == "sr-classic":
         factor = 3 if config.scale == 3 else 2
         return config.dim + TAIL_DIM * (2 * config.scale**2 + (config.scale // factor) ** 2)

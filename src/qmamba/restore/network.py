@@ -1,4 +1,4 @@
-"""Loading a restoration network, in full precision or quantised, and running it."""
+"""Loading a restoration network, in full precision or quantized, and running it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from qmamba.checkpoints import load
 from qmamba.errors import ConfigError
-from qmamba.models import Model, load
-from qmamba.models.inference import Precision, inference_network
+from qmamba.inference.prepare import Precision, inference_network
+from qmamba.models import Model
 
 _QUANTIZATION = "qmamba.quantization"
 
@@ -40,13 +41,13 @@ def runner(model: nn.Module, precision: Precision) -> Callable[[Tensor], Tensor]
             float32; ``"int8"`` for products of 8-bit integers, on the CPU with the C++ kernel.
 
     Raises:
-        ConfigError: the precision is unknown, or the network is quantised and it is not ``fp32``.
+        ConfigError: the precision is unknown, or the network is quantized and it is not ``fp32``.
     """
     if not _is_quantized(model):
         return inference_network(cast(Model, model), precision)
     if precision != "fp32":
         raise ConfigError(
-            f"A quantised network brings its own precision; leave precision={precision!r} out."
+            f"A quantized network brings its own precision; leave precision={precision!r} out."
         )
 
     @torch.no_grad()

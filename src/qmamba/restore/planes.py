@@ -1,4 +1,4 @@
-"""A network on the planes of a picture: grey or colour whatever it was trained on, and alpha."""
+"""A network on the planes of an image: gray or color whatever it was trained on, and alpha."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qmamba.images import resize_to
 
 Alpha = Literal["resample", "restore"]
 """What becomes of alpha: resized by bicubic interpolation (kept where the size stays), or restored
-by the network as if it were a grey picture."""
+by the network as if it were a gray image."""
 
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -22,9 +22,9 @@ _LUMA = (0.299, 0.587, 0.114)
 class PlaneNetwork:
     """Restores planes ``(channels, height, width)`` with a network of one or three channels.
 
-    Grey goes through a network of colours as three equal channels, whose mean is the result. Of
-    colours, a network of grey restores the luma (BT.601, full range, as in a JPEG file); what is
-    added to the luma is added to each channel of the enlarged picture, so the chroma stays. Colours
+    Gray goes through a network of colors as three equal channels, whose mean is the result. Of
+    colors, a network of gray restores the luma (BT.601, full range, as in a JPEG file); what is
+    added to the luma is added to each channel of the enlarged image, so the chroma stays. Colors
     below full transparency are made up from their surroundings first, since nobody has seen them
     and the network would let them bleed into the visible edge.
 
@@ -34,7 +34,7 @@ class PlaneNetwork:
         channels: of the network, 1 or 3.
         scale: of the network.
         device: where it runs.
-        ensemble: take the mean over the eight flips and turns of the picture.
+        ensemble: take the mean over the eight flips and turns of the image.
         alpha: what becomes of alpha.
     """
 
@@ -56,7 +56,7 @@ class PlaneNetwork:
         self._run = run
 
     def __call__(self, planes: Tensor, with_alpha: bool = False) -> Tensor:
-        """Restore a picture or a tile of one.
+        """Restore an image or a tile of one.
 
         Args:
             planes: float32 ``(1 or 3 channels, height, width)`` in [0, 1]; one channel more where
@@ -71,24 +71,24 @@ class PlaneNetwork:
         """
         planes = planes.to(self.device)
         if not with_alpha:
-            return self._finished(self._colours(planes))
-        colours, alpha = planes[:-1], planes[-1:]
-        restored = self._colours(_filled(colours, alpha))
-        enlarged = self._colours(alpha) if self.alpha == "restore" else self._resized(alpha)
+            return self._finished(self._colors(planes))
+        colors, alpha = planes[:-1], planes[-1:]
+        restored = self._colors(_filled(colors, alpha))
+        enlarged = self._colors(alpha) if self.alpha == "restore" else self._resized(alpha)
         return self._finished(torch.cat([restored, enlarged]))
 
     def _finished(self, planes: Tensor) -> Tensor:
         if not bool(torch.isfinite(planes).all()):
-            raise ImageError("the network's output for this picture is not finite")
+            raise ImageError("the network's output for this image is not finite")
         return planes.clamp_(0, 1).cpu()
 
-    def _colours(self, colours: Tensor) -> Tensor:
-        if colours.shape[0] == self.channels:
-            return self._network(colours)
+    def _colors(self, colors: Tensor) -> Tensor:
+        if colors.shape[0] == self.channels:
+            return self._network(colors)
         if self.channels == 3:
-            return self._network(colours.expand(3, -1, -1)).mean(0, keepdim=True)
-        enlarged = self._resized(colours)
-        return enlarged + (self._network(_luma(colours)) - _luma(enlarged))
+            return self._network(colors.expand(3, -1, -1)).mean(0, keepdim=True)
+        enlarged = self._resized(colors)
+        return enlarged + (self._network(_luma(colors)) - _luma(enlarged))
 
     def _network(self, image: Tensor) -> Tensor:
         if not self.ensemble:
@@ -108,17 +108,17 @@ class PlaneNetwork:
         return resize_to(planes, (self.scale * height, self.scale * width))
 
 
-def _luma(colours: Tensor) -> Tensor:
-    weights = colours.new_tensor(_LUMA).view(3, 1, 1)
-    return (colours * weights).sum(0, keepdim=True)
+def _luma(colors: Tensor) -> Tensor:
+    weights = colors.new_tensor(_LUMA).view(3, 1, 1)
+    return (colors * weights).sum(0, keepdim=True)
 
 
-def _filled(colours: Tensor, alpha: Tensor) -> Tensor:
-    """Colours with those below full transparency replaced by the mean of visible ones around."""
-    visible = (alpha > 0).to(colours)
+def _filled(colors: Tensor, alpha: Tensor) -> Tensor:
+    """Colors with those below full transparency replaced by the mean of visible ones around."""
+    visible = (alpha > 0).to(colors)
     if bool(visible.all()) or not bool(visible.any()):
-        return colours
-    return torch.where(visible > 0, colours, _spread(colours * visible, visible))
+        return colors
+    return torch.where(visible > 0, colors, _spread(colors * visible, visible))
 
 
 def _spread(weighted: Tensor, weight: Tensor) -> Tensor:

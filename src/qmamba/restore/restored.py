@@ -1,4 +1,4 @@
-"""What a restorer gives back: the picture, and how it came about."""
+"""What a restorer gives back: the image, and how it came about."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from qmamba.errors import ConfigError
-from qmamba.images import PictureLayers, write_layers
+from qmamba.images import ImageLayers, write_layers
 from qmamba.images.encode import DEFAULT_QUALITY
 from qmamba.restore.degradations import RestorationTask
 
 
 @dataclass(frozen=True, eq=False)
 class RestoredImage:
-    """A restored picture and how it came about."""
+    """A restored image and how it came about."""
 
-    layers: PictureLayers
-    """The picture, with the profile and the metadata of the original."""
+    layers: ImageLayers
+    """The image, with the profile and the metadata of the original."""
     task: RestorationTask
     """``sr``, ``denoise`` or ``jpeg``."""
     scale: int
@@ -33,7 +33,7 @@ class RestoredImage:
     @property
     def pixels(self) -> np.ndarray:
         """(height, width, 1 or 3 channels), uint8 or uint16 as the input was."""
-        return self.layers.colours
+        return self.layers.colors
 
     @property
     def alpha(self) -> np.ndarray | None:
@@ -42,7 +42,7 @@ class RestoredImage:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was done to the picture on the way, one phrase each."""
+        """What was done to the image on the way, one phrase each."""
         return self.layers.notes
 
     def save(
@@ -53,7 +53,7 @@ class RestoredImage:
         strip_metadata: bool = False,
         overwrite: bool = False,
     ) -> tuple[str, ...]:
-        """Write the picture; see :func:`qmamba.images.write_layers`, which states most errors.
+        """Write the image; see :func:`qmamba.images.write_layers`, which states most errors.
 
         Args:
             path: a name that ends in .png, .jpg, .jpeg, .webp, .tif or .tiff.

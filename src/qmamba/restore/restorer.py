@@ -1,4 +1,4 @@
-"""Restorer: a picture in, a better picture out, with everything else of its file kept."""
+"""Restorer: an image in, a better image out, with everything else of its file kept."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from qmamba.errors import CheckpointError, ConfigError, ImageError, ShapeError
-from qmamba.images import DEFAULT_MAX_PIXELS, PictureLayers, layers_of, read_layers
+from qmamba.images import DEFAULT_MAX_PIXELS, ImageLayers, layers_of, read_layers
+from qmamba.inference.prepare import Precision
 from qmamba.models import MambaIRConfig, ModelMetadata
-from qmamba.models.inference import Precision
 from qmamba.restore import memory
-from qmamba.restore.attempts import Progress, Watch, restore_tiles
-from qmamba.restore.catalogue import Wish, check_wish, find_weights, purpose_of, task_of
+from qmamba.restore.adaptive_tiles import Progress, Watch, restore_tiles
+from qmamba.restore.catalog import Wish, check_wish, find_weights, purpose_of, task_of
 from qmamba.restore.degradations import Degradation, RestorationTask
 from qmamba.restore.network import load_network, runner
 from qmamba.restore.planes import Alpha, PlaneNetwork
@@ -28,41 +28,41 @@ from qmamba.restore.restored import RestoredImage
 from qmamba.restore.tiles import MIN_TILE, RestoreTile, TilePlan, plan_tiles
 
 DEFAULT_OVERLAP = 32
-"""Pixels of the input that neighbouring tiles share."""
+"""Pixels of the input that neighboring tiles share."""
 
 _OVERSHOOT = 0.5
 
 Tile: TypeAlias = int | Literal["auto", "whole"]
-Picture: TypeAlias = (
-    str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray | Tensor | PictureLayers
+ImageInput: TypeAlias = (
+    str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray | Tensor | ImageLayers
 )
-"""One picture: a path, a file's bytes or stream, a Pillow picture, an array (height, width[, 1 to 4
+"""One image: a path, a file's bytes or stream, a Pillow image, an array (height, width[, 1 to 4
 channels]), a tensor (1 to 4 channels, height, width), or layers."""
 
 
 class Restorer:
-    """Restores pictures with one model.
+    """Restores images with one model.
 
-    The same picture gets the same bits on one machine with one number of threads and one tiling.
+    The same image gets the same bits on one machine with one number of threads and one tiling.
     Tiles change the result a little, because the scan runs through all pixels that it is given;
     ``RestoredImage.tiling`` says what was taken.
 
     Args:
-        model: a MambaIR, also a quantised one. It is put in evaluation mode and stays on its
+        model: a MambaIR, also a quantized one. It is put in evaluation mode and stays on its
             device.
         metadata: what the model is for; ``None`` takes ``model.metadata``.
-        tile: ``"auto"`` takes the whole picture where the free memory allows it and otherwise the
+        tile: ``"auto"`` takes the whole image where the free memory allows it and otherwise the
             largest tiles that it does; ``"whole"`` never divides; a number is the largest side of
             a tile in pixels of the input. Where memory runs out all the same, tiles of half the
             size are tried, except with ``"whole"``.
-        overlap: pixels of the input that neighbouring tiles share, at most a quarter of a tile.
+        overlap: pixels of the input that neighboring tiles share, at most a quarter of a tile.
         precision: ``"fp32"``; ``"bf16"``: half the memory for activations; ``"int8"``: products of
             8-bit integers, on the CPU. Both change pixels slightly.
-        ensemble: mean over the eight flips and turns of the picture: eight times the work, a
+        ensemble: mean over the eight flips and turns of the image: eight times the work, a
             little better.
         alpha: ``"resample"`` enlarges transparency by bicubic interpolation and keeps it where the
             size stays; ``"restore"`` sends it through the network too.
-        max_pixels: largest picture, in pixels, that is decoded from a file.
+        max_pixels: largest image, in pixels, that is decoded from a file.
         memory_budget: bytes that the network may take; ``None`` takes half of what is free.
 
     Raises:
@@ -144,7 +144,7 @@ class Restorer:
         """Load weights and make a restorer of them; the parameters are frozen.
 
         Args:
-            name_or_path: embedded weights (:func:`~qmamba.models.list_weights`), path or hub id;
+            name_or_path: embedded weights (:func:`~qmamba.checkpoints.list_weights`), path or hub id;
                 of a full-precision or a packed file of ours, or of an official checkpoint. ``None``
                 chooses among the embedded weights by the next four.
             task: ``"sr"`` (the default), ``"denoise"`` or ``"jpeg"``.
@@ -195,27 +195,27 @@ class Restorer:
 
     def restore(
         self,
-        picture: Picture,
+        image: ImageInput,
         *,
         progress: Progress | None = None,
         cancel: Callable[[], bool] | None = None,
     ) -> RestoredImage:
-        """Restore one picture.
+        """Restore one image.
 
         Args:
-            picture: see :data:`Picture`. Of a file everything is kept: grey, 16 bits, alpha, ICC
+            image: see :data:`ImageInput`. Of a file everything is kept: gray, 16 bits, alpha, ICC
                 profile and metadata; see :mod:`qmamba.images.layers`.
             progress: see :data:`~qmamba.restore.Progress`.
             cancel: asked before every tile; ``True`` stops.
 
         Raises:
-            ImageError: the picture cannot be decoded or is not in an accepted form, memory does
+            ImageError: the image cannot be decoded or is not in an accepted form, memory does
                 not even suffice for the smallest tiles, or the network's output is not finite.
-            Cancelled: ``cancel`` said so.
+            Canceled: ``cancel`` said so.
         """
-        layers = self._layers(picture)
+        layers = self._layers(image)
         scale = self.scale
-        stored = [layers.colours]
+        stored = [layers.colors]
         if layers.alpha is not None:
             stored.append(layers.alpha[..., None])
         samples = stored[0] if len(stored) == 1 else np.concatenate(stored, axis=2)
@@ -243,13 +243,13 @@ class Restorer:
             write,
             Watch(progress, cancel),
         )
-        colours = result if layers.alpha is None else np.ascontiguousarray(result[..., :-1])
+        colors = result if layers.alpha is None else np.ascontiguousarray(result[..., :-1])
         alpha = None if layers.alpha is None else np.ascontiguousarray(result[..., -1])
         metadata = layers.metadata.resized(shape[1], shape[0])
         return RestoredImage(
             layers=replace(
                 layers,
-                colours=colours,
+                colors=colors,
                 alpha=alpha,
                 metadata=metadata,
                 notes=(*layers.notes, *self._treatment(layers), *_tiling_notes(plan, used)),
@@ -281,12 +281,12 @@ class Restorer:
 
         Raises:
             ShapeError: no tensor, another shape or dtype, or values outside [0, 1] or not finite.
-            ImageError, Cancelled: see :meth:`restore`.
+            ImageError, Canceled: see :meth:`restore`.
         """
         if not isinstance(images, Tensor):
             raise ShapeError(
                 f"restore_tensor needs a torch tensor, got {type(images).__name__}; restore takes "
-                "pictures of other kinds."
+                "images of other kinds."
             )
         shape = tuple(images.shape)
         if len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape:
@@ -356,17 +356,17 @@ class Restorer:
         side = max(MIN_TILE, side if shorter > side else pixels // shorter)
         return plan_tiles(height, width, side, self.overlap)
 
-    def _layers(self, picture: Picture) -> PictureLayers:
-        if isinstance(picture, PictureLayers):
-            return picture
-        if isinstance(picture, (Image.Image, np.ndarray, Tensor)):
-            return layers_of(picture)
-        return read_layers(picture, max_pixels=self.max_pixels)
+    def _layers(self, image: ImageInput) -> ImageLayers:
+        if isinstance(image, ImageLayers):
+            return image
+        if isinstance(image, (Image.Image, np.ndarray, Tensor)):
+            return layers_of(image)
+        return read_layers(image, max_pixels=self.max_pixels)
 
-    def _treatment(self, layers: PictureLayers) -> list[str]:
+    def _treatment(self, layers: ImageLayers) -> list[str]:
         """What is to be said about the layers that the network was not made for."""
         notes = []
-        channels = layers.colours.shape[2]
+        channels = layers.colors.shape[2]
         if channels == 3 and self.config.channels == 1:
             kept = "kept" if self.scale == 1 else "enlarged by bicubic interpolation"
             notes.append(f"luma restored, chroma {kept}")

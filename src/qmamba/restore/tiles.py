@@ -1,4 +1,4 @@
-"""Cutting a picture into overlapping tiles and blending the restored tiles without seams.
+"""Cutting an image into overlapping tiles and blending the restored tiles without seams.
 
 Along each axis tiles of one size stand evenly from border to border. Where two of them overlap, one
 fades out as the other fades in, along half a period of a squared sine; so the weights of a pixel
@@ -27,7 +27,7 @@ columns)``, float32 on the CPU."""
 
 @dataclass(frozen=True)
 class TilePlan:
-    """Where the tiles of a picture lie: every row of tiles with every column, row by row."""
+    """Where the tiles of an image lie: every row of tiles with every column, row by row."""
 
     rows: tuple[slice, ...]
     """Input rows of each row of tiles."""
@@ -53,8 +53,8 @@ def plan_tiles(height: int, width: int, tile: int | None, overlap: int) -> TileP
 
     Args:
         height, width: size of the input in pixels.
-        tile: largest side of a tile, at least :data:`MIN_TILE`; ``None`` takes the whole picture.
-        overlap: pixels of the input that neighbours share; at most a quarter of ``tile`` is used.
+        tile: largest side of a tile, at least :data:`MIN_TILE`; ``None`` takes the whole image.
+        overlap: pixels of the input that neighbors share; at most a quarter of ``tile`` is used.
 
     Raises:
         ConfigError: ``tile`` is too small or ``overlap`` negative.
@@ -73,7 +73,7 @@ def plan_tiles(height: int, width: int, tile: int | None, overlap: int) -> TileP
 def blended(restore_tile: RestoreTile, plan: TilePlan, scale: int) -> Iterator[tuple[int, Tensor]]:
     """Restore all tiles and blend them, row of tiles by row of tiles.
 
-    Memory holds one row of tiles of the result, whatever the height of the picture.
+    Memory holds one row of tiles of the result, whatever the height of the image.
 
     Args:
         restore_tile: called once for each tile, in the order of the plan.

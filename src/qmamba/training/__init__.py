@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from qmamba.training.loop import TrainingProgress, TrainingResult, train
-    from qmamba.training.losses import Loss, parse_loss
     from qmamba.training.options import TrainingOptions
-    from qmamba.training.quality import QualityPart, QualityTask
+    from qmamba.training.quality.losses import Loss, parse_loss
+    from qmamba.training.quality.task import QualityPart, QualityTask
     from qmamba.training.task import Task
 
 __all__ = [

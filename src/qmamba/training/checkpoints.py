@@ -27,7 +27,7 @@ class TrainingState:
     Attributes:
         step: steps done.
         weights: trained parameters and every buffer.
-        optimizer: state of the optimiser.
+        optimizer: state of the optimizer.
         average: moving average of the weights, if one is kept.
         best: weights with the best validation figure so far, if that is what is kept.
         best_figures: the validation figures of those weights.

@@ -103,7 +103,7 @@ def train(
     Args:
         model: what is trained; moved to the device.
         task: examples, loss and judgement.
-        options: schedule and optimiser.
+        options: schedule and optimizer.
         folder: where the checkpoint and the log go; created if missing.
         resume: go on from the checkpoint in the folder, if there is one.
         device: where to train; on several ranks ``cuda`` means each rank's own card.

@@ -21,7 +21,7 @@ _LAST_COSINE_FACTOR = 0.01
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """The schedule of a run, its optimiser and what is written on the way.
+    """The schedule of a run, its optimizer and what is written on the way.
 
     The defaults are the published ones of QMamba; the learning rate, the weight decay and the
     clipping, which its paper does not give, are those of the code that it builds on.
@@ -53,7 +53,7 @@ class TrainingOptions:
     weight_decay: float = 0.05
     """Decay of matrices and kernels; vectors, biases and the state's decay rates have none."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Memory of the optimiser's two moments."""
+    """Memory of the optimizer's two moments."""
     clip_norm: float | None = 5.0
     """Longest gradient; longer ones are shortened to it. None: never."""
     ema_decay: float | None = None

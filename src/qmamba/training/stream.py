@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from qmamba.training.task import Task
 
 _SEED_BITS = 63
-# Forked workers share the memory of decoded pictures; elsewhere than on Linux forking is not safe.
+# Forked workers share the memory of decoded images; elsewhere than on Linux forking is not safe.
 _CONTEXT = "fork" if sys.platform == "linux" else None
 
 

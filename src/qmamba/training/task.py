@@ -1,4 +1,4 @@
-"""What the loop asks of anything that can be learnt."""
+"""What the loop asks of anything that can be learned."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ The 25 kinds of KADID-10k (Lin, Hosu and Saupe, "KADID-10k: A Large-scale Artifi
 Database", QoMEX 2019) in seven families, and an eighth family of what cameras and sharing do.
 """
 
-from qmamba.datasets.distortions.catalogue import (
+from qmamba.datasets.distortions.catalog import (
     DISTORTIONS,
     FAMILIES,
     UNAVAILABLE,

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
-"""A picture: uint8 sRGB of shape (height, width, 3)."""
+"""An image: uint8 sRGB of shape (height, width, 3)."""
 
 Floats = NDArray[np.float32]
-"""float32 values; pictures as floats keep the 0..255 scale unless a function says otherwise."""
+"""float32 values; images as floats keep the 0..255 scale unless a function says otherwise."""
 
 
 def to_pixels(values: Floats) -> Pixels:
@@ -52,7 +52,7 @@ def convolve(values: Floats, kernel: Floats) -> Floats:
     """Convolve each channel of ``values`` (H, W, C) with ``kernel`` (odd, odd), mirrored borders.
 
     The border is mirrored with the edge pixel repeated, as often as the kernel needs, so the
-    picture may be smaller than the kernel.
+    image may be smaller than the kernel.
     """
     height, width = values.shape[:2]
     rows, columns = kernel.shape
@@ -63,7 +63,7 @@ def convolve(values: Floats, kernel: Floats) -> Floats:
     spectrum = torch.fft.rfft2(planes, s=size)
     spectrum *= torch.fft.rfft2(torch.from_numpy(kernel), s=size)
     filtered = torch.fft.irfft2(spectrum, s=size).numpy()
-    # Only outputs whose whole support lies inside the padded picture are free of wrap-around.
+    # Only outputs whose whole support lies inside the padded image are free of wrap-around.
     inner = filtered[:, rows - 1 : rows - 1 + height, columns - 1 : columns - 1 + width]
     return np.ascontiguousarray(inner.transpose(1, 2, 0))
 

@@ -1,4 +1,4 @@
-"""Distortions of real cameras and of sharing, beyond the KADID-10k catalogue."""
+"""Distortions of real cameras and of sharing, beyond the KADID-10k catalog."""
 
 from __future__ import annotations
 
@@ -15,11 +15,7 @@ from qmamba.datasets.distortions.arrays import (
     to_pixels,
     unit_ramp,
 )
-from qmamba.datasets.distortions.colour_spaces import (
-    decode_srgb,
-    encode_srgb,
-    pixels_to_light,
-)
+from qmamba.datasets.distortions.color_spaces import decode_srgb, encode_srgb, pixels_to_light
 
 _SCALE = np.float32(255.0)
 
@@ -64,12 +60,12 @@ def underexposure(image: Pixels, stops: float, generator: np.random.Generator) -
 
 
 def vignetting(image: Pixels, stops: float, generator: np.random.Generator) -> Pixels:
-    """Light falling off around a random centre by ``stops`` at half a diagonal's distance."""
+    """Light falling off around a random center by ``stops`` at half a diagonal's distance."""
     height, width = image.shape[:2]
-    centre = generator.uniform(0.35, 0.65, 2)
+    center = generator.uniform(0.35, 0.65, 2)
     radius = 0.5 * math.hypot(height, width)
     falloff = []
-    for side, middle in zip((height, width), centre.tolist(), strict=True):
+    for side, middle in zip((height, width), center.tolist(), strict=True):
         distance = (np.arange(side) + 0.5 - middle * side) / radius
         # An exponent of 1 / 2.2 turns a gain in light into one in display intensity.
         falloff.append(np.exp2(-stops / 2.2 * distance**2).astype(np.float32))

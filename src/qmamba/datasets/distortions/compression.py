@@ -1,4 +1,4 @@
-"""Compression: JPEG and WebP by the codecs of Pillow, JPEG2000 by its transform and quantiser."""
+"""Compression: JPEG and WebP by the codecs of Pillow, JPEG2000 by its transform and quantizer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from qmamba.datasets.distortions.arrays import Pixels, to_pixels
-from qmamba.datasets.distortions.colour_spaces import rgb_to_ycbcr, ycbcr_to_rgb
+from qmamba.datasets.distortions.color_spaces import rgb_to_ycbcr, ycbcr_to_rgb
 from qmamba.datasets.distortions.wavelet import compose, decompose
 
 # Squared length in RGB of a unit step in Y, Cb and Cr: what an error in each costs.
@@ -28,15 +28,15 @@ def jpeg(image: Pixels, quality: float, generator: np.random.Generator) -> Pixel
 def webp(image: Pixels, quality: float, generator: np.random.Generator) -> Pixels:
     """Lossy WebP at ``quality`` (rounded), chroma at half resolution."""
     stream = io.BytesIO()
-    # method=0 is the encoder's fastest search; the quantiser, which one sees, is the same.
+    # method=0 is the encoder's fastest search; the quantizer, which one sees, is the same.
     Image.fromarray(image).save(stream, "WEBP", quality=round(quality), method=0)
     return np.array(Image.open(stream).convert("RGB"))
 
 
 def jpeg2000(image: Pixels, ratio: float, generator: np.random.Generator) -> Pixels:
-    """JPEG2000 artefacts at about ``ratio`` times fewer bytes than the raw picture.
+    """JPEG2000 artifacts at about ``ratio`` times fewer bytes than the raw image.
 
-    YCbCr, five levels of the 9/7 wavelet and a dead-zone quantiser, as in the standard. The entropy
+    YCbCr, five levels of the 9/7 wavelet and a dead-zone quantizer, as in the standard. The entropy
     coder, lossless and nearly all of a codec's time, is not run: its bytes are taken as
     proportional to the number of coefficients that stay nonzero (He and Mitra, "A linear source
     model and a unified rate control algorithm for DCT video coding", 2002).

@@ -1,4 +1,4 @@
-"""Noises: white, white in YCbCr, impulse, multiplicative, and denoising artefacts.
+"""Noises: white, white in YCbCr, impulse, multiplicative, and denoising artifacts.
 
 Variances are on the 0..1 intensity scale. The noise field is drawn before its strength is applied,
 so two levels with equal generator states show the same field.
@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from qmamba.datasets.distortions.arrays import Floats, Pixels, to_pixels
-from qmamba.datasets.distortions.colour_spaces import rgb_to_ycbcr, ycbcr_to_rgb
+from qmamba.datasets.distortions.color_spaces import rgb_to_ycbcr, ycbcr_to_rgb
 from qmamba.datasets.distortions.wavelet import compose, decompose
 
 # Variance in Y, Cb and Cr of unit-variance noise in R, G and B.
@@ -19,7 +19,7 @@ _YCBCR_NOISE_GAIN = (rgb_to_ycbcr(np.eye(3, dtype=np.float32)) ** 2).sum(axis=0)
 
 
 def _normal(image: Pixels, variance: float, generator: np.random.Generator) -> Floats:
-    """Gaussian noise of the picture's shape on the 0..255 scale."""
+    """Gaussian noise of the image's shape on the 0..255 scale."""
     noise = generator.standard_normal(image.shape, dtype=np.float32)
     noise *= np.float32(255.0 * math.sqrt(variance))
     return noise
@@ -31,8 +31,8 @@ def white_noise(image: Pixels, variance: float, generator: np.random.Generator) 
 
 
 def white_noise_ycbcr(image: Pixels, variance: float, generator: np.random.Generator) -> Pixels:
-    """Independent Gaussian noise in Y, Cb and Cr, which is stronger in colour than in light."""
-    # The transform is linear, so noise added in YCbCr is its image in RGB added to the picture.
+    """Independent Gaussian noise in Y, Cb and Cr, which is stronger in color than in light."""
+    # The transform is linear, so noise added in YCbCr is its image in RGB added to the image.
     return to_pixels(image + ycbcr_to_rgb(_normal(image, variance, generator)))
 
 

@@ -1,4 +1,4 @@
-"""Spatial distortions: jitter, displaced patches, pixelation, tone quantisation, colour blocks."""
+"""Spatial distortions: jitter, displaced patches, pixelation, tone quantization, color blocks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from qmamba.datasets.distortions.arrays import Floats, Pixels, to_pixels
 
-# Sizes in KADID-10k refer to its pictures; coverage is kept when a picture has another area.
+# Sizes in KADID-10k refer to its images; coverage is kept when an image has another area.
 _KADID_AREA = 512 * 384
 
 
@@ -58,7 +58,7 @@ def displaced_patches(image: Pixels, coverage: float, generator: np.random.Gener
 
 
 def pixelate(image: Pixels, scale: float, generator: np.random.Generator) -> Pixels:
-    """Nearest-neighbour reduction to ``scale`` times the size and back."""
+    """Nearest-neighbor reduction to ``scale`` times the size and back."""
     height, width = image.shape[:2]
     small = (max(1, round(scale * width)), max(1, round(scale * height)))
     reduced = Image.fromarray(image).resize(small, Image.Resampling.NEAREST)
@@ -68,7 +68,7 @@ def pixelate(image: Pixels, scale: float, generator: np.random.Generator) -> Pix
 def _class_means(histogram: Floats, classes: int) -> Floats:
     """Means (at most ``classes``) of the split of 256 intensities with least variance within.
 
-    This is Otsu's criterion for several thresholds, solved exactly by Fisher's dynamic programme.
+    This is Otsu's criterion for several thresholds, solved exactly by Fisher's dynamic program.
     """
     mass = np.concatenate(([0.0], np.cumsum(histogram)))
     moment = np.concatenate(([0.0], np.cumsum(histogram * np.arange(256))))
@@ -92,7 +92,7 @@ def _class_means(histogram: Floats, classes: int) -> Floats:
     return (np.diff(moment[bounds])[filled] / np.diff(mass[bounds])[filled]).astype(np.float32)
 
 
-def quantisation(image: Pixels, classes: float, generator: np.random.Generator) -> Pixels:
+def quantization(image: Pixels, classes: float, generator: np.random.Generator) -> Pixels:
     """Intensities of all channels reduced to ``classes`` (rounded) values: banding."""
     histogram = np.bincount(image.ravel(), minlength=256).astype(np.float32)
     means = _class_means(histogram, round(classes))
@@ -100,8 +100,8 @@ def quantisation(image: Pixels, classes: float, generator: np.random.Generator) 
     return np.take(to_pixels(means[nearest]), image)
 
 
-def colour_blocks(image: Pixels, count: float, generator: np.random.Generator) -> Pixels:
-    """``count`` squares of random colours at random places (32 x 32 at 512 x 384 pixels).
+def color_blocks(image: Pixels, count: float, generator: np.random.Generator) -> Pixels:
+    """``count`` squares of random colors at random places (32 x 32 at 512 x 384 pixels).
 
     A fractional count draws its last square with that fraction of the area.
     """
@@ -109,9 +109,9 @@ def colour_blocks(image: Pixels, count: float, generator: np.random.Generator) -
     full = 32.0 * math.sqrt(height * width / _KADID_AREA)
     draws = generator.random((math.ceil(count), 5))
     result = image.copy()
-    for index, (down, right, *colour) in enumerate(draws.tolist()):
+    for index, (down, right, *color) in enumerate(draws.tolist()):
         side = max(1, round(full * math.sqrt(min(1.0, count - index))))
         top, left = round(down * max(0, height - side)), round(right * max(0, width - side))
-        value = np.floor(np.asarray(colour) * 256.0).astype(np.uint8)
+        value = np.floor(np.asarray(color) * 256.0).astype(np.uint8)
         result[top : top + side, left : left + side] = value
     return result

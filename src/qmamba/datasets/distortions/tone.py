@@ -13,7 +13,7 @@ from qmamba.datasets.distortions.arrays import (
     to_pixels,
     unit_ramp,
 )
-from qmamba.datasets.distortions.colour_spaces import lab_to_srgb, luma, pixels_to_lab
+from qmamba.datasets.distortions.color_spaces import lab_to_srgb, luma, pixels_to_lab
 
 
 def _bend(values: Floats, amount: float) -> Floats:
@@ -22,7 +22,7 @@ def _bend(values: Floats, amount: float) -> Floats:
     return np.clip(bent, 0.0, 1.0)
 
 
-def _bend_picture(image: Pixels, amount: float) -> Pixels:
+def _bend_image(image: Pixels, amount: float) -> Pixels:
     """Two thirds of the curve applied to R, G, B and one third applied to Lab lightness."""
     lab = pixels_to_lab(image)
     lab[..., 0] = _bend(lab[..., 0] / np.float32(100.0), amount) * np.float32(100.0)
@@ -32,12 +32,12 @@ def _bend_picture(image: Pixels, amount: float) -> Pixels:
 
 def brighten(image: Pixels, amount: float, generator: np.random.Generator) -> Pixels:
     """Midtones lifted by ``amount`` / 2 of the range; above 0.5 the highlights clip."""
-    return _bend_picture(image, amount)
+    return _bend_image(image, amount)
 
 
 def darken(image: Pixels, amount: float, generator: np.random.Generator) -> Pixels:
     """Midtones lowered by ``amount`` / 2 of the range; above 0.5 the shadows clip."""
-    return _bend_picture(image, -amount)
+    return _bend_image(image, -amount)
 
 
 def mean_shift(image: Pixels, amount: float, generator: np.random.Generator) -> Pixels:

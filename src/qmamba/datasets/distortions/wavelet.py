@@ -15,7 +15,7 @@ _SCALE = np.float32(1.149604398)
 
 
 def _lift_odd(even: Floats, odd: Floats, weight: float) -> None:
-    """Add to each odd row ``weight`` times its two even neighbours, mirrored at the end."""
+    """Add to each odd row ``weight`` times its two even neighbors, mirrored at the end."""
     shared = even.shape[-2] - 1
     odd += np.float32(weight) * even[..., : odd.shape[-2], :]
     odd[..., :shared, :] += np.float32(weight) * even[..., 1:, :]
@@ -23,7 +23,7 @@ def _lift_odd(even: Floats, odd: Floats, weight: float) -> None:
 
 
 def _lift_even(even: Floats, odd: Floats, weight: float) -> None:
-    """Add to each even row ``weight`` times its two odd neighbours, mirrored at both ends."""
+    """Add to each even row ``weight`` times its two odd neighbors, mirrored at both ends."""
     rows, count = even.shape[-2], odd.shape[-2]
     weighted = np.float32(weight) * odd
     even[..., :count, :] += weighted

@@ -1,4 +1,4 @@
-"""The quantisers, one module for each method, all behind :class:`Quantizer`."""
+"""The quantizers, one module for each method, all behind :class:`Quantizer`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUANTIZERS: dict[str, Callable[..., Quantizer]] = {
     "quantsr": QuantSR,
     "minmax": MinMax,
 }
-"""Every quantiser by the name that a configuration has for it."""
+"""Every quantizer by the name that a configuration has for it."""
 
 OFFICIAL: dict[str, Callable[..., Quantizer]] = {
     "rfa": OfficialRFA,
@@ -45,12 +45,12 @@ def create_quantizer(
     statistics: str = "sample",
     compat: bool = False,
 ) -> Quantizer:
-    """Build a quantiser.
+    """Build a quantizer.
 
     Args:
         name: a key of :data:`QUANTIZERS`.
         bits: width of a code: 2, 3, 4 or 8.
-        operand: what is quantised.
+        operand: what is quantized.
         statistics: of ``dls`` alone, one of :data:`STATISTICS`.
         compat: compute as the official code does, where there is one.
 
@@ -58,7 +58,7 @@ def create_quantizer(
         ConfigError: the name or a value is unknown.
     """
     if name not in QUANTIZERS:
-        raise ConfigError(f"The quantiser {name!r} is unknown; choose one of {_names()}.")
+        raise ConfigError(f"The quantizer {name!r} is unknown; choose one of {_names()}.")
     if compat:
         if name not in OFFICIAL:
             raise ConfigError(f"compat knows {', '.join(OFFICIAL)}, and not {name!r}.")

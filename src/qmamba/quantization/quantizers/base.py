@@ -1,4 +1,4 @@
-"""What all quantisers share: a start from data, fake-quantised values, codes and their grid."""
+"""What all quantizers share: a start from data, fake-quantized values, codes and their grid."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch.distributed
 from torch import Tensor, nn
 
 from qmamba.errors import ConfigError
-from qmamba.quantization.grid import Grid, check_bits, signed_range
-from qmamba.quantization.quantizers.calibration import Sample
+from qmamba.quantization.qparams import Grid, check_bits, signed_range
+from qmamba.quantization.quantizers.initialization import Sample
 
 Role = Literal["weight", "activation"]
 
 
 @dataclass(frozen=True)
 class Operand:
-    """What a quantiser has to know about its tensor."""
+    """What a quantizer has to know about its tensor."""
 
     role: Role = "activation"
     """A ``weight`` is the same for every input, an ``activation`` is not."""
@@ -36,9 +36,9 @@ class Operand:
 
 
 class Quantizer(nn.Module):
-    """Base of the quantisers: values in, values on a grid of ``2 ** bits`` levels out.
+    """Base of the quantizers: values in, values on a grid of ``2 ** bits`` levels out.
 
-    A quantiser starts from the first tensor it sees: a weight at once, an activation in the first
+    A quantizer starts from the first tensor it sees: a weight at once, an activation in the first
     training pass or in :func:`~qmamba.quantization.calibrate`. In a distributed run every process
     takes over the start of an activation from the first one; weights are the same in all.
 
@@ -50,9 +50,9 @@ class Quantizer(nn.Module):
         ConfigError: the width is not allowed.
     """
 
-    normalised_start = False
+    normalized_start = False
     """Whether the start needs values less their mean and divided by their deviation."""
-    initialised: Tensor
+    initialized: Tensor
 
     def __init__(self, bits: int, operand: Operand | None = None) -> None:
         check_bits(bits)
@@ -62,16 +62,16 @@ class Quantizer(nn.Module):
         self.low, self.high = signed_range(bits)
         self.sample: Sample | None = None
         self._ready = False
-        self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Fake-quantise: the value of the level of each element, in the shape and dtype of ``x``.
+        """Fake-quantize: the value of the level of each element, in the shape and dtype of ``x``.
 
         Computed in float32 (float64 for float64) whatever the dtype. While a calibration runs, the
         values pass unchanged.
 
         Raises:
-            ConfigError: an activation quantiser has not seen data yet and is not in training.
+            ConfigError: an activation quantizer has not seen data yet and is not in training.
         """
         if self.sample is not None:
             self.sample.add(x.detach())
@@ -81,21 +81,21 @@ class Quantizer(nn.Module):
         return self.quantize(values).to(x.dtype)
 
     def quantize(self, x: Tensor) -> Tensor:
-        """Fake-quantise float32 or float64 values; differentiable."""
+        """Fake-quantize float32 or float64 values; differentiable."""
         raise NotImplementedError
 
     def grid(self, x: Tensor) -> Grid:
-        """The grid on which these values lie after quantisation."""
+        """The grid on which these values lie after quantization."""
         raise NotImplementedError
 
-    def initialise(self, sample: Sample) -> None:
+    def initialize(self, sample: Sample) -> None:
         """Set the parameters from values."""
         raise NotImplementedError
 
     def codes(self, x: Tensor) -> Tensor:
         """The code of each value: int8, or uint8 on a grid without negative codes.
 
-        ``grid(x).values(codes(x))`` is what the quantiser returns for ``x`` in evaluation.
+        ``grid(x).values(codes(x))`` is what the quantizer returns for ``x`` in evaluation.
         """
         with torch.no_grad():
             values = _at_least_float32(x)
@@ -107,16 +107,16 @@ class Quantizer(nn.Module):
 
     @property
     def ready(self) -> bool:
-        """Whether the quantiser has started."""
+        """Whether the quantizer has started."""
         if not self._ready:
-            self._ready = bool(self.initialised)
+            self._ready = bool(self.initialized)
         return self._ready
 
     @torch.no_grad()
     def start(self, sample: Sample) -> None:
         """Set the parameters from values, alike in all processes of a distributed run."""
-        self.initialise(sample)
-        self.initialised.fill_(True)
+        self.initialize(sample)
+        self.initialized.fill_(True)
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if distributed and self.operand.role == "activation":
             for tensor in (*self.parameters(), *self.buffers()):
@@ -128,8 +128,8 @@ class Quantizer(nn.Module):
             return
         if not self.training and self.operand.role == "activation":
             raise ConfigError(
-                "A quantiser has seen no data yet; run one pass in training mode, calibrate the "
-                "model, or load trained quantisers."
+                "A quantizer has seen no data yet; run one pass in training mode, calibrate the "
+                "model, or load trained quantizers."
             )
         sample = self.empty_sample()
         sample.add(x.detach())
@@ -137,7 +137,7 @@ class Quantizer(nn.Module):
 
     def empty_sample(self) -> Sample:
         """What collects values for :meth:`start`."""
-        return Sample(self.operand.batched, normalise=self.normalised_start)
+        return Sample(self.operand.batched, normalize=self.normalized_start)
 
     def gradient_scale(self, x: Tensor) -> float:
         """``1 / sqrt(values * high)``, by which LSQ shrinks the gradient of a step size."""
@@ -151,9 +151,9 @@ class Quantizer(nn.Module):
         self, state_dict: Mapping[str, Any], prefix: str, *others: Any
     ) -> None:
         self._ready = False
-        if f"{prefix}initialised" not in state_dict:
-            # The weights came without quantisers, so what these started from is gone.
-            self.initialised.zero_()
+        if f"{prefix}initialized" not in state_dict:
+            # The weights came without quantizers, so what these started from is gone.
+            self.initialized.zero_()
         super()._load_from_state_dict(state_dict, prefix, *others)
 
     def extra_repr(self) -> str:

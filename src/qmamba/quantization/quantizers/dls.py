@@ -1,4 +1,4 @@
-"""Dynamic activation quantisation: the grid follows the statistics of the tensor at hand (DLS).
+"""Dynamic activation quantization: the grid follows the statistics of the tensor at hand (DLS).
 
 ``offset = o . s`` and ``scale = |w . s'|`` with the statistics ``s = (mean, deviation, least,
 greatest)`` of the values and ``s' = (|mean|, deviation, least, greatest)`` of the values plus the
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from qmamba.errors import ConfigError
-from qmamba.ops.quantizer_rounding import (
+from qmamba.ops.quantized.quantizer_rounding import (
     DynamicSettings,
     dynamic_round,
     dynamic_round_backward,
     dynamic_state,
 )
-from qmamba.ops.rounding import (
+from qmamba.ops.quantized.rounding import (
     RowStatistics,
     add_statistics_gradient_,
     native,
@@ -28,10 +28,10 @@ from qmamba.ops.rounding import (
     round_rows_backward,
     row_statistics,
 )
-from qmamba.quantization.grid import Grid
+from qmamba.quantization.qparams import Grid
 from qmamba.quantization.quantizers.base import Operand, Quantizer
-from qmamba.quantization.quantizers.calibration import Sample
-from qmamba.quantization.quantizers.search import search_interval
+from qmamba.quantization.quantizers.initialization import Sample
+from qmamba.quantization.quantizers.interval_search import search_interval
 
 STATISTICS = ("sample", "frozen", "batch")
 """Over what the statistics are taken."""
@@ -46,10 +46,10 @@ _TINY = 1e-12
 
 
 class DLS(Quantizer):
-    """Dynamic activation quantisation with the corrections.
+    """Dynamic activation quantization with the corrections.
 
-    The grid is signed and centred whatever the sign of the data, a constant tensor passes
-    unchanged, and the start is the grid of least squared error for the normalised values.
+    The grid is signed and centered whatever the sign of the data, a constant tensor passes
+    unchanged, and the start is the grid of least squared error for the normalized values.
 
     Args:
         bits, operand: see :class:`~qmamba.quantization.quantizers.Quantizer`.
@@ -63,7 +63,7 @@ class DLS(Quantizer):
     Source: Q-MambaIR, dynamic-balancing learnable scalar; the corrections are our own.
     """
 
-    normalised_start = True
+    normalized_start = True
     running: Tensor
 
     def __init__(
@@ -82,7 +82,7 @@ class DLS(Quantizer):
         if statistics == "frozen":
             self.register_buffer("running", torch.zeros(4))
 
-    def initialise(self, sample: Sample) -> None:
+    def initialize(self, sample: Sample) -> None:
         low, high = search_interval(sample.values(), 2**self.bits)
         if high > low:
             step = (high - low) / (2**self.bits - 1)
@@ -204,7 +204,7 @@ class OfficialDLS(DLS):
             self.offset_weights.copy_(torch.tensor([-1.0, 0, 0, 0]))
         self.register_buffer("signed", torch.zeros((), dtype=torch.bool))
 
-    def initialise(self, sample: Sample) -> None:
+    def initialize(self, sample: Sample) -> None:
         self.signed.copy_(sample.lowest < -1e-5)
 
     def limits(self, span: Tensor) -> tuple[Tensor, Tensor]:
@@ -238,7 +238,7 @@ class OfficialDLS(DLS):
 
 
 def official_range(quantizer: Any) -> tuple[int, int]:
-    """The codes of an official quantiser, signed if its first data were."""
+    """The codes of an official quantizer, signed if its first data were."""
     if bool(quantizer.signed):
         return -(2 ** (quantizer.bits - 1)), 2 ** (quantizer.bits - 1) - 1
     return 0, 2**quantizer.bits - 1

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qmamba.quantization.grid import Grid
+from qmamba.quantization.qparams import Grid
 from qmamba.quantization.quantizers.base import Operand
-from qmamba.quantization.quantizers.calibration import Sample
+from qmamba.quantization.quantizers.initialization import Sample
 from qmamba.quantization.quantizers.learned_step import LearnedStep
 
 
@@ -27,7 +27,7 @@ class DoReFa(LearnedStep):
         for parameter in self.parameters():
             parameter.requires_grad_(False)
 
-    def initialise(self, sample: Sample) -> None:
+    def initialize(self, sample: Sample) -> None:
         reach = torch.maximum(sample.lowest.abs(), sample.highest.abs())
         if self.operand.role == "weight":
             reach = reach.tanh()

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from qmamba.ops.rounding import round_rows, round_rows_backward
-from qmamba.quantization.grid import Grid
+from qmamba.ops.quantized.rounding import round_rows, round_rows_backward
+from qmamba.quantization.qparams import Grid
 from qmamba.quantization.quantizers.base import Operand, Quantizer
 
 _TINY = 1e-12
@@ -34,7 +34,7 @@ class StepRounding(torch.autograd.Function):
 
 
 class LearnedStep(Quantizer):
-    """Base of the quantisers with a learned step ``alpha`` and, unless absent, offset ``beta``.
+    """Base of the quantizers with a learned step ``alpha`` and, unless absent, offset ``beta``.
 
     The step used is ``|alpha|``, and its gradient is multiplied by
     ``1 / sqrt(values * largest code)``.

@@ -1,4 +1,4 @@
-"""LSQ: learned step size quantisation."""
+"""LSQ: learned step size quantization."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from qmamba.quantization.quantizers.base import Operand
-from qmamba.quantization.quantizers.calibration import Sample
 from qmamba.quantization.quantizers.dls import official_range
+from qmamba.quantization.quantizers.initialization import Sample
 from qmamba.quantization.quantizers.learned_step import LearnedStep
 
 
@@ -27,7 +27,7 @@ class LSQ(LearnedStep):
         super().__init__(bits, operand, has_offset=has_offset)
         self.register_buffer("signed", torch.ones((), dtype=torch.bool))
 
-    def initialise(self, sample: Sample) -> None:
+    def initialize(self, sample: Sample) -> None:
         self.signed.fill_(self.operand.role == "weight" or bool(sample.lowest < -1e-5))
         self.set_step(2 * sample.mean_magnitude() / math.sqrt(self.code_range()[1]))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from qmamba.quantization.quantizers.base import Operand
-from qmamba.quantization.quantizers.calibration import Sample
+from qmamba.quantization.quantizers.initialization import Sample
+from qmamba.quantization.quantizers.interval_search import search_interval
 from qmamba.quantization.quantizers.learned_step import LearnedStep
-from qmamba.quantization.quantizers.search import search_interval
 
 
 class LSQPlus(LearnedStep):
@@ -24,7 +24,7 @@ class LSQPlus(LearnedStep):
         is_weight = operand is not None and operand.role == "weight"
         super().__init__(bits, operand, has_offset=not is_weight)
 
-    def initialise(self, sample: Sample) -> None:
+    def initialize(self, sample: Sample) -> None:
         if self.beta is not None:
             self.set_interval(*search_interval(sample.values(), 2**self.bits))
             return

@@ -1,13 +1,13 @@
-"""Min-max quantisation: the levels divide the range of the values evenly."""
+"""Min-max quantization: the levels divide the range of the values evenly."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from qmamba.quantization.grid import Grid
+from qmamba.quantization.qparams import Grid
 from qmamba.quantization.quantizers.base import Operand
-from qmamba.quantization.quantizers.calibration import Sample
+from qmamba.quantization.quantizers.initialization import Sample
 from qmamba.quantization.quantizers.learned_step import LearnedStep
 
 
@@ -19,7 +19,7 @@ class MinMax(LearnedStep):
         for parameter in self.parameters():
             parameter.requires_grad_(False)
 
-    def initialise(self, sample: Sample) -> None:
+    def initialize(self, sample: Sample) -> None:
         self.set_interval(sample.lowest, sample.highest)
 
     def quantize(self, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from qmamba.quantization.quantizers.base import Operand
-from qmamba.quantization.quantizers.calibration import Sample
+from qmamba.quantization.quantizers.initialization import Sample
 from qmamba.quantization.quantizers.learned_step import LearnedStep
 
 
@@ -25,7 +25,7 @@ class PAMS(LearnedStep):
         if self.operand.role == "weight":
             self.alpha.requires_grad_(False)
 
-    def initialise(self, sample: Sample) -> None:
+    def initialize(self, sample: Sample) -> None:
         self.set_step(torch.maximum(sample.lowest.abs(), sample.highest.abs()))
 
     def quantize(self, x: Tensor) -> Tensor:

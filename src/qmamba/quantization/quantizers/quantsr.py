@@ -1,4 +1,4 @@
-"""QuantSR-style quantisation: a learned step and shift, and a backward pass that favours edges."""
+"""QuantSR-style quantization: a learned step and shift, and a backward pass that favors edges."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class QuantSR(LSQ):
     for the shift that the paper learns for each channel of an input: one number for the whole
     tensor, taken off again after the rounding.
 
-    Source: Qin et al., QuantSR, 2023: the redistribution-driven learnable quantiser.
+    Source: Qin et al., QuantSR, 2023: the redistribution-driven learnable quantizer.
     """
 
     rounding = _SoftRounding

@@ -1,7 +1,7 @@
-"""Weight quantisation with learned rounding thresholds (RFA).
+"""Weight quantization with learned rounding thresholds (RFA).
 
 The levels stay evenly spaced; learned points ``a`` decide which value takes which level: the
-boundary between two neighbouring levels lies half-way between their points. In the backward pass
+boundary between two neighboring levels lies half-way between their points. In the backward pass
 the rounding is the piecewise linear curve through the points ``(a_i, level_i)``, with slope 0.1
 beyond the two ends, so the gradient reaches the points, too.
 """
@@ -15,18 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmamba.ops.quantizer_rounding import (
+from qmamba.ops.quantized.quantizer_rounding import (
     ThresholdSettings,
     threshold_round,
     threshold_round_backward,
 )
-from qmamba.ops.rounding import native
-from qmamba.quantization.grid import Grid
+from qmamba.ops.quantized.rounding import native
+from qmamba.quantization.qparams import Grid
 from qmamba.quantization.quantizers.base import Operand
-from qmamba.quantization.quantizers.calibration import Sample
 from qmamba.quantization.quantizers.dls import official_range
+from qmamba.quantization.quantizers.initialization import Sample
+from qmamba.quantization.quantizers.interval_search import search_interval
 from qmamba.quantization.quantizers.learned_step import LearnedStep
-from qmamba.quantization.quantizers.search import search_interval
 
 _NARROWEST_GAP = 0.01
 _END_SLOPE = 0.1
@@ -52,7 +52,7 @@ class RFA(LearnedStep):
         gaps = F.softplus(self.gaps) + _NARROWEST_GAP
         return torch.cat([self.first, self.first + gaps.cumsum(0)])
 
-    def initialise(self, sample: Sample) -> None:
+    def initialize(self, sample: Sample) -> None:
         self.set_interval(*search_interval(sample.values(), 2**self.bits))
 
     def quantize(self, x: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class OfficialRFA(RFA):
     def points(self) -> Tensor:
         return self.a
 
-    def initialise(self, sample: Sample) -> None:
+    def initialize(self, sample: Sample) -> None:
         self.signed.copy_(sample.lowest < -1e-5)
         low, high = self.code_range()
         self.alpha.copy_(2 * sample.mean_magnitude() / math.sqrt(high))
@@ -123,7 +123,7 @@ class _Segments(NamedTuple):
     slope: Tensor
     """``(points + 1,)``."""
     gap: Tensor
-    """Distances of neighbouring points, ``(points - 1,)``."""
+    """Distances of neighboring points, ``(points - 1,)``."""
 
     @classmethod
     def between(cls, points: Tensor) -> _Segments:

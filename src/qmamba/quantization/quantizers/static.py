@@ -1,4 +1,4 @@
-"""The static activation quantiser of Q-MambaIR: a learned step and a learned real offset."""
+"""The static activation quantizer of Q-MambaIR: a learned step and a learned real offset."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from qmamba.quantization.quantizers.base import Operand
-from qmamba.quantization.quantizers.calibration import Sample
 from qmamba.quantization.quantizers.dls import official_range
+from qmamba.quantization.quantizers.initialization import Sample
+from qmamba.quantization.quantizers.interval_search import search_interval
 from qmamba.quantization.quantizers.learned_step import LearnedStep
-from qmamba.quantization.quantizers.search import search_interval
 
 
 class Static(LearnedStep):
@@ -20,12 +20,12 @@ class Static(LearnedStep):
     Source: ``Act_Quant`` of Q-MambaIR, after LSQ+; the start is our own.
     """
 
-    def initialise(self, sample: Sample) -> None:
+    def initialize(self, sample: Sample) -> None:
         self.set_interval(*search_interval(sample.values(), 2**self.bits))
 
 
 class OfficialStatic(LearnedStep):
-    """The static quantiser as in the official code: no guard against a step of zero or below."""
+    """The static quantizer as in the official code: no guard against a step of zero or below."""
 
     signed: Tensor
 
@@ -33,7 +33,7 @@ class OfficialStatic(LearnedStep):
         super().__init__(bits, operand)
         self.register_buffer("signed", torch.zeros((), dtype=torch.bool))
 
-    def initialise(self, sample: Sample) -> None:
+    def initialize(self, sample: Sample) -> None:
         self.signed.copy_(sample.lowest < -1e-5)
         self.alpha.copy_(2 * sample.mean_magnitude() / math.sqrt(self.code_range()[1]))
 

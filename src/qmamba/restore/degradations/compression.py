@@ -1,4 +1,4 @@
-"""JPEG artefacts."""
+"""JPEG artifacts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from qmamba.errors import ConfigError, ShapeError
 
 
 def jpeg(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    """The picture after JPEG at a quality, by libjpeg with its default tables.
+    """The image after JPEG at a quality, by libjpeg with its default tables.
 
     Args:
-        pixels: uint8 ``(height, width)`` grey, as in published results, or ``(height, width, 3)``
+        pixels: uint8 ``(height, width)`` gray, as in published results, or ``(height, width, 3)``
             sRGB, whose chroma is stored at half resolution.
         quality: 1 (worst) to 100.
 
@@ -24,8 +24,8 @@ def jpeg(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
         ShapeError: the array has another shape or dtype.
     """
     check_quality(quality)
-    colour = pixels.ndim == 3 and pixels.shape[2] == 3
-    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or colour):
+    color = pixels.ndim == 3 and pixels.shape[2] == 3
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or color):
         raise ShapeError(
             f"JPEG needs uint8 pixels (height, width) or (height, width, 3), got {pixels.dtype} "
             f"{pixels.shape}."

@@ -41,13 +41,13 @@ class Degradation:
     quality: tuple[int, int] | None = None
     """Lowest and highest quality of the JPEG files, 1 to 100, for ``jpeg`` alone."""
     channels: int = 3
-    """3 for sRGB, 1 for grey (BT.601 luma from 0 to 255)."""
+    """3 for sRGB, 1 for gray (BT.601 luma from 0 to 255)."""
 
     def __post_init__(self) -> None:
         if self.task not in get_args(RestorationTask):
             raise ConfigError(f"The task must be sr, denoise or jpeg, got {self.task!r}.")
         if self.channels not in (1, 3):
-            raise ConfigError(f"A picture has 1 or 3 channels, got {self.channels!r}.")
+            raise ConfigError(f"An image has 1 or 3 channels, got {self.channels!r}.")
         lowest, highest = (2, MAX_SCALE) if self.task == "sr" else (1, 1)
         if not isinstance(self.scale, int) or not lowest <= self.scale <= highest:
             allowed = f"2 to {MAX_SCALE}" if self.task == "sr" else "1"
@@ -66,10 +66,10 @@ class Degradation:
         return {"sr": _SHRINK_MARGIN, "jpeg": _JPEG_MARGIN, "denoise": 0}[self.task]
 
     def clean(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A clean picture as the task has it: its channels, its sides multiples of the scale.
+        """A clean image as the task has it: its channels, its sides multiples of the scale.
 
         Args:
-            pixels: uint8 ``(height, width, 3)`` sRGB or ``(height, width)`` grey.
+            pixels: uint8 ``(height, width, 3)`` sRGB or ``(height, width)`` gray.
 
         Returns:
             uint8 ``(height, width, channels)``.
@@ -81,7 +81,7 @@ class Degradation:
         return crop_to_multiple(pixels, self.scale)
 
     def benchmark(self, clean: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The whole picture degraded as published results have it, at the hard end of the range.
+        """The whole image degraded as published results have it, at the hard end of the range.
 
         Args:
             clean: uint8 ``(height, width, channels)``, sides multiples of the scale.
@@ -160,7 +160,7 @@ class Degradation:
         name, ends = ("sigma", self.sigma) if self.task == "denoise" else ("quality", self.quality)
         assert ends is not None
         span = f"{ends[0]:g}" if ends[0] == ends[1] else f"{ends[0]:g} to {ends[1]:g}"
-        kind = "" if self.channels == 3 else "grey "
+        kind = "" if self.channels == 3 else "gray "
         return f"{kind}{'denoising' if self.task == 'denoise' else 'JPEG'}, {name} {span}"
 
 

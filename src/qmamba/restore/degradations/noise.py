@@ -13,9 +13,9 @@ MAX_SIGMA = 255.0
 def add_benchmark_noise(
     pixels: NDArray[np.uint8], sigma: float, *, seed: int = 0
 ) -> NDArray[np.float32]:
-    """The noisy picture of published denoising results: one fixed draw, neither cut nor rounded.
+    """The noisy image of published denoising results: one fixed draw, neither cut nor rounded.
 
-    The noise is drawn by NumPy's legacy generator for the picture in the order blue, green, red,
+    The noise is drawn by NumPy's legacy generator for the image in the order blue, green, red,
     as the evaluation code of the literature does, so that every method sees the same noise.
 
     Args:

@@ -1,6 +1,6 @@
-"""Bicubic resizing of 8-bit pictures, pixel for pixel that of MATLAB's ``imresize``.
+"""Bicubic resizing of 8-bit images, pixel for pixel that of MATLAB's ``imresize``.
 
-The small pictures of every published super-resolution result were made with it. Other bicubic
+The small images of every published super-resolution result were made with it. Other bicubic
 resizers differ in what they do when they shrink (this one widens the kernel, which suppresses
 aliasing), at the border (mirrored here) and in rounding: MATLAB resizes the rows first, rounds to
 8 bits, and then the columns.
@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from qmamba.errors import ConfigError, ShapeError
 
 Pixels: TypeAlias = NDArray[np.uint8]
-"""8-bit samples, ``(height, width)`` of a grey picture or ``(height, width, 3)`` of sRGB."""
+"""8-bit samples, ``(height, width)`` of a gray image or ``(height, width, 3)`` of sRGB."""
 
 _SUPPORT = 4.0
 _SHARPNESS = -0.5
 
 
 def shrink(pixels: Pixels, scale: int) -> Pixels:
-    """The small picture of a super-resolution pair: each side divided by ``scale``.
+    """The small image of a super-resolution pair: each side divided by ``scale``.
 
     Args:
         pixels: uint8 ``(height, width)`` or ``(height, width, channels)``; sides that are no
@@ -52,7 +52,7 @@ def enlarge(pixels: Pixels, scale: int) -> Pixels:
 
 
 def crop_to_multiple(pixels: Pixels, scale: int) -> Pixels:
-    """The picture without the last rows and columns that make its sides no multiple of ``scale``.
+    """The image without the last rows and columns that make its sides no multiple of ``scale``.
 
     A view. Arguments and errors are those of :func:`shrink`.
     """
@@ -60,14 +60,14 @@ def crop_to_multiple(pixels: Pixels, scale: int) -> Pixels:
     height, width = (side - side % scale for side in pixels.shape[:2])
     if not height or not width:
         raise ShapeError(
-            f"A picture of {pixels.shape[0]} x {pixels.shape[1]} pixels cannot be made {scale} "
+            f"An image of {pixels.shape[0]} x {pixels.shape[1]} pixels cannot be made {scale} "
             "times smaller."
         )
     return pixels[:height, :width]
 
 
 def resize_bicubic(pixels: Pixels, height: int, width: int) -> Pixels:
-    """A picture with other sides.
+    """An image with other sides.
 
     Args:
         pixels: uint8 ``(rows, columns)`` or ``(rows, columns, channels)``.
@@ -82,7 +82,7 @@ def resize_bicubic(pixels: Pixels, height: int, width: int) -> Pixels:
     """
     _check(pixels, 1)
     if height < 1 or width < 1:
-        raise ConfigError(f"A picture needs sides of at least 1, got {height} x {width}.")
+        raise ConfigError(f"An image needs sides of at least 1, got {height} x {width}.")
     # The axis that shrinks most comes first, the rows where both shrink alike.
     axes = [0, 1]
     if width * pixels.shape[0] < height * pixels.shape[1]:
@@ -121,10 +121,10 @@ def _taps(size: int, new_size: int) -> tuple[NDArray[np.int64], NDArray[np.float
     scale = new_size / size
     stretch = max(1.0, 1.0 / scale)
     support = _SUPPORT * stretch
-    centre = (np.arange(1, new_size + 1)) / scale + 0.5 * (1.0 - 1.0 / scale)
-    first = np.floor(centre - support / 2.0)
+    center = (np.arange(1, new_size + 1)) / scale + 0.5 * (1.0 - 1.0 / scale)
+    first = np.floor(center - support / 2.0)
     places = first[None] + np.arange(math.ceil(support) + 2)[:, None]
-    weights = _cubic((centre[None] - places) / stretch)
+    weights = _cubic((center[None] - places) / stretch)
     weights /= weights.sum(axis=0)
     used = np.any(weights != 0.0, axis=1)
     mirrored = np.concatenate([np.arange(size), np.arange(size)[::-1]])

@@ -1,0 +1,21 @@
+"""Every file that holds weights: reading, checking and writing."""
+
+from qmamba.checkpoints.describe import describe
+from qmamba.checkpoints.load import MismatchError, load, save_model
+from qmamba.checkpoints.packed_file import load_quantized, save_quantized
+from qmamba.checkpoints.sources import list_weights
+from qmamba.checkpoints.tuned_file import is_tuned_file, load_tuned, load_tuned_model, save_tuned
+
+__all__ = [
+    "MismatchError",
+    "describe",
+    "is_tuned_file",
+    "list_weights",
+    "load",
+    "load_quantized",
+    "load_tuned",
+    "load_tuned_model",
+    "save_model",
+    "save_quantized",
+    "save_tuned",
+]

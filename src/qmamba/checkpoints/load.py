@@ -1,0 +1,391 @@
+"""Loading and saving weights; nothing in a weights file is ever executed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import logging
+import pickle
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Size, Tensor
+
+from qmamba.checkpoints.safetensors_file import header_of, read_tensors, require_finite
+from qmamba.checkpoints.sources import WeightsFile, read_weights
+from qmamba.errors import CheckpointError, ConfigError
+from qmamba.files import atomic_write
+from qmamba.models import metadata as descriptions
+from qmamba.models.mambair.config import MambaIRConfig
+from qmamba.models.mambair.conversion import (
+    convert_mambair,
+    infer_mambair_config,
+    is_mambair,
+    refit_mambair,
+)
+from qmamba.models.metadata import LoadReport, ModelMetadata, shortened
+from qmamba.models.names import unknown_name
+from qmamba.models.qmamba.config import QMambaConfig
+from qmamba.models.qmamba.conversion import convert_vmamba, infer_config, refit_qmamba
+from qmamba.models.registry import CONFIGS, Config, Model, build_model, model_config, name_of
+from qmamba.models.state_dicts import Conversion, Refit, find_state_dict
+from qmamba.models.timm.config import TimmConfig
+from qmamba.models.timm.conversion import convert_timm, infer_timm_config, is_timm, refit_timm
+
+METADATA_KEY = "qmamba"
+"""Key of the safetensors metadata that holds the description of the model."""
+PACKED_KEY = "quantization"
+"""Key of the safetensors metadata that only packed files have."""
+
+# What the smallest block of the networks with a free number of blocks has.
+_TENSORS_PER_BLOCK = 18
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+logger = logging.getLogger(__name__)
+
+
+class MismatchError(CheckpointError):
+    """The tensors of a file are not those of the model; the message shortens long lists."""
+
+    def __init__(
+        self,
+        source: str,
+        missing: tuple[str, ...],
+        unexpected: tuple[str, ...],
+        misshapen: tuple[str, ...],
+    ) -> None:
+        self.missing = missing
+        """Tensors of the model that the file lacks."""
+        self.unexpected = unexpected
+        """Tensors of the file that the model lacks."""
+        self.misshapen = misshapen
+        """``"key: (shape in file), model (shape in model)"``."""
+        lists = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+        found = "; ".join(f"{kind}: {shortened(keys)}" for kind, keys in lists if keys)
+        super().__init__(f"The weights of {source} do not fit the model; {found}.")
+
+
+def load(
+    source: str | Path,
+    *,
+    name: str | None = None,
+    device: torch.device | str = "cpu",
+    revision: str | None = None,
+    **config_overrides: Any,
+) -> Model:
+    """Load a trained model in evaluation mode, in float32.
+
+    Our own safetensors rebuild their model alone and must fit it exactly; packed files of
+    :func:`~qmamba.checkpoints.save_quantized` give a quantized model. An official VMamba
+    checkpoint (``.pth``) becomes the QMamba of its widths and depths with a fresh one-output head,
+    an official MambaIR checkpoint the MambaIR that it was made from, an official Q-MambaIR
+    checkpoint that MambaIR with its trained quantizers, and a ResNet, ViT or Swin Transformer of
+    timm or its authors (``.safetensors`` or ``.pth``) the backbone with a fresh one-output head.
+    With ``name`` or overrides, the weights start another model of the same shapes: an LQMamba from
+    VMamba weights, a head with more outputs, or a MambaIR for another scale; the new tensors keep
+    their initial values (from torch's global generator).
+
+    The weights of a MambaIR do not tell the range of its values, which is taken as 1, nor whether a
+    gray network without enlargement removes noise or JPEG artifacts, which is taken as the latter;
+    ``image_range=255`` and ``task="denoise"`` say otherwise.
+
+    Args:
+        source: an embedded name (:func:`list_weights`), a path, or a hub id ``owner/name`` or
+            ``owner/name/file``.
+        name: build this named model instead of the one that the file describes.
+        device: where the model is put.
+        revision: branch, tag or commit of a hub repository.
+        config_overrides: fields of :class:`~qmamba.models.QMambaConfig`,
+            :class:`~qmamba.models.MambaIRConfig` or :class:`~qmamba.models.TimmConfig` that differ
+            from the file, for example ``windows=(8, 4, 2, 2), route_gate=True``.
+
+    Returns:
+        The model. ``model.metadata`` says what it is for (without a score scale where the function
+        of the network was changed by ``name`` or overrides); ``model.load_report`` what was dropped
+        or left fresh, which is also logged as a warning.
+
+    Raises:
+        CheckpointError: the file cannot be found, is malformed or does not fit; as
+            :class:`MismatchError` with the full lists of missing, unexpected and misshapen tensors.
+        ConfigError: ``name``, ``device`` or an override is not allowed.
+        QMambaError: the model is a backbone of timm, which is not installed.
+    """
+    target = _usable(device)
+    file = read_weights(source, revision)
+    if _is_packed(file):
+        if name is not None or config_overrides:
+            raise ConfigError(f"{file.source} is a packed file, which only gives its own model.")
+        from qmamba.checkpoints.packed_file import load_packed
+
+        return load_packed(file, target)
+    if file.content[8:9] == b"{":
+        conversion, config, described = _read_safetensors(file)
+    else:
+        content = _unpickled(file)
+        with _naming(file):
+            state = find_state_dict(content)
+        if is_mambair(state):
+            from qmamba.checkpoints.official import is_official
+
+            if is_official(state):
+                return _trained_quantized(file, state, name, config_overrides).to(target)
+        conversion, config = _recognized(file, state)
+        described = None
+    wanted = (config if name is None else model_config(name)).replace(**config_overrides)
+    if type(wanted) is not type(config):
+        raise CheckpointError(
+            f"The weights of {file.source} are those of a {config.architecture}, and {name} is a "
+            f"{wanted.architecture}."
+        )
+    exact = described is not None and name is None and not config_overrides
+    model, weights, dropped, fresh = _fit(file.source, conversion.state, config, wanted, exact)
+    model.load_state_dict(weights, strict=not fresh, assign=not fresh)
+
+    digest = hashlib.sha256(file.content).hexdigest()
+    if described is None:
+        described = ModelMetadata(
+            name=name or name_of(wanted) or file.stem, architecture=wanted.architecture
+        )
+    elif wanted.replace(drop_path=0) != config.replace(drop_path=0):
+        described = dataclasses.replace(
+            described, name=name or described.name, score=None, policy=None
+        )
+    model.metadata = dataclasses.replace(described, sha256=digest, source=file.source)
+    model.load_report = LoadReport(
+        file.source,
+        conversion.layout,
+        conversion.dropped + dropped,
+        fresh,
+        conversion.converted,
+    )
+    if model.load_report.dropped or fresh:
+        logger.warning("Loaded %s.", model.load_report)
+    return model.to(target).eval()
+
+
+def _trained_quantized(
+    file: WeightsFile, state: Mapping[str, Tensor], name: str | None, overrides: dict[str, Any]
+) -> Model:
+    """The prepared network of a checkpoint of the official Q-MambaIR training."""
+    from qmamba.checkpoints.official import load_official
+
+    if name is not None:
+        raise ConfigError(
+            f"{file.source} is a checkpoint of a quantized network, which only gives its own model."
+        )
+    with _naming(file):
+        model = load_official(state, **overrides)
+    require_finite(model.state_dict(), f"The weights of {file.source} are damaged")
+    digest = hashlib.sha256(file.content).hexdigest()
+    model.metadata = ModelMetadata(file.stem, "mambair", sha256=digest, source=file.source)
+    model.load_report = LoadReport(file.source, "q-mambair")
+    return model
+
+
+def save_model(
+    model: Model,
+    path: str | Path,
+    *,
+    metadata: ModelMetadata,
+    dtype: torch.dtype = torch.float16,
+) -> ModelMetadata:
+    """Write a model to a safetensors file that :func:`load` rebuilds it from.
+
+    The file appears under its name only when it is complete. The same weights and metadata give the
+    same bytes.
+
+    Args:
+        model: the model; its config goes into the file.
+        path: the file to write or replace.
+        metadata: what the model is for; its ``sha256`` and ``source`` are not stored, and its
+            ``architecture`` is the model's.
+        dtype: float16, bfloat16 or float32.
+
+    Returns:
+        ``metadata`` with the digest and path of the written file.
+
+    Raises:
+        ConfigError: the dtype is another one, or the metadata is not plain JSON.
+        CheckpointError: a weight is not finite in ``dtype``, or the model has tensors that its
+            configuration does not know, such as prompts.
+        DataError: the file cannot be written.
+    """
+    if dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        raise ConfigError(f"Weights are saved as float16, bfloat16 or float32, not {dtype}.")
+    metadata = dataclasses.replace(metadata, architecture=model.config.architecture)
+    text = descriptions.encode(model.config.to_dict(), metadata)
+    tensors = {
+        key: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
+        for key, tensor in model.state_dict().items()
+    }
+    with torch.device("meta"):
+        known = build_model(model.config).state_dict()
+    if extra := tuple(key for key in tensors if key not in known):
+        raise CheckpointError(
+            f"The model has more than its configuration says, {shortened(extra)}; save a tuned "
+            "model with qmamba.checkpoints.save_tuned."
+        )
+    require_finite(tensors, f"The model cannot be saved as {dtype}")
+    content = safetensors.torch.save(tensors, metadata={METADATA_KEY: text})
+    with atomic_write(path) as stream:
+        stream.write(content)
+    digest = hashlib.sha256(content).hexdigest()
+    return dataclasses.replace(metadata, sha256=digest, source=str(path))
+
+
+def _is_packed(file: WeightsFile) -> bool:
+    try:
+        return PACKED_KEY in header_of(file.content)["__metadata__"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return False
+
+
+def _read_safetensors(file: WeightsFile) -> tuple[Conversion, Config, ModelMetadata | None]:
+    tensors, texts = read_tensors(file)
+    state, text = dict(sorted(tensors.items())), texts.get(METADATA_KEY)
+    if text is None and is_timm(state):
+        return *_recognized(file, state), None
+    if text is None:
+        raise CheckpointError(
+            f"{file.source} carries no qmamba metadata, so its model is unknown; save it with "
+            f"save_model."
+        )
+    try:
+        fields, described = descriptions.decode(text)
+        if described.architecture == descriptions.TUNED:
+            raise ConfigError(
+                "it holds a tuning of another model; load that model and give this file as tuned."
+            )
+        if described.architecture not in CONFIGS:
+            raise ConfigError(unknown_name("architecture", described.architecture, CONFIGS))
+        config = CONFIGS[described.architecture].from_dict(fields)
+        free_depth = not isinstance(config, TimmConfig)
+        if free_depth and sum(config.depths) * _TENSORS_PER_BLOCK > len(state):
+            raise ConfigError(
+                f"The config promises more blocks than {len(state)} tensors can fill."
+            )
+    except ConfigError as error:
+        raise CheckpointError(f"{file.source} describes no model of ours: {error}") from error
+    return Conversion("qmamba", state), config, described
+
+
+def _recognized(file: WeightsFile, state: Mapping[str, Tensor]) -> tuple[Conversion, Config]:
+    """What the tensors of a foreign file are, told from their names and shapes."""
+    conversion: Conversion
+    config: Config
+    with _naming(file):
+        if is_timm(state):
+            conversion = convert_timm(state)
+            config = infer_timm_config(conversion.state)
+        elif is_mambair(state):
+            conversion = convert_mambair(state)
+            config = infer_mambair_config(conversion.state)
+        else:
+            conversion = convert_vmamba(state)
+            config = infer_config(conversion.state)
+    return conversion, config
+
+
+@contextmanager
+def _naming(file: WeightsFile) -> Iterator[None]:
+    """Say of which file an error is that only knows its tensors."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{file.source} cannot be read: {error}") from error
+
+
+def _unpickled(file: WeightsFile) -> Any:
+    if not file.content.startswith((b"PK\x03\x04", b"\x80")):
+        raise CheckpointError(
+            f"{file.source} is neither a safetensors file nor a PyTorch checkpoint."
+        )
+    try:
+        with warnings.catch_warnings():
+            # torch asks for a report of every pickle that it did not write itself.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            return torch.load(io.BytesIO(file.content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file.source} holds more than tensors and was not opened, because that would run "
+            "code of the file; save its state dict alone."
+        ) from error
+    except Exception as error:  # Whatever a malformed file provokes, it is a malformed file.
+        reason = (str(error).splitlines() or [""])[0]
+        raise CheckpointError(
+            f"{file.source} is not a readable PyTorch checkpoint: {type(error).__name__} {reason}."
+        ) from error
+
+
+def _fit(
+    source: str, state: Mapping[str, Tensor], given: Config, wanted: Config, exact: bool
+) -> tuple[Model, dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
+    """Build the model and pick its tensors: (model, state, dropped keys, fresh keys).
+
+    The model has no memory yet where the state fills all of it.
+    """
+    with torch.device("meta"):
+        model = build_model(wanted)
+    ours = model.state_dict()
+    shapes = {key: tensor.shape for key, tensor in ours.items()}
+    dropped, fresh = Refit(set(), set()) if exact else _refit(state, shapes, given, wanted)
+    used = {key: tensor for key, tensor in state.items() if key not in dropped}
+    missing = tuple(key for key in shapes if key not in used and key not in fresh)
+    unexpected = tuple(key for key in used if key not in shapes)
+    misshapen = tuple(
+        f"{key}: {tuple(tensor.shape)}, model {tuple(shapes[key])}"
+        for key, tensor in used.items()
+        if key in shapes and tensor.shape != shapes[key]
+    )
+    if missing or unexpected or misshapen:
+        raise MismatchError(source, missing, unexpected, misshapen)
+    weights = {key: _weight(source, key, tensor, ours[key].dtype) for key, tensor in used.items()}
+    require_finite(weights, f"The weights of {source} are damaged")
+    if fresh:
+        with torch.device("cpu"):
+            model = build_model(wanted)
+    in_order = tuple(key for key in shapes if key in fresh)
+    return model, weights, tuple(key for key in state if key in dropped), in_order
+
+
+def _refit(
+    state: Mapping[str, Tensor], shapes: Mapping[str, Size], given: Config, wanted: Config
+) -> Refit:
+    if isinstance(given, MambaIRConfig) and isinstance(wanted, MambaIRConfig):
+        return refit_mambair(state, shapes, given, wanted)
+    if isinstance(wanted, TimmConfig):
+        return refit_timm(state, shapes, wanted)
+    assert isinstance(wanted, QMambaConfig)
+    return refit_qmamba(state, shapes, wanted)
+
+
+def _weight(source: str, key: str, tensor: Tensor, wanted: torch.dtype) -> Tensor:
+    allowed = _FLOATS if wanted.is_floating_point else (wanted,)
+    if (
+        tensor.layout != torch.strided
+        or tensor.is_quantized
+        or tensor.device.type != "cpu"
+        or tensor.dtype not in allowed
+    ):
+        kind = "floating-point" if wanted.is_floating_point else str(wanted)
+        raise CheckpointError(
+            f"{key} of {source} is not a dense {kind} tensor but {tensor.dtype}, {tensor.layout}."
+        )
+    # A copy, because tensors of a file may share memory with each other.
+    dtype = torch.float32 if wanted.is_floating_point else wanted
+    return tensor.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def _usable(device: torch.device | str) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"The device {str(device)!r} cannot be used here: {reason}") from error

@@ -1,0 +1,1 @@
+"""Figures of merit: correlations with human opinion, fidelity, statistics of natural scenes."""

@@ -1,0 +1,1 @@
+"""How well a model predicts what people say about images."""

@@ -1,0 +1,1 @@
+"""How well a network restores, by the protocol of published tables."""

@@ -1,0 +1,1 @@
+"""Prepared networks: the fastest way to run a trained network where it is."""

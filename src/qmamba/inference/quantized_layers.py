@@ -1,0 +1,321 @@
+"""Converted layers as calls of the C++ kernel on codes, on channel-last maps.
+
+Each is made from a converted layer (:mod:`qmamba.quantization.layers`), holds its weights as 8-bit
+codes and nothing else of them, and gives what the layer gives but for rounding in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qmamba.ops.native.integer import IntegerCall, PackedCodes
+from qmamba.ops.native.scratch import Buffers
+from qmamba.ops.quantized.depthwise import WIDEST_WINDOW, DepthwiseConvolution
+from qmamba.ops.quantized.operands import (
+    Constant,
+    GridRule,
+    operand_codes,
+    operand_grids,
+    place_operand,
+)
+from qmamba.quantization.layers import FrozenTensor, QuantizedConv2d, QuantizedLinear
+from qmamba.quantization.quantizers import DLS, DoReFa, Quantizer
+from qmamba.quantization.quantizers.dls import OfficialDLS
+from qmamba.quantization.quantizers.learned_step import LearnedStep
+from qmamba.quantization.quantizers.rfa import RFA
+from qmamba.quantization.quantizers.static import OfficialStatic
+
+Layer: TypeAlias = Callable[[Tensor], Tensor]
+
+
+class NotDeployable(Exception):
+    """A layer is quantized in a way, or not at all, that the kernel does not compute."""
+
+
+def constant(frozen: nn.Module | None) -> Constant:
+    """A frozen constant as the kernel reads it."""
+    if not isinstance(frozen, FrozenTensor) or frozen.codes.dtype != torch.int8:
+        raise NotDeployable
+    bounds = [bound for bound in (frozen.lowest, frozen.highest) if bound is not None]
+    numbers = [float(cast(Tensor, n)) for n in (frozen.scale, frozen.offset, *bounds)]
+    return Constant(frozen.codes.contiguous(), *numbers)
+
+
+def grid_rule(quantizer: Quantizer | None) -> GridRule:
+    """Where the grid of an activation comes from."""
+    if isinstance(quantizer, OfficialDLS | OfficialStatic | RFA | None):
+        raise NotDeployable
+    first, last = quantizer.low, quantizer.high
+    if isinstance(quantizer, DLS) and quantizer.statistics != "frozen":
+        weights = torch.cat([quantizer.step_weights, quantizer.offset_weights]).detach().float()
+        copies = quantizer.operand.copies
+        return GridRule(quantizer.bits, weights=weights, copies=copies, first=first, last=last)
+    if not isinstance(quantizer, DLS | LearnedStep) or (
+        isinstance(quantizer, DoReFa) and quantizer.operand.role == "weight"
+    ):
+        raise NotDeployable
+    grid = quantizer.grid(torch.zeros(1, 1))
+    numbers = (grid.scale, grid.offset, *(grid.clamp or ()))
+    fixed = tuple(float(number) for number in numbers)
+    return GridRule(quantizer.bits, grid=fixed, first=first, last=last)
+
+
+def static_rule(quantizer: Quantizer | None) -> GridRule:
+    """The same, for places where the grid must be fixed."""
+    rule = grid_rule(quantizer)
+    if rule.grid is None:
+        raise NotDeployable
+    return rule
+
+
+class _GivenGrid:
+    """A fixed grid as the integer kernel wants it: codes count from 0."""
+
+    def __init__(self, rule: GridRule) -> None:
+        assert rule.grid is not None
+        scale, offset = rule.grid[0, :2]
+        self.scale = scale.clone()
+        self.offset = (offset - rule.first * scale).clone()
+        self.highest = rule.last - rule.first
+
+
+class Linear:
+    """A linear layer, or a convolution of single pixels, with a norm before it if one is given.
+
+    The grid is applied while a row is in the cache. One that follows the image needs a pass for its
+    statistics first, unless they are known; where its bounds cut levels off, the product is that of
+    the levels in float32.
+
+    Args:
+        weight: ``(outputs, inputs)``.
+        bias: ``(outputs,)`` or ``None``.
+        rule: where the grids of the input come from.
+        norm: layer norm of the input, or ``None``.
+        buffers: where intermediate results go.
+    """
+
+    def __init__(
+        self,
+        weight: Constant,
+        bias: Tensor | None,
+        rule: GridRule,
+        norm: nn.LayerNorm | None,
+        buffers: Buffers,
+    ) -> None:
+        self._buffers = buffers
+        self._outputs = len(weight.codes)
+        scale, offset = torch.tensor(weight.scale), torch.tensor(weight.offset)
+        packed = PackedCodes(weight.codes, scale, offset if weight.offset else None, bias)
+        self._weight, self._bias = weight, bias
+        self._norm = norm if rule.grid is None else None
+        self._call = IntegerCall(packed, norm=None if rule.grid is None else norm)
+        self.rule = rule
+        """Where the grids of the input come from."""
+        self._given = None if rule.grid is None else _GivenGrid(rule)
+
+    def __call__(
+        self,
+        x: Tensor,
+        *,
+        grids: Tensor | None = None,
+        residual: Tensor | None = None,
+        residual_scale: Tensor | None = None,
+        name: str | None = None,
+    ) -> Tensor:
+        """``(batch, ..., inputs)`` to ``(batch, ..., outputs)``.
+
+        Args:
+            x: the rows.
+            grids: of the images ``(batch, 4)``, if they are known.
+            residual: added to the result.
+            residual_scale: factors of the residual, ``(outputs,)``.
+            name: of the buffer for the result; ``None`` for a fresh tensor.
+        """
+        out = None if name is None else self._buffers(name, (*x.shape[:-1], self._outputs))
+        rule = self.rule
+        if self._given is not None:
+            scale, offset = self._given.scale, self._given.offset
+        else:
+            if self._norm is not None:
+                x = self._norm(x)
+            if grids is None:
+                grids = operand_grids(x.flatten(1, -2), rule)
+            if rule.is_cut(grids):
+                return self._of_levels(x, grids, residual, residual_scale)
+            scale, offset = grids[:, 0], grids[:, 1] - rule.first * grids[:, 0]
+            if len(x) == 1:
+                scale, offset = scale[0], offset[0]
+            else:
+                places = (slice(None), *(None for _ in x.shape[2:]))
+                scale, offset = (t[places].expand(x.shape[:-1]) for t in (scale, offset))
+        highest = rule.last - rule.first
+        return self._call(
+            x,
+            scale=scale,
+            offset=offset,
+            highest=highest,
+            residual=residual,
+            residual_scale=residual_scale,
+            out=out,
+        )
+
+    def _of_levels(
+        self, x: Tensor, grids: Tensor, residual: Tensor | None, residual_scale: Tensor | None
+    ) -> Tensor:
+        levels = x.flatten(1, -2).clone()
+        place_operand(levels, self.rule, grids)
+        y = F.linear(levels, self._weight.values(), self._bias).view(*x.shape[:-1], -1)
+        if residual is None:
+            return y
+        return y.add_(residual if residual_scale is None else residual * residual_scale)
+
+
+def linear(layer: nn.Module, buffers: Buffers, norm: nn.LayerNorm | None = None) -> Linear:
+    """From a linear layer or a convolution of single pixels."""
+    if not isinstance(layer, QuantizedLinear | QuantizedConv2d):
+        raise NotDeployable
+    weight = constant(layer.frozen_weight)
+    weight = weight.arranged(weight.codes.flatten(1))
+    return Linear(weight, layer.bias, grid_rule(layer.input_quantizer), norm, buffers)
+
+
+class SquareConvolution:
+    """A convolution without groups or dilation, padded to keep the map, from a fixed grid.
+
+    Patches reach outside the map, where the code is 0 but the value must be; what the codes there
+    contributed is taken back from the results along the border.
+    """
+
+    def __init__(self, layer: QuantizedConv2d, buffers: Buffers) -> None:
+        self._buffers = buffers
+        side, stride = layer.kernel_size[0], layer.stride[0]
+        if (
+            layer.groups != 1
+            or layer.kernel_size != (side, side)
+            or layer.stride != (stride, stride)
+            or layer.padding != (side // 2, side // 2)
+            or layer.dilation != (1, 1)
+            or side != 3
+        ):
+            raise NotDeployable
+        weight = constant(layer.frozen_weight)
+        self._rule = static_rule(layer.input_quantizer)
+        self._given = _GivenGrid(self._rule)
+        codes = weight.codes.permute(0, 2, 3, 1)
+        scale, offset = torch.tensor(weight.scale), torch.tensor(weight.offset)
+        packed = PackedCodes(
+            codes.flatten(1).contiguous(), scale, offset if weight.offset else None, layer.bias
+        )
+        self._call = IntegerCall(packed, side=side, stride=stride)
+        self._stride = stride
+        # Sums of the weights of each tap, times the value that its code 0 stood for.
+        taps = codes.sum(3, dtype=torch.int64) * scale - codes.shape[3] * offset
+        taps = taps.permute(1, 2, 0) * self._given.offset
+        self._rows = taps[0].sum(0), taps[2].sum(0)
+        self._columns = taps[:, 0].sum(0), taps[:, 2].sum(0)
+        self._corners = taps[::2, ::2].contiguous()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``(batch, height, width, channels)`` to the map at every ``stride`` pixels, fresh."""
+        batch, height, width, channels = x.shape
+        codes = self._buffers("codes", (batch, height * width, channels), torch.uint8)
+        operand_codes(x.flatten(1, 2), self._rule, codes)
+        given = self._given
+        y = self._call(codes.view(x.shape), scale=given.scale, offset=given.offset)
+        ends = [
+            [0, side - 1] if (side - 1) * self._stride + 1 >= size else [0]
+            for side, size in zip(y.shape[1:3], (height, width), strict=True)
+        ]
+        for which, row in enumerate(ends[0]):
+            y[:, row] += self._rows[which]
+        for which, column in enumerate(ends[1]):
+            y[:, :, column] += self._columns[which]
+            for corner, row in enumerate(ends[0]):
+                y[:, row, column] -= self._corners[corner, which]
+        return y
+
+
+def depthwise(layer: nn.Module, activation: str | None = None) -> DepthwiseConvolution:
+    """From a depthwise convolution that keeps the size of the map, and the activation after it."""
+    if not isinstance(layer, QuantizedConv2d):
+        raise NotDeployable
+    side, dilation = layer.kernel_size[0], layer.dilation[0]
+    if (
+        layer.groups != layer.in_channels
+        or layer.groups != layer.out_channels
+        or layer.kernel_size != (side, side)
+        or not side % 2
+        or side > WIDEST_WINDOW
+        or layer.stride != (1, 1)
+        or layer.dilation != (dilation, dilation)
+        or layer.padding != (side // 2 * dilation,) * 2
+    ):
+        raise NotDeployable
+    rule = static_rule(layer.input_quantizer)
+    weight = constant(layer.frozen_weight)
+    return DepthwiseConvolution(weight, layer.bias, rule, dilation=dilation, activation=activation)
+
+
+class Chain:
+    """Convolutions with norms and activations between them, one after the other.
+
+    Args:
+        modules: the layers.
+        buffers: where intermediate results go; the last one is fresh unless it is named, too.
+        name: of the buffers, or ``None`` for fresh tensors throughout.
+    """
+
+    def __init__(self, modules: list[nn.Module], buffers: Buffers, name: str | None = None) -> None:
+        self._layers: list[Layer] = []
+        self._buffers, self._name = buffers, name
+        skip = False
+        for index, module in enumerate(modules):
+            following = modules[index + 1] if index + 1 < len(modules) else None
+            if skip:
+                skip = False
+            elif isinstance(module, nn.LayerNorm) and _is_pointwise(following):
+                assert following is not None
+                self._layers.append(linear(following, buffers, module))
+                skip = True
+            elif isinstance(module, QuantizedConv2d) and module.groups > 1:
+                skip = isinstance(following, nn.GELU)
+                self._layers.append(depthwise(module, "gelu" if skip else None))
+            elif _is_pointwise(module):
+                self._layers.append(linear(module, buffers))
+            elif isinstance(module, QuantizedConv2d):
+                self._layers.append(SquareConvolution(module, buffers))
+            elif isinstance(module, nn.LayerNorm | nn.GELU | nn.LeakyReLU):
+                self._layers.append(module)
+            else:
+                raise NotDeployable
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``(batch, height, width, channels)`` to the same layout."""
+        for index, layer in enumerate(self._layers):
+            name = None if self._name is None else f"{self._name} {index}"
+            if isinstance(layer, Linear):
+                x = layer(x, name=name)
+            elif isinstance(layer, DepthwiseConvolution) and name is not None:
+                x = layer(x, self._buffers(name, tuple(x.shape)))
+            else:
+                x = layer(x)
+        return x
+
+
+def _is_pointwise(module: nn.Module | None) -> bool:
+    return isinstance(module, QuantizedLinear) or (
+        isinstance(module, QuantizedConv2d)
+        and module.kernel_size == (1, 1)
+        and module.groups == 1
+        and module.stride == (1, 1)
+    )
+
+
+def padded_channels(codes: Tensor) -> Tensor:
+    """The last axis zero-padded to the multiple of 16 that the kernel reads."""
+    return F.pad(codes, (0, -codes.shape[-1] % 16)).contiguous()

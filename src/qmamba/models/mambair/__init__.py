@@ -1,0 +1,1 @@
+"""MambaIR: image restoration with the selective scan."""

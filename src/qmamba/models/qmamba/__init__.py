@@ -1,0 +1,1 @@
+"""QMamba and LQMamba: image quality with a vision Mamba."""

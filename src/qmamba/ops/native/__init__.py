@@ -1,0 +1,1 @@
+"""The C++ kernel: finding the library, describing calls to it, and every binding."""

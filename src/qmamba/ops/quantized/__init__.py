@@ -1,0 +1,1 @@
+"""Operators of quantized networks: the scan on codes and the rounding of values to codes."""

@@ -1,0 +1,1 @@
+"""The selective scan: its definition, plain PyTorch forms of it, and the choice between implementations."""

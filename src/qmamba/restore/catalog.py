@@ -1,0 +1,173 @@
+"""What restoration weights are for, and which of the embedded ones fit a wish."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+from qmamba.checkpoints import describe, list_weights
+from qmamba.errors import CheckpointError, ConfigError
+from qmamba.models import MambaIRConfig, ModelMetadata
+from qmamba.restore.degradations import Degradation, RestorationTask
+
+DEFAULT_TASK: RestorationTask = "sr"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Which model is wanted; ``None`` leaves a value open.
+
+    Raises:
+        ConfigError: a value is no number, or belongs to another task.
+    """
+
+    task: RestorationTask | None = None
+    """``sr``, ``denoise`` or ``jpeg``."""
+    scale: int | None = None
+    """Factor of ``sr``."""
+    sigma: float | None = None
+    """Deviation of the noise, on the scale 0 to 255."""
+    quality: int | None = None
+    """Quality of the JPEG file that is to be restored, 1 to 100."""
+
+    def __post_init__(self) -> None:
+        for name, value, kind, what in (
+            ("scale", self.scale, Integral, "a whole number"),
+            ("sigma", self.sigma, Real, "a finite number"),
+            ("quality", self.quality, Integral, "a whole number"),
+        ):
+            if value is not None and not (isinstance(value, kind) and math.isfinite(value)):
+                raise ConfigError(f"The {name} must be {what}, got {value!r}.")
+        owner = next(
+            (
+                task
+                for task, value in (
+                    ("sr", self.scale),
+                    ("denoise", self.sigma),
+                    ("jpeg", self.quality),
+                )
+                if value is not None and self.task not in (None, task)
+            ),
+            None,
+        )
+        if owner is not None:
+            name = {"sr": "scale", "denoise": "sigma", "jpeg": "quality"}[owner]
+            raise ConfigError(
+                f"A {name} belongs to the task {owner}, not to {self.task}; leave one of them out."
+            )
+
+    @property
+    def task_or_implied(self) -> RestorationTask | None:
+        """The task, or the one that the other values belong to."""
+        if self.task is not None:
+            return self.task
+        if self.sigma is not None:
+            return "denoise"
+        if self.quality is not None:
+            return "jpeg"
+        return "sr" if self.scale is not None else None
+
+    def __str__(self) -> str:
+        values = {"scale": self.scale, "sigma": self.sigma, "quality": self.quality}
+        given = [f"{name} {value:g}" for name, value in values.items() if value is not None]
+        return " ".join([self.task_or_implied or DEFAULT_TASK, *given])
+
+
+def purpose_of(metadata: ModelMetadata | None) -> Degradation | None:
+    """What a model undoes, as its weights file says it; ``None`` where it does not."""
+    stored = None if metadata is None else metadata.training.get("degradation")
+    try:
+        return None if stored is None else Degradation.from_dict(stored)
+    except (ConfigError, TypeError):
+        return None
+
+
+def task_of(config: MambaIRConfig) -> RestorationTask:
+    """The task that a network is built for."""
+    if config.task.startswith("sr"):
+        return "sr"
+    return "jpeg" if config.task == "jpeg" else "denoise"
+
+
+def check_wish(wish: Wish, config: MambaIRConfig, metadata: ModelMetadata | None) -> None:
+    """Compare a wish with the model that was named beside it.
+
+    Raises:
+        ConfigError: the model is for another task or scale, or for other strengths.
+    """
+    purpose = purpose_of(metadata)
+    task = task_of(config)
+    name = "The model" if metadata is None else f"The model {metadata.name!r}"
+    wanted = wish.task_or_implied
+    if wanted is not None and wanted != task:
+        raise ConfigError(f"{name} is for {purpose or task}, not for {wanted}.")
+    if wish.scale is not None and wish.scale != config.scale:
+        raise ConfigError(f"{name} enlarges by {config.scale}, not by {wish.scale}.")
+    if purpose is not None and _distance(purpose, wish) > 0:
+        raise ConfigError(f"{name} is for {purpose}; leave the other value out to use it still.")
+
+
+def find_weights(wish: Wish) -> str:
+    """The embedded weights that fit a wish best.
+
+    Task and scale must be right: super-resolution where none is given, and the smallest scale. Of
+    several that cover the strength the one with the narrowest range is taken, and where none is
+    asked for the one with the widest.
+
+    Raises:
+        CheckpointError: none fits; the message names what there is.
+    """
+    task = wish.task_or_implied or DEFAULT_TASK
+    purposes = embedded_purposes()
+    fitting = {
+        name: purpose
+        for name, purpose in purposes.items()
+        if purpose.task == task
+        and wish.scale in (None, purpose.scale)
+        and _distance(purpose, wish) == 0
+    }
+    if not fitting:
+        there = ", ".join(f"{name} ({purpose})" for name, purpose in purposes.items())
+        hint = "give a weights file or a hub id as the model"
+        if any(purpose.task == task and purpose.scale == 1 for purpose in purposes.values()):
+            hint = f"leave the strength out to use them still, or {hint}"
+        raise CheckpointError(
+            f"There are no embedded weights for {wish}; there are "
+            f"{there or 'none for restoration'}: {hint}."
+        )
+    open_strength = wish.sigma is None and wish.quality is None
+    return min(
+        fitting,
+        key=lambda name: (
+            fitting[name].scale,
+            -_width(fitting[name]) if open_strength else _width(fitting[name]),
+            name,
+        ),
+    )
+
+
+def embedded_purposes() -> dict[str, Degradation]:
+    """What the embedded restoration weights are for, by name."""
+    found = {}
+    for name in list_weights():
+        try:
+            purpose = purpose_of(describe(name))
+        except CheckpointError:
+            continue
+        if purpose is not None:
+            found[name] = purpose
+    return found
+
+
+def _distance(purpose: Degradation, wish: Wish) -> float:
+    """How far the wanted strength lies outside the trained range."""
+    for wanted, ends in ((wish.sigma, purpose.sigma), (wish.quality, purpose.quality)):
+        if wanted is not None and ends is not None:
+            return max(0.0, ends[0] - wanted, wanted - ends[1])
+    return 0.0
+
+
+def _width(purpose: Degradation) -> float:
+    ends = purpose.sigma or purpose.quality or (0, 0)
+    return ends[1] - ends[0]

@@ -1,0 +1,93 @@
+"""The network that a run starts from: named and fresh, or with the weights of a file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from qmamba.checkpoints import load
+from qmamba.errors import ConfigError
+from qmamba.models import Model, QMamba, create_model
+from qmamba.training.stream import derived_seed
+
+_OUTPUT = re.compile(r"(^|\.)(classifier\.head|network\.(head|fc|head\.fc))\.(weight|bias)$")
+
+
+def starting_model(
+    name: str | None,
+    weights: str | Path | None = None,
+    *,
+    seed: int = 0,
+    **config_overrides: Any,
+) -> Model:
+    """Build the network to train.
+
+    Without weights it is drawn from the seed, a QMamba with :func:`spread_out`. Tensors that a
+    weights file lacks (the output layer after ImageNet, the gates of an LQMamba) are drawn from the
+    same seed. A fresh output layer starts at zero: the first outputs are the mean score.
+
+    Args:
+        name: one of :func:`qmamba.models.list_models`; None takes the model of the file.
+        weights: embedded name, path or hub id, as for :func:`qmamba.checkpoints.load`.
+        seed: seed of whatever is drawn. The global random state is left as it was.
+        config_overrides: fields of the model's configuration, such as ``drop_path=0.1``.
+
+    Raises:
+        ConfigError: neither name nor weights are given, or one of them is not allowed.
+        CheckpointError: the weights cannot be found or do not fit.
+    """
+    if name is None and weights is None:
+        raise ConfigError("Give the name of a model, weights to start from, or both.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(seed, "weights"))
+        if weights is None:
+            assert name is not None
+            model = create_model(name, **config_overrides)
+            if isinstance(model, QMamba):
+                spread_out(model)
+            clear_output(model)
+        else:
+            model = load(weights, name=name, **config_overrides)
+            if model.load_report is not None and any(map(is_output, model.load_report.fresh)):
+                clear_output(model)
+    return model
+
+
+def spread_out(model: nn.Module) -> None:
+    """Draw the linear weights with the deviation that keeps the scale of a layer's input.
+
+    With the 0.02 of wide pre-trained networks, narrow ones start so weak that the features of all
+    images fall together within the first few hundred steps.
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=layer.in_features**-0.5)
+
+
+def clear_output(model: nn.Module) -> None:
+    """Set the output layer to zero, so that training starts at the mean score."""
+    for name, parameter in model.named_parameters():
+        if is_output(name):
+            nn.init.zeros_(parameter)
+
+
+def is_output(name: str) -> bool:
+    """Whether a parameter belongs to the output layer of a quality model."""
+    return _OUTPUT.search(name) is not None
+
+
+def usable_device(device: torch.device | str) -> torch.device:
+    """The device, if tensors can be put there.
+
+    Raises:
+        ConfigError: it is unknown or not there.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"The device {str(device)!r} cannot be used here: {reason}") from error

@@ -1,0 +1,204 @@
+"""What a restoration run starts from: network, degradation and quantizers, from a few words."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from qmamba.checkpoints import load
+from qmamba.errors import ConfigError
+from qmamba.models import MambaIR, create_model, model_config
+from qmamba.models.mambair.config import MambaIRConfig
+from qmamba.quantization import QUANTIZERS, FrozenTensor, QuantConfig, calibrate, quantize_
+from qmamba.restore.degradations import Degradation
+from qmamba.restore.degradations import RestorationTask as TaskName
+from qmamba.training.restoration.interpolation import start_from_interpolation
+from qmamba.training.restoration.task import RestorationTask
+from qmamba.training.stream import derived_seed
+
+DEGRADATION_KEY = "degradation"
+"""Entry of the training record of a weights file that says what the network undoes."""
+
+STARTS = ("interpolation", "random")
+
+METHODS: dict[str, tuple[str, str]] = {
+    "dls+rfa": ("dls", "rfa"),
+    "dls": ("dls", "static"),
+    "rfa": ("static", "rfa"),
+    **{name: (name, name) for name in QUANTIZERS if name not in ("dls", "rfa")},
+}
+"""Quantizers of activations and of weights by the name of a method. ``dls`` and ``rfa`` alone have
+the static quantizer of Q-MambaIR in the place of the other; the others serve for both."""
+
+_DEFAULT_SCALE = 2
+_DEFAULT_SIGMA = (25.0, 25.0)
+_DEFAULT_QUALITY = (10, 50)
+_BITS = re.compile(r"w(\d+)a(\d+)")
+
+
+def restoration_network(
+    task: str | None,
+    scale: int | None = None,
+    *,
+    name: str | None = None,
+    weights: str | Path | None = None,
+    start: str = "interpolation",
+    seed: int = 0,
+    **config_overrides: Any,
+) -> MambaIR:
+    """The network to train.
+
+    Args:
+        task: ``sr``, ``denoise`` or ``jpeg``; None takes what the name or the weights are for.
+        scale: factor of super-resolution; None is 2, or that of the name or the weights.
+        name: of a model; None takes the nano one of the task, or that of the weights.
+        weights: embedded name, path or hub id to start from.
+        start: without weights, ``interpolation`` (see
+            :func:`~qmamba.training.restoration.interpolation.start_from_interpolation`) or ``random``.
+        seed: of fresh weights. The global random state is left as it was.
+        config_overrides: fields of the configuration, such as ``drop_path=0.1``.
+
+    Raises:
+        ConfigError: the names contradict each other, a value is not allowed, or the weights are
+            packed.
+        CheckpointError: the weights cannot be found or do not fit.
+    """
+    if start not in STARTS:
+        raise ConfigError(f"The start must be one of {', '.join(STARTS)}, got {start!r}.")
+    if name is None and weights is None:
+        name = _nano_name(task, scale)
+    if scale is not None and (name is None or model_config(name).to_dict().get("scale") != scale):
+        config_overrides["scale"] = scale
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(seed, "weights"))
+        if weights is not None:
+            model = load(weights, name=name, **config_overrides)
+        else:
+            assert name is not None
+            model = create_model(name, **config_overrides)
+    if not isinstance(model, MambaIR):
+        raise ConfigError(f"{name or weights} restores no images; choose a mambair-* model.")
+    if any(isinstance(layer, FrozenTensor) for layer in model.modules()):
+        raise ConfigError(f"{weights} is packed to a few bits; give full-precision weights.")
+    if task is not None and task != task_of(model.config):
+        raise ConfigError(f"{name or weights} is for {task_of(model.config)} and not for {task}.")
+    if weights is None and start == "interpolation":
+        start_from_interpolation(model)
+    return model
+
+
+def task_of(config: MambaIRConfig) -> str:
+    """``sr``, ``denoise`` or ``jpeg``."""
+    return config.task.split("-")[0]
+
+
+def degradation_for(
+    model: MambaIR, sigma: str | None = None, quality: str | None = None
+) -> Degradation:
+    """What a network shall undo.
+
+    Args:
+        model: decides task, scale and channels.
+        sigma: ``"25"`` or ``"0-50"``; None takes what the weights were trained for, or 25.
+        quality: ``"40"`` or ``"10-50"``; None takes what the weights were trained for, or 10-50.
+
+    Raises:
+        ConfigError: a value cannot be read, is not allowed or is foreign to the task.
+    """
+    task = task_of(model.config)
+    before = recorded_degradation(model)
+    strengths: dict[str, Any] = {}
+    for key, owner, text, default in (
+        ("sigma", "denoise", sigma, _DEFAULT_SIGMA),
+        ("quality", "jpeg", quality, _DEFAULT_QUALITY),
+    ):
+        if text is not None:
+            strengths[key] = _parsed_range(key, text)
+        elif task == owner:
+            strengths[key] = getattr(before, key) if before is not None else default
+    return Degradation(
+        task,  # type: ignore[arg-type]
+        scale=model.config.scale,
+        channels=model.config.channels,
+        **strengths,
+    )
+
+
+def recorded_degradation(model: MambaIR) -> Degradation | None:
+    """What the weights of a network were trained to undo, None where they do not say."""
+    record = None if model.metadata is None else model.metadata.training.get(DEGRADATION_KEY)
+    return None if record is None else Degradation.from_dict(record)
+
+
+def quantization_of(bits: str, method: str = "dls+rfa") -> QuantConfig:
+    """The configuration of a method at some bits, such as ``"w4a4"``.
+
+    Raises:
+        ConfigError: the bits cannot be read or are not allowed, or the method is unknown.
+    """
+    match = _BITS.fullmatch(bits.lower())
+    if match is None:
+        raise ConfigError(f"The bits of weights and activations read like w4a4, got {bits!r}.")
+    if method not in METHODS:
+        raise ConfigError(f"The method must be one of {', '.join(METHODS)}, got {method!r}.")
+    activation, weight = METHODS[method]
+    return QuantConfig(
+        weight_bits=int(match[1]),
+        activation_bits=int(match[2]),
+        weight=weight,
+        activation=activation,
+    )
+
+
+def prepare_quantized(
+    model: MambaIR, config: QuantConfig, task: RestorationTask, *, examples: int = 8, seed: int = 0
+) -> MambaIR:
+    """Put fake quantizers into a network and start them on a few training examples, in place.
+
+    The examples depend on the seed alone, so that all ranks of a distributed run start alike.
+    """
+    quantize_(model, config)
+    batch = torch.stack(
+        [
+            task.example(
+                place % task.examples,
+                torch.Generator().manual_seed(derived_seed(seed, "calibration", place)),
+            )["degraded"]
+            for place in range(examples)
+        ]
+    )
+    return calibrate(model, [batch])
+
+
+def published_crop(degradation: Degradation) -> int:
+    """Side of the crops of the degraded image in the published training."""
+    if degradation.task != "sr":
+        return 128
+    return 48 if degradation.scale == 4 else 64
+
+
+def _nano_name(task: str | None, scale: int | None) -> str:
+    if task is None:
+        raise ConfigError("Say what is learned: a task (sr, denoise, jpeg), a model or weights.")
+    if task not in get_args(TaskName):
+        raise ConfigError(f"The task must be one of {', '.join(get_args(TaskName))}, got {task!r}.")
+    if task != "sr":
+        if scale not in (None, 1):
+            raise ConfigError(f"The task {task} has no scale.")
+        return f"mambair-nano-{task}"
+    wanted = scale or _DEFAULT_SCALE
+    return f"mambair-nano-x{wanted if wanted in (2, 3, 4) else _DEFAULT_SCALE}"
+
+
+def _parsed_range(name: str, text: str) -> tuple[float, float]:
+    kind = float if name == "sigma" else int
+    try:
+        ends = [kind(part) for part in text.split("-")]
+    except ValueError:
+        ends = []
+    if len(ends) not in (1, 2):
+        raise ConfigError(f"The {name} reads like 25 or 10-50, got {text!r}.")
+    return ends[0], ends[-1]

@@ -1,0 +1,65 @@
+"""The network of a run that was trained with quantizers, as its checkpoint holds it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qmamba.errors import ConfigError, DataError
+from qmamba.models import MambaIR, MambaIRConfig, ModelMetadata
+from qmamba.quantization import QuantConfig, quantize_
+from qmamba.training.checkpoints import CHECKPOINT_NAME
+from qmamba.training.restoration.run import OPTIONS_NAME
+
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError)
+
+
+def trained_network(folder: Path) -> tuple[MambaIR, ModelMetadata]:
+    """The network with its trained quantizers, and what it is for.
+
+    Of a run that is not finished, the weights are those of its last checkpoint; of one that keeps
+    the best weights or their average, those.
+
+    Args:
+        folder: what ``qmamba train-restoration --quantize`` wrote.
+
+    Raises:
+        DataError: the folder holds no such run, or a damaged one.
+    """
+    for name in (OPTIONS_NAME, CHECKPOINT_NAME):
+        if not (folder / name).is_file():
+            raise DataError(
+                f"The folder {str(folder)!r} holds no quantized run: it has no {name}; give the "
+                "folder of a run of qmamba train-restoration --quantize, or a weights file."
+            )
+    try:
+        record = json.loads((folder / OPTIONS_NAME).read_text(encoding="utf-8"))
+        content = torch.load(folder / CHECKPOINT_NAME, map_location="cpu", weights_only=True)
+        if record["quantization"] is None:
+            raise ConfigError("it was trained in full precision; give its weights file")
+        model = MambaIR(MambaIRConfig.from_dict(record["config"]))
+        quantize_(model, QuantConfig(**record["quantization"]))
+        model.load_state_dict(_kept(content), strict=True)
+        figures, step = content["figures"], int(content["step"])
+    except _UNREADABLE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise DataError(f"The folder {str(folder)!r} holds no quantized run: {reason}.") from error
+    training = {**record["task"], "figures": figures, "steps": step}
+    name = record["name"]
+    source = (record["from"] or {}).get("source") or str(folder)
+    metadata = ModelMetadata(name=name, architecture="mambair", training=training, source=source)
+    return model.eval(), metadata
+
+
+def _kept(content: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """All tensors of the model: those that were kept over those of the last step."""
+    kept = content["weights"]
+    if content["average"] is not None:
+        kept = {**kept, **content["average"]}
+    if content["options"]["keep"] == "best" and content["best"] is not None:
+        kept = {**kept, **content["best"]}
+    return kept
