@@ -9,15 +9,15 @@ from qmamba.inference.quantized_layers import (
     Linear,
     constant,
     depthwise,
-    grid_rule,
     padded_channels,
+    qparams_rule,
     static_rule,
 )
 from qmamba.nn.ss2d import ROUTES
 from qmamba.ops import scan_routes
-from qmamba.ops.native.scratch import Buffers
-from qmamba.ops.quantized.operands import Constant, GridRule
-from qmamba.ops.quantized.scan import QuantizedScan, Scanned, ScanRules
+from qmamba.ops.native.memory import Buffers
+from qmamba.ops.native.operands import Constant, QParamsRule
+from qmamba.ops.native.quantized_scan import QuantizedScan, Scanned, ScanRules
 from qmamba.quantization.ss2d import QuantizedSS2D
 
 
@@ -31,7 +31,7 @@ class Mixer:
     """
 
     def __init__(
-        self, layer: QuantizedSS2D, buffers: Buffers, output: GridRule | None = None
+        self, layer: QuantizedSS2D, buffers: Buffers, output: QParamsRule | None = None
     ) -> None:
         self._buffers = buffers
         self._convolution = depthwise(layer.conv2d, "silu")
@@ -59,7 +59,8 @@ class Mixer:
             gate: the same, whose SiLU multiplies the result, or ``None``.
 
         Returns:
-            ``(batch, height, width, inner)``, in a buffer, and its grids if they are known.
+            ``(batch, height, width, inner)``, in a buffer, and its quantization parameters if they
+            are known.
         """
         batch, height, width, _ = x.shape
         buffers = self._buffers
@@ -69,8 +70,8 @@ class Mixer:
         flat_gate = None if gate is None else gate.flatten(1, 2)
         if self._route_gate is None:
             out = buffers("mixed", tuple(pixels.shape))
-            y, grids = self._scan(pixels, projected, routes, gate=flat_gate, out=out)
-            return Scanned(y.view(x.shape), grids)
+            y, qparams = self._scan(pixels, projected, routes, gate=flat_gate, out=out)
+            return Scanned(y.view(x.shape), qparams)
         y = buffers("routes", (batch, ROUTES, *pixels.shape[1:]))
         y = self._norm(self._route_gate(self._scan(pixels, projected, routes, out=y).y))
         y = y if flat_gate is None else y.mul_(F.silu(flat_gate))
@@ -83,4 +84,4 @@ def _frozen(layer: QuantizedSS2D, name: str) -> Constant:
 
 def _rules(layer: QuantizedSS2D) -> ScanRules:
     operands = (layer.x_quantizer, layer.steps_quantizer, layer.B_quantizer, layer.C_quantizer)
-    return ScanRules(static_rule(layer.dt_proj_input_quantizer), *map(grid_rule, operands))
+    return ScanRules(static_rule(layer.dt_proj_input_quantizer), *map(qparams_rule, operands))
