@@ -45,7 +45,7 @@ def test_the_mean_is_the_score(scorer: Scorer, policy: str, size: tuple[int, int
         quality = scorer.map(image, max_side=max_side)
         assert quality.score == scorer(image)
         assert quality.mean() == pytest.approx(quality.score.raw, abs=1e-4)
-        assert np.mean(quality.opinions) == pytest.approx(quality.score.raw)
+        assert np.mean(quality.score.opinions) == pytest.approx(quality.score.raw)
         seen = quality.coverage > 0
         assert np.isfinite(quality.values[seen]).all() and np.isnan(quality.values[~seen]).all()
         longest = max(size) if max_side is None else max_side
@@ -80,7 +80,7 @@ def test_against_a_loop_over_pixels(scorer: Scorer, size: tuple[int, int]) -> No
                 sums[place] += positions[row // 8, column // 8]
                 counts[place] += 1
     score = dataclasses.replace(scorer(pixels()), height=height, width=width)
-    quality = assemble(views, plan, score, views.mean((1, 2)).tolist())
+    quality = assemble(views, plan, score)
     np.testing.assert_allclose(quality.coverage, counts, rtol=1e-5)
     expected = np.divide(sums, counts, out=np.full(size, np.nan), where=counts > 0)
     np.testing.assert_allclose(quality.values, expected, rtol=1e-5)
@@ -95,7 +95,7 @@ def made_map(scorer: Scorer, values: np.ndarray, *, higher_is_better: bool = Tru
         higher_is_better=higher_is_better,
     )
     coverage = np.where(np.isnan(values), 0, 1).astype(np.float32)
-    return QualityMap(values.astype(np.float32), coverage, score, (50.0,), (8, 8))
+    return QualityMap(values.astype(np.float32), coverage, score, (8, 8))
 
 
 def test_worst_regions_are_the_bad_places(scorer: Scorer) -> None:

@@ -9,7 +9,6 @@ that the network sees at a position together with what its routes have carried t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -51,8 +50,6 @@ class QualityMap:
     at its border repeatedly. The mean of ``values`` weighted by it is ``score.raw``."""
     score: Score = field(repr=False)
     """The score of the image, the very one that the scorer gives without a map."""
-    opinions: tuple[float, ...]
-    """The opinion score of each view, in the order of the policy."""
     cell: tuple[float, float]
     """Height and width, in pixels of the image, of what one position of a view stands for."""
 
@@ -113,7 +110,6 @@ def assemble(
     views: NDArray[np.floating],
     plan: ViewPlan,
     score: Score,
-    opinions: Sequence[float],
     max_side: int | None = None,
 ) -> QualityMap:
     """Lay the maps of an image's views over the image.
@@ -126,7 +122,6 @@ def assemble(
         views: (views, rows, columns) in opinion-score points, in the order of ``plan.corners``.
         plan: the geometry of the views.
         score: of the same image.
-        opinions: of the same views.
         max_side: longest side of the result; ``None`` gives every pixel a value.
 
     Raises:
@@ -156,7 +151,6 @@ def assemble(
         values,
         coverage,
         score,
-        tuple(opinions),
         (
             stretch[0] * plan.view[0] / views.shape[1],
             stretch[1] * plan.view[1] / views.shape[2],

@@ -289,7 +289,6 @@ class Scorer:
             opinions.numpy(),
             self.policy.plan(views.height, views.width),
             score,
-            self._opinions(outputs),
             max_side,
         )
 
@@ -375,6 +374,7 @@ class Scorer:
             height=sent.height,
             notes=sent.notes,
             image=sent.name,
+            opinions=tuple(opinions),
         )
 
     def _opinions(self, outputs: Tensor) -> list[float]:
