@@ -86,7 +86,7 @@ def test_scores_of_different_kinds_are_refused() -> None:
     score = made_score(50, 60)
     for change in ({"policy": "native"}, {"model": "other"}, {"width": 20}):
         with pytest.raises(ConfigError, match=next(iter(change))):
-            gain(score, dataclasses.replace(score, **change))  # type: ignore[arg-type]
+            gain(score, dataclasses.replace(score, **change))
 
 
 def test_versions_of_different_size_are_enlarged() -> None:
