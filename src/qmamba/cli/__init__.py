@@ -16,6 +16,7 @@ from qmamba.cli.evaluate import evaluate
 from qmamba.cli.evaluate_restoration import evaluate_restoration
 from qmamba.cli.models import models
 from qmamba.cli.quantize import quantize
+from qmamba.cli.report import report
 from qmamba.cli.reproduce import reproduce
 from qmamba.cli.restore import restore
 from qmamba.cli.score import score
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 for _command in (
     score,
+    report,
     compare,
     models,
     backends,
