@@ -19,9 +19,7 @@ def work(rank: int, weights: str, folder: str) -> None:
     from qmamba.interop.torchmetrics import QMambaScore, QualityImprovement
     from tests.interop.test_torchmetrics import batch
 
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
-    )
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     scorer = Scorer.from_pretrained(weights)
     mean, none = QMambaScore(scorer), QMambaScore(scorer, reduction="none")
     gain = QualityImprovement(scorer)
