@@ -15,6 +15,7 @@ from qmamba.cli.datasets import datasets
 from qmamba.cli.evaluate import evaluate
 from qmamba.cli.evaluate_restoration import evaluate_restoration
 from qmamba.cli.models import models
+from qmamba.cli.push import push
 from qmamba.cli.quantize import quantize
 from qmamba.cli.report import report
 from qmamba.cli.reproduce import reproduce
@@ -49,6 +50,7 @@ for _command in (
 app.command("evaluate-restoration")(handled(evaluate_restoration))
 app.command("train-restoration")(handled(train_restoration_command))
 app.command()(handled(restore))
+app.command()(handled(push))
 app.add_typer(datasets)
 
 
