@@ -17,6 +17,7 @@ from qmamba.cli.evaluate_restoration import evaluate_restoration
 from qmamba.cli.models import models
 from qmamba.cli.push import push
 from qmamba.cli.quantize import quantize
+from qmamba.cli.report import report
 from qmamba.cli.reproduce import reproduce
 from qmamba.cli.restore import restore
 from qmamba.cli.score import score
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 for _command in (
     score,
+    report,
     compare,
     models,
     backends,

@@ -19,7 +19,7 @@ from qmamba.cli.common import (
     Progress,
     say,
 )
-from qmamba.cli.report import JsonScreen, Order, Report, Screen, TextScreen
+from qmamba.cli.score_screen import JsonScreen, Order, Report, Screen, TextScreen
 from qmamba.cli.shared_options import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
 from qmamba.errors import ConfigError, DataError
 from qmamba.files import require_writable
