@@ -1,118 +1,162 @@
-"""Where the rows of `qmamba score` go: a text table or a JSON array on the screen, a table file."""
+"""`qmamba report`: a table of scores as one page to look at, or as a contact sheet."""
 
 from __future__ import annotations
 
-import json
-import math
+import datetime
+import os
+import shlex
 import sys
-from enum import Enum
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from qmamba.cli.common import shown, write
+import typer
+
+from qmamba.cli.common import Progress, say, shown
+from qmamba.cli.shared_options import DeviceOption, MaxPixelsOption
+from qmamba.errors import ConfigError, QMambaError
+from qmamba.files import require_writable
 
 if TYPE_CHECKING:
-    from qmamba.assess import ImageRow, TableFile
-    from qmamba.models import ScoreScale
+    from qmamba.assess import ImageRow, QualityMap
 
 
-class Order(str, Enum):
-    """Order of the rows."""
+def report(
+    table: Annotated[
+        Path,
+        typer.Argument(metavar="SCORES", help="Table of `qmamba score -o`, .csv or .jsonl."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The report: one .html file that loads nothing.",
+            show_default=False,
+        ),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A contact sheet (.jpg, .png, .webp) of the best and the worst images.",
+            show_default=False,
+        ),
+    ] = None,
+    count: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Images in each half of the contact sheet.")
+    ] = 20,
+    regions: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Worst images that are looked at again for their quality map; 0 for none.",
+        ),
+    ] = 20,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Weights for the maps. Without it those that the table names.",
+            show_default=False,
+        ),
+    ] = None,
+    title: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Title of the page.", show_default=False),
+    ] = None,
+    device: DeviceOption = "cpu",
+    workers: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Threads that decode images.")
+    ] = 2,
+    max_pixels: MaxPixelsOption = None,
+) -> None:
+    """Show a table of scores: gallery, histogram, filters, worst regions, errors.
 
-    input = "input"
-    score = "score"
+    The images are looked for where the table names them, or else beside the table. The report holds
+    thumbnails of them and works without a network; a click on an image opens it as long as it lies
+    where it lay.
 
-
-class Screen(Protocol):
-    """A form of output on standard output."""
-
-    def add(self, row: ImageRow) -> None:
-        """Write one row."""
-
-    def close(self) -> None:
-        """Write what belongs at the end."""
-
-
-class JsonScreen:
-    """One JSON array; each object stands on a line of its own."""
-
-    def __init__(self) -> None:
-        self._before = "[\n"
-
-    def add(self, row: ImageRow) -> None:
-        write(self._before + json.dumps(row.to_dict()), sys.stdout)
-        self._before = ",\n"
-
-    def close(self) -> None:
-        write("[]\n" if self._before == "[\n" else "\n]\n", sys.stdout)
-
-
-class TextScreen:
-    """Aligned text: score, spread over the crops, image and what is to be said about it."""
-
-    def __init__(self, scale: ScoreScale) -> None:
-        # Four significant digits over the range of the scale.
-        self._decimals = min(6, max(0, 4 - round(math.log10(scale.high - scale.low))))
-        write(f"{'score':>9}  {'spread':>9}  image\n", sys.stdout)
-
-    def add(self, row: ImageRow) -> None:
-        name = shown(row.image)
-        if row.score is None:
-            line = f"{'error':>9}  {'-':>9}  {name}: {shown(row.error or '')}"
-        else:
-            notes = f"  [{shown('; '.join(row.score.notes))}]" if row.score.notes else ""
-            value, spread = self._number(row.score.score), self._number(row.score.crop_spread)
-            line = f"{value:>9}  {spread:>9}  {name}{notes}"
-        write(line + "\n", sys.stdout)
-
-    def close(self) -> None:
-        pass
-
-    def _number(self, value: float | None) -> str:
-        return "-" if value is None else f"{value:.{self._decimals}f}"
-
-
-class Report:
-    """Hands every row to the table file at once, and to the screen at once or sorted at the end.
-
-    Use it as a context manager inside that of the table. When the block ends early, what was held
-    back for sorting is shown still.
+    Exit code: 0 written, 2 wrong usage.
     """
+    from qmamba.images import DEFAULT_MAX_PIXELS
+    from qmamba.web.records import read_rows
+    from qmamba.web.report import locate, write_report
+    from qmamba.web.sheet import best_and_worst, check_sheet_name, write_sheet
 
-    def __init__(self, table: TableFile | None, screen: Screen | None, order: Order) -> None:
-        self._table = table
-        self._screen = screen
-        self._order = order
-        self._kept: list[ImageRow] = []
+    if output is None and sheet is None:
+        raise ConfigError("Give -o REPORT.html, --sheet SHEET.jpg, or both.")
+    if output is not None:
+        if output.suffix.lower() not in (".html", ".htm"):
+            raise ConfigError(f"The report {str(output)!r} must end in .html.")
+        require_writable(output)
+    if sheet is not None:
+        check_sheet_name(sheet)
+        require_writable(sheet)
+    rows = read_rows(table)
+    paths = {row.image: locate(row.image, table) for row in rows}
+    limit = max_pixels or DEFAULT_MAX_PIXELS
+    if sheet is not None:
+        sections = best_and_worst(rows, count, paths)
+        score = next((row.score for row in rows if row.score is not None), None)
+        write_sheet(sheet, sections, "" if score is None else f"{score.model}, {score.policy}")
+        say(f"contact sheet written to {shown(str(sheet))}")
+    if output is None:
+        return
+    maps = _maps(rows, paths, regions, model, device, limit) if regions else {}
+    progress = Progress(len(rows))
+    shown_images = write_report(
+        output,
+        rows,
+        paths=paths,
+        maps=maps,
+        title=title or table.stem,
+        command=shlex.join(["qmamba", *sys.argv[1:]]),
+        made=f"Made on {datetime.datetime.now():%Y-%m-%d %H:%M}.",
+        workers=workers,
+        max_pixels=limit,
+        progress=lambda done, total: progress.update(done, 0),
+    )
+    progress.clear()
+    size = os.path.getsize(output)
+    say(
+        f"{len(rows)} images, {shown_images} with a thumbnail, {len(maps)} with a quality map, "
+        f"written to {shown(str(output))} ({size / 1e6:.1f} MB)"
+    )
 
-    def add(self, row: ImageRow) -> None:
-        """Take the next row."""
-        if self._table is not None:
-            self._table.write(row)
-        if self._order is Order.score:
-            self._kept.append(row)
-        elif self._screen is not None:
-            self._screen.add(row)
 
-    def __enter__(self) -> Report:
-        return self
+def _maps(
+    rows: list[ImageRow],
+    paths: dict[str, str],
+    count: int,
+    model: str | None,
+    device: str,
+    max_pixels: int,
+) -> dict[str, QualityMap]:
+    """Quality maps of the worst images; none, with a line that says why, where they cannot be."""
+    from qmamba.assess import Scorer
+    from qmamba.web.report import explain, worst_rows
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        rows = sorted(self._kept, key=_best_first)
-        if self._table is not None and self._order is Order.score and kind is None:
-            self._table.finish(rows)
-        if self._screen is not None:
-            for row in rows:
-                self._screen.add(row)
-            self._screen.close()
-
-
-def _best_first(row: ImageRow) -> tuple[bool, float]:
-    if row.score is None:
-        return True, 0.0
-    return False, -row.score.raw if row.score.higher_is_better else row.score.raw
+    worst = worst_rows(rows, count)
+    if not worst:
+        return {}
+    score = worst[0].score
+    assert score is not None
+    try:
+        scorer = Scorer.from_pretrained(
+            model or score.model, policy=score.policy, device=device, max_pixels=max_pixels
+        )
+        if scorer.metadata.sha256 != score.sha256:
+            raise ConfigError(f"the weights {model or score.model!r} are others than the table's")
+    except QMambaError as error:
+        if model is not None:
+            raise
+        say(f"no quality maps: {shown(str(error))}")
+        return {}
+    progress = Progress(len(worst))
+    maps = explain(scorer, worst, paths, lambda done, total: progress.update(done, 0))
+    progress.clear()
+    if len(maps) < len(worst):
+        say(f"no quality map for {len(worst) - len(maps)} images, which have changed or gone")
+    return maps
