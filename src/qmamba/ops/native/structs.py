@@ -209,7 +209,7 @@ class LayerNormStruct(Struct):
 
 def all_structs() -> list[type[Struct]]:
     """Every struct of this module."""
-    return Struct.__subclasses__()
+    return [struct for struct in Struct.__subclasses__() if struct.__module__ == __name__]
 
 
 def first_difference(library: ctypes.CDLL) -> str | None:
