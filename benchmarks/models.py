@@ -23,7 +23,7 @@ from competitors import backbones, on_backend, onnx_runtime
 from measure import take_turns, write
 
 from qmamba.inference.prepare import Precision, inference_network
-from qmamba.models import Model, create_model
+from qmamba.models import Network, create_model
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 AVX2 = {
@@ -57,7 +57,7 @@ def quality(batch: int, threads: int, quick: bool) -> Runs:
     return runs
 
 
-def without_kernel(model: Model, images: torch.Tensor) -> Callable[[], object]:
+def without_kernel(model: Network, images: torch.Tensor) -> Callable[[], object]:
     """The network that is prepared where there is no compiled code of this package."""
     prepared: list[Callable[[torch.Tensor], torch.Tensor]] = []
     on_backend("chunked", lambda: prepared.append(inference_network(model)))()

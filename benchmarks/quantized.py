@@ -32,7 +32,7 @@ from measure import take_turns, write
 from qmamba.checkpoints import load, save_model
 from qmamba.checkpoints.packed_file import save_quantized
 from qmamba.inference.prepare import Precision, inference_network
-from qmamba.models import Model, ModelMetadata, create_model
+from qmamba.models import ModelMetadata, Network, create_model
 from qmamba.ops import scan_routes
 from qmamba.ops.native.prepared_scan import PackedScan
 from qmamba.ops.quantized.operands import Constant, GridRule
@@ -74,7 +74,7 @@ def written(name: str, folder: Path) -> Files:
     return files
 
 
-def simulated(name: str, bits: int) -> Model:
+def simulated(name: str, bits: int) -> Network:
     """A network that computes in float32 on rounded weights and activations, as in training."""
     torch.manual_seed(0)
     model = create_model(name).eval()
@@ -89,7 +89,7 @@ def prepared(path: Path, precision: Precision, side: int) -> Callable[[], object
     return partial(inference_network(model, precision), image(model, side))
 
 
-def image(model: Model, side: int) -> torch.Tensor:
+def image(model: Network, side: int) -> torch.Tensor:
     return torch.rand(1, int(getattr(model.config, "channels", 3)), side, side)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qmamba.checkpoints import MismatchError, load
 from qmamba.errors import CheckpointError, ConfigError
-from qmamba.models import Model, QMambaConfig, create_model, model_config
+from qmamba.models import Network, QMambaConfig, create_model, model_config
 from qmamba.models.qmamba import conversion as rules
 from qmamba.models.qmamba.conversion import (
     convert_vmamba,
@@ -44,7 +44,7 @@ def write(path: Path, state: Mapping[str, object], **others: object) -> Path:
     return path
 
 
-def same(model: Model, state: Mapping[str, Tensor]) -> bool:
+def same(model: Network, state: Mapping[str, Tensor]) -> bool:
     """Whether all tensors of the backbone are those of ``state``."""
     return all(
         torch.equal(tensor, state[key])

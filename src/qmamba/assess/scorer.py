@@ -20,7 +20,7 @@ from qmamba.checkpoints import load, load_tuned, load_tuned_model
 from qmamba.errors import CheckpointError, ConfigError, ImageError, QMambaError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, normalize
 from qmamba.inference.prepare import Precision, inference_network
-from qmamba.models import Model, ModelMetadata, QMamba, ScoreScale, TimmBackbone
+from qmamba.models import ModelMetadata, Network, QMamba, ScoreScale, TimmBackbone
 
 DEFAULT_WEIGHTS = "qmamba-nano-biq2021"
 """The weights that come with the package and are taken where none are named."""
@@ -80,7 +80,7 @@ class Scorer:
 
     def __init__(
         self,
-        model: Model,
+        model: Network,
         metadata: ModelMetadata | None = None,
         *,
         policy: Policy | str | None = None,
@@ -155,7 +155,7 @@ class Scorer:
                 file does not belong to them.
             ConfigError: the device or an option is not available.
         """
-        model: Model
+        model: Network
         if tuned is None:
             source = DEFAULT_WEIGHTS if name_or_path is None else name_or_path
             model = load(source, device=device, revision=revision)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qmamba.errors import CheckpointError
 from qmamba.models.names import unknown_name
-from qmamba.models.registry import MODELS
+from qmamba.models.registry import named_configs
 
 HUB_FILE = "model.safetensors"
 """The file that is taken from a hub repository when the id names none."""
@@ -95,7 +95,7 @@ def _has_file_suffix(name: str) -> bool:
 
 
 def _unknown(source: str) -> str:
-    if source in MODELS:
+    if source in named_configs():
         return (
             f"There are no weights named {source!r}, only an architecture: use create_model for "
             f"fresh weights, or give a file, a hub id or one of {', '.join(list_weights()) or '-'}."

@@ -12,7 +12,7 @@ from qmamba.cli.common import shown, table_lines
 from qmamba.errors import ConfigError
 
 if TYPE_CHECKING:
-    from qmamba.models import Config
+    from qmamba.models import NetworkConfig
 
 _DEFAULT_SIZE = "224x224"
 
@@ -33,7 +33,7 @@ def models(
 ) -> None:
     """List the models, their parameters and cost, and the embedded weights."""
     from qmamba.checkpoints import list_weights
-    from qmamba.models import MODELS, count_parameters, list_models
+    from qmamba.models import count_parameters, list_models, named_configs
 
     if size is not None and not flops:
         raise ConfigError("--size is the image size for --flops; add --flops.")
@@ -47,12 +47,12 @@ def models(
     if names:
         header: tuple[str, ...] = ("model", "parameters")
         rows: list[tuple[str, ...]] = [
-            (name, f"{count_parameters(MODELS[name]):,}") for name in names
+            (name, f"{count_parameters(named_configs()[name]):,}") for name in names
         ]
         if flops:
             header += ("GFLOPs as in the paper", "GFLOPs with the scan")
             rows = [
-                (*row, *_gflops(MODELS[name], height, width))
+                (*row, *_gflops(named_configs()[name], height, width))
                 for row, name in zip(rows, names, strict=True)
             ]
         typer.echo("\n".join(table_lines(header, rows)))
@@ -69,7 +69,7 @@ def models(
             typer.echo("\n".join(_described(name)))
 
 
-def _gflops(config: Config, height: int, width: int) -> tuple[str, str]:
+def _gflops(config: NetworkConfig, height: int, width: int) -> tuple[str, str]:
     from qmamba.models import count_flops
 
     if config.image_size is not None and (config.image_size,) * 2 != (height, width):

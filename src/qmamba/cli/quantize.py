@@ -14,7 +14,7 @@ from qmamba.errors import ConfigError
 from qmamba.files import require_writable
 
 if TYPE_CHECKING:
-    from qmamba.models import Model, ModelMetadata
+    from qmamba.models import ModelMetadata, Network
     from qmamba.quantization import QuantConfig
 
 _DEFAULT_BITS = 4
@@ -165,7 +165,7 @@ def _require_none(wishes: dict[str, Any], reason: str) -> None:
         raise ConfigError(f"{reason}; leave {', '.join(given)} out.")
 
 
-def _metadata(model: Model, source: str) -> ModelMetadata:
+def _metadata(model: Network, source: str) -> ModelMetadata:
     from qmamba.models import ModelMetadata
 
     name = Path(source).stem
@@ -173,7 +173,7 @@ def _metadata(model: Model, source: str) -> ModelMetadata:
 
 
 def _after_training(
-    model: Model,
+    model: Network,
     metadata: ModelMetadata,
     weight_bits: int,
     activation_bits: int,
@@ -205,7 +205,7 @@ def _after_training(
 
 
 def _report(
-    model: Model,
+    model: Network,
     metadata: ModelMetadata,
     before: tuple[str, str],
     sizes: tuple[int, int],

@@ -20,8 +20,8 @@ from qmamba.inference.layers import Layer, LayerNorm, Mixer, apply, integer_weig
 from qmamba.inference.packed import PackedLinear
 from qmamba.inference.restoration import RestorationModel
 from qmamba.models.mambair.network import MambaIR
+from qmamba.models.network import Network
 from qmamba.models.qmamba.network import QMamba, Stage
-from qmamba.models.registry import Model
 from qmamba.nn import SS2D, VSSBlock
 from qmamba.nn.scale_shift import without_scale_shift
 from qmamba.ops.native.integer import IntegerCall
@@ -116,7 +116,7 @@ class InferenceModel:
 
 
 def inference_network(
-    model: Model, precision: Precision = "fp32", *, timed: bool = False
+    model: Network, precision: Precision = "fp32", *, timed: bool = False
 ) -> Callable[[Tensor], Tensor]:
     """The fastest way to run a model where it is: images to float32 results.
 
@@ -156,7 +156,7 @@ def inference_network(
     return run
 
 
-def _own_precision(model: Model, precision: Precision) -> Callable[[Tensor], Tensor]:
+def _own_precision(model: Network, precision: Precision) -> Callable[[Tensor], Tensor]:
     """A quantized model, whose layers know how they are computed."""
     if precision != "fp32":
         raise ConfigError(f"The model is quantized; its precision cannot be {precision}, too.")

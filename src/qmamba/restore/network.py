@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qmamba.checkpoints import load
 from qmamba.errors import ConfigError
 from qmamba.inference.prepare import Precision, inference_network
-from qmamba.models import Model
+from qmamba.models import Network
 
 _QUANTIZATION = "qmamba.quantization"
 
@@ -44,7 +44,7 @@ def runner(model: nn.Module, precision: Precision) -> Callable[[Tensor], Tensor]
         ConfigError: the precision is unknown, or the network is quantized and it is not ``fp32``.
     """
     if not _is_quantized(model):
-        return inference_network(cast(Model, model), precision)
+        return inference_network(cast(Network, model), precision)
     if precision != "fp32":
         raise ConfigError(
             f"A quantized network brings its own precision; leave precision={precision!r} out."

@@ -33,7 +33,7 @@ from qmamba.datasets import (
 )
 from qmamba.errors import ConfigError, DataError
 from qmamba.files import atomic_write, make_folder
-from qmamba.models import Model, ModelMetadata, QMamba, TimmBackbone
+from qmamba.models import ModelMetadata, Network, QMamba, TimmBackbone
 from qmamba.training.checkpoints import CHECKPOINT_NAME
 from qmamba.training.distributed import barrier, is_main
 from qmamba.training.loop import TrainingProgress, TrainingResult, train
@@ -49,7 +49,7 @@ _DECIDING = ("architecture", "config", "from", "task")
 
 
 def train_quality(
-    model: Model,
+    model: Network,
     task: QualityTask,
     options: TrainingOptions,
     folder: Path,
@@ -57,7 +57,7 @@ def train_quality(
     name: str,
     card: Mapping[str, Any] | None = None,
     decides: Mapping[str, Any] | None = None,
-    save: Callable[[Model, Path, ModelMetadata], object] | None = None,
+    save: Callable[[Network, Path, ModelMetadata], object] | None = None,
     resume: bool = False,
     device: torch.device | str = "cpu",
     report: Callable[[TrainingProgress], None] | None = None,
@@ -207,7 +207,7 @@ def hold_out(dataset: RatedDataset, split: Split, share: float, seed: int) -> Sp
     )
 
 
-def require_fitting(model: Model, *sizes: int) -> None:
+def require_fitting(model: Network, *sizes: int) -> None:
     """Check that a model gives one score for crops of these sides, in pixels.
 
     Raises:
@@ -235,7 +235,7 @@ def _described(split: Split) -> str:
     return f"by {split.rule}{drawn}{share}: {counts}"
 
 
-def _face(model: Model, task: QualityTask) -> None:
+def _face(model: Network, task: QualityTask) -> None:
     """Turn the output of a model that has learned scores of the other direction."""
     learned = None if model.metadata is None else model.metadata.score
     if learned is not None and learned.higher_is_better != task.scale.higher_is_better:
@@ -245,7 +245,9 @@ def _face(model: Model, task: QualityTask) -> None:
                     parameter.neg_()
 
 
-def _record(model: Model, task: QualityTask, options: TrainingOptions, name: str) -> dict[str, Any]:
+def _record(
+    model: Network, task: QualityTask, options: TrainingOptions, name: str
+) -> dict[str, Any]:
     started = None
     if model.load_report is not None:
         digest = None if model.metadata is None else model.metadata.sha256
@@ -263,7 +265,7 @@ def _record(model: Model, task: QualityTask, options: TrainingOptions, name: str
     }
 
 
-def _save_whole(model: Model, folder: Path, metadata: ModelMetadata) -> None:
+def _save_whole(model: Network, folder: Path, metadata: ModelMetadata) -> None:
     path = folder / MODEL_NAME
     model.metadata = save_model(model, path, metadata=metadata, dtype=torch.float32)
 

@@ -13,7 +13,7 @@ import torch
 from qmamba.checkpoints import save_tuned
 from qmamba.datasets import RatedDataset
 from qmamba.errors import ConfigError
-from qmamba.models import Model, ModelMetadata, QMamba
+from qmamba.models import ModelMetadata, Network, QMamba
 from qmamba.prompts import TunedQMamba, TuningConfig, attach
 from qmamba.training.loop import TrainingProgress
 from qmamba.training.options import TrainingOptions
@@ -47,7 +47,7 @@ class TuningResult:
 
 
 def tune(
-    base: Model,
+    base: Network,
     task: QualityTask,
     tuning: TuningConfig,
     options: TrainingOptions,
@@ -89,7 +89,7 @@ def tune(
         model = attach(base, tuning)
     written: list[ModelMetadata] = []
 
-    def save(tuned: Model, place: Path, described: ModelMetadata) -> None:
+    def save(tuned: Network, place: Path, described: ModelMetadata) -> None:
         assert isinstance(tuned, TunedQMamba)
         written.append(save_tuned(tuned, place / TUNED_NAME, described, dtype=dtype))
         tuned.metadata = written[-1]
@@ -118,7 +118,7 @@ def tune(
     )
 
 
-def require_tunable(base: Model, tuning: TuningConfig) -> QMamba:
+def require_tunable(base: Network, tuning: TuningConfig) -> QMamba:
     """The base, if it can be tuned in this way.
 
     Raises:
@@ -131,7 +131,7 @@ def require_tunable(base: Model, tuning: TuningConfig) -> QMamba:
     return base
 
 
-def facing(parts: Sequence[QualityPart], base: Model, tuning: TuningConfig) -> list[QualityPart]:
+def facing(parts: Sequence[QualityPart], base: Network, tuning: TuningConfig) -> list[QualityPart]:
     """The parts with their scores turned to the direction in which the base rates, if need be.
 
     The regressor of the base may stay frozen, and prompts cannot be expected to learn that its
