@@ -31,7 +31,7 @@ from measure import take_turns, write
 
 from qmamba.checkpoints import load, save_model
 from qmamba.checkpoints.packed_file import save_quantized
-from qmamba.inference.prepare import Precision, inference_network
+from qmamba.inference import Precision, prepare
 from qmamba.models import ModelMetadata, Network, create_model
 from qmamba.ops import scan_routes
 from qmamba.ops.native.prepared_scan import PackedScan
@@ -86,7 +86,7 @@ def simulated(name: str, bits: int) -> Network:
 def prepared(path: Path, precision: Precision, side: int) -> Callable[[], object]:
     """A run of the network of a file on one image."""
     model = load(path)
-    return partial(inference_network(model, precision), image(model, side))
+    return partial(prepare(model, precision), image(model, side))
 
 
 def image(model: Network, side: int) -> torch.Tensor:

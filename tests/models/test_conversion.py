@@ -114,7 +114,8 @@ def test_the_surplus_block_of_the_public_tiny_is_cut(
     deep = MICRO.replace(depths=(1, 1, 3, 1))
     state = build(deep).state_dict()
     path = write(tmp_path / "deep.pth", state)
-    assert load(path).config.depths == (1, 1, 3, 1)
+    config = load(path).config
+    assert isinstance(config, QMambaConfig) and config.depths == (1, 1, 3, 1)
     monkeypatch.setitem(rules.PUBLISHED_CUTS, (deep.dims, deep.depths), (1, 1, 2, 1))
     model = load(path)
     assert model.config == MICRO

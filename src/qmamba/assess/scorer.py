@@ -15,11 +15,11 @@ from torch import Tensor
 
 from qmamba.assess.policies import CropsPolicy, Policy, parse_policy, policy_from_metadata
 from qmamba.assess.score import Score, pool_views
-from qmamba.assess.views import ImageInput, ImageViews, cut_views, prepare
+from qmamba.assess.views import ImageInput, ImageViews, cut_views, read_views
 from qmamba.checkpoints import load, load_tuned, load_tuned_model
 from qmamba.errors import CheckpointError, ConfigError, ImageError, QMambaError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, normalize
-from qmamba.inference.prepare import Precision, inference_network
+from qmamba.inference import Precision, prepare
 from qmamba.models import ModelMetadata, Network, QMamba, ScoreScale, TimmBackbone
 
 DEFAULT_WEIGHTS = "qmamba-nano-biq2021"
@@ -115,7 +115,7 @@ class Scorer:
         self.model = model.eval()
         self.precision: Precision = precision
         """How the network computes."""
-        self._network = inference_network(self.model, precision)
+        self._network = prepare(self.model, precision)
         self.metadata = metadata
         self.scale: ScoreScale = metadata.score
         """The range and direction of the scores."""
@@ -182,7 +182,7 @@ class Scorer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._network = inference_network(self.model, self.precision)
+        self._network = prepare(self.model, self.precision)
 
     @overload
     def __call__(self, images: ImageInput) -> Score: ...  # type: ignore[overload-overlap]
@@ -255,7 +255,7 @@ class Scorer:
 
     def prepare(self, image: ImageInput) -> ImageViews:
         """Decode one image and take the policy's views; safe to call from many threads."""
-        return prepare(image, self.policy, max_pixels=self.max_pixels)
+        return read_views(image, self.policy, max_pixels=self.max_pixels)
 
     def score_prepared(
         self, images: Iterable[ImageViews | QMambaError]

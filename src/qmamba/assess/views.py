@@ -37,7 +37,7 @@ class ImageViews:
     """The image's path, None where it has none."""
 
 
-def prepare(
+def read_views(
     image: ImageInput, policy: Policy, *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> ImageViews:
     """Decode an image and take its views. Safe to call from many threads at once.

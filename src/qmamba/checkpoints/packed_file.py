@@ -184,11 +184,11 @@ def save_quantized(
 def load_quantized(
     source: str | Path, *, device: torch.device | str = "cpu", revision: str | None = None
 ) -> Network:
-    """The model of a packed file, in evaluation mode and ready to run.
+    """The model of a packed file, in evaluation mode.
 
-    What is quantized stays in codes of at most 8 bits; on the CPU with the C++ kernel the layers
-    compute on them (:mod:`qmamba.inference.quantized`), elsewhere each layer turns its own codes
-    into values while it runs.
+    What is quantized stays in codes of at most 8 bits; each layer turns its own codes into values
+    while it runs. :func:`qmamba.inference.prepare` makes of it a network that computes on the
+    codes.
 
     Args:
         source: a path, embedded name or hub id as for :func:`qmamba.checkpoints.load`.
@@ -228,8 +228,6 @@ def packed_parts(path: str | Path) -> dict[str, int]:
 
 def load_packed(file: WeightsFile, device: torch.device | str = "cpu") -> Network:
     """The model of a packed file that has been read; see :func:`load_quantized`."""
-    from qmamba.inference.quantized import deploy_
-
     tensors, header = _read(file)
     try:
         config, metadata, description = _described(header, len(file.content))
@@ -248,12 +246,11 @@ def load_packed(file: WeightsFile, device: torch.device | str = "cpu") -> Networ
     digest = hashlib.sha256(file.content).hexdigest()
     model.metadata = dataclasses.replace(metadata, sha256=digest, source=file.source)
     model.load_report = LoadReport(file.source, "packed")
-    model.eval().requires_grad_(False).to(device)
-    return deploy_(model)
+    return model.eval().requires_grad_(False).to(device)
 
 
 def is_packed(file: WeightsFile) -> bool:
-    """Whether the content of a weights file is that of a packed one; False for what is no such file."""
+    """Whether a weights file is a packed one; False for what is no weights file."""
     try:
         return PACKED_KEY in header_of(file.content)["__metadata__"]
     except (ValueError, RecursionError, LookupError, TypeError):

@@ -55,7 +55,7 @@ def frozen_structure(
             quantizer = getattr(module, f"{name}_quantizer")
             if quantizer is not None:
                 _freeze(module, name, quantizer)
-    model.quantization = quantization  # type: ignore[assignment]
+    model.quantization = quantization
     return model
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from qmamba.datasets import RatedDataset
     from qmamba.evaluation.quality.evaluation import Breakdown
     from qmamba.evaluation.quality.parts import PartName, RatedPart
-    from qmamba.inference.prepare import Precision
+    from qmamba.inference import Precision
 
 _NO_SPLIT = "none"
 _AUTO = "auto"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from qmamba.datasets.restoration_sets import RestorationSet
     from qmamba.evaluation.restoration.table import TableRow
-    from qmamba.inference.prepare import Precision
+    from qmamba.inference import Precision
     from qmamba.restore.degradations import Degradation
 
 
@@ -167,7 +167,7 @@ class _Network:
         from qmamba.checkpoints import load
         from qmamba.checkpoints.sources import read_weights
         from qmamba.evaluation.restoration.cost import network_cost
-        from qmamba.inference.prepare import inference_network
+        from qmamba.inference import prepare
         from qmamba.models import MambaIR
         from qmamba.restore.catalog import purpose_of
 
@@ -184,9 +184,7 @@ class _Network:
         self.cost = network_cost(
             network.config, quantization, file_bytes=len(read_weights(source).content)
         )
-        self.run: Callable[[Tensor], Tensor] = inference_network(
-            network, cast("Precision", precision)
-        )
+        self.run: Callable[[Tensor], Tensor] = prepare(network, cast("Precision", precision))
 
 
 def _plan(

@@ -45,14 +45,14 @@ def _measure(source: str, side: int) -> Measurement:
     import torch
 
     from qmamba.checkpoints import load
-    from qmamba.inference.prepare import inference_network
+    from qmamba.inference import prepare
 
     generator = torch.Generator().manual_seed(0)
     before = _peak_bytes(restart=True)
     model = load(source)
     channels = int(getattr(model.config, "channels", 3))
     image = torch.rand(1, channels, side, side, generator=generator)
-    network = inference_network(model)
+    network = prepare(model)
     times: list[float] = []
     network(image)
     started = time.perf_counter()

@@ -27,7 +27,7 @@ from qmamba.files import require_writable
 if TYPE_CHECKING:
     from qmamba.assess import Scorer
     from qmamba.images import ImageLayers
-    from qmamba.inference.prepare import Precision
+    from qmamba.inference import Precision
     from qmamba.restore import Job, RestoredRow, Restorer, Source
     from qmamba.restore.restorer import Tile
 

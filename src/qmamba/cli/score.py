@@ -23,7 +23,7 @@ from qmamba.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from qmamba.assess import Scorer
-    from qmamba.inference.prepare import Precision
+    from qmamba.inference import Precision
 
 
 def score(

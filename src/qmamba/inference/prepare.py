@@ -1,216 +1,147 @@
-"""Networks prepared for inference: the fastest way to run a model where it is.
+"""The fastest way to run a model where it is.
 
 What preparation trades: the weights are those of the moment, there are no gradients and no tracing;
 use the plain module for those. In return linear layers run on packed weights with GELU and residual
 fused, the scan is one call from the projection to the norm, and nothing changes layout. The scan
 is the one that is live at that moment, so all but ``int8`` needs no compiled code of this package.
+A quantized network computes on its codes.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from typing import Literal, cast, get_args
+from dataclasses import dataclass
+from typing import Any, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
 from qmamba.errors import ConfigError
-from qmamba.inference.layers import Layer, LayerNorm, Mixer, apply, integer_weight, sequence
-from qmamba.inference.packed import PackedLinear
-from qmamba.inference.restoration import RestorationModel
-from qmamba.models.mambair.network import MambaIR
-from qmamba.models.network import Network
-from qmamba.models.qmamba.network import QMamba, Stage
-from qmamba.nn import SS2D, VSSBlock
-from qmamba.nn.scale_shift import without_scale_shift
-from qmamba.ops.native.integer import IntegerCall
-from qmamba.ops.native.memory import kept_memory
+from qmamba.inference.precision import Precision
+from qmamba.inference.quality import PreparedQMamba
+from qmamba.inference.quantized_networks import quantized_mambair, quantized_qmamba
+from qmamba.inference.restoration import PreparedMambaIR
+from qmamba.models import MambaIR, MambaIRConfig, Network, QMamba, QMambaConfig
+from qmamba.ops.native.library import unavailable_reason
 from qmamba.ops.scan.dispatch import kernel_is_live
+from qmamba.quantization.layers import FrozenTensor
+from qmamba.quantization.quantizers import DLS
 
-Precision = Literal["fp32", "bf16", "int8"]
-"""``fp32``; ``bf16``: weights and activations in bfloat16, the state of the scan in float32;
-``int8``: linear layers and convolutions of many channels on 8-bit integers, the rest in float32."""
-
-_USUAL_SIDE = 56
-_STEM_STRIDE = 4
-_FLOAT = 4
-_USUAL_IMAGES = 10
+PreparedNetwork: TypeAlias = Callable[[Tensor], Tensor]
+"""Images to float32 results, without gradients: of a quality model normalized images
+``(batch, 3, height, width)`` to ``(batch, outputs)``, of a restoration model images in [0, 1]
+``(batch, channels, height, width)`` to restored ones."""
 
 
-class InferenceModel:
-    """What :class:`~qmamba.models.QMamba` computes, faster, on the CPU.
+@dataclass(frozen=True)
+class _Family:
+    """How the networks of a family are prepared on the CPU."""
 
-    In ``int8`` every output of a weight has its own grid, and so has every row of activations, from
-    its least to its greatest value at that moment: nothing is calibrated, and no pixel's rounding
-    depends on another's or on what shares the batch.
+    network: type[Network]
+    plain: Callable[..., PreparedNetwork]
+    quantized: Callable[[Any], PreparedNetwork]
+
+
+_FAMILIES = {
+    QMambaConfig.architecture: _Family(QMamba, PreparedQMamba, quantized_qmamba),
+    MambaIRConfig.architecture: _Family(MambaIR, PreparedMambaIR, quantized_mambair),
+}
+"""By the name of the architecture."""
+
+
+def prepare(
+    model: Network, precision: Precision = "fp32", *, timed: bool = False
+) -> PreparedNetwork:
+    """Prepare a model for inference on the device where it is.
+
+    On the CPU a QMamba gives a :class:`~qmamba.inference.quality.PreparedQMamba` and a MambaIR a
+    :class:`~qmamba.inference.restoration.PreparedMambaIR`; with the C++ kernel, a quantized one
+    gives a :class:`QuantizedNetwork`. Else the module itself runs, under autocast for ``"bf16"``.
+    The weights are those of this moment: later changes of the model are not followed.
 
     Args:
-        model: the network; its weights are copied as they are now.
-        precision: see :data:`Precision`.
+        model: a network of any family, in evaluation mode.
+        precision: see :data:`~qmamba.inference.precision.Precision`; a quantized network brings
+            its own, which is called ``"fp32"``.
         timed: choose between the packed operator and ``F.linear`` for each linear layer by timing
             both once for its sizes, instead of by the rule that the packed one is taken where it
             works. The two differ in the last bits, so a result is the same from one process to the
             next only as far as the timings are.
-        stage: what takes the place of each stage, for networks that are quantized.
-
-    Raises:
-        BackendError: the precision is ``int8`` and the C++ kernel is not available.
-        ConfigError: the model is not on the CPU.
-    """
-
-    def __init__(
-        self,
-        model: QMamba,
-        precision: Precision = "fp32",
-        *,
-        timed: bool = False,
-        stage: Callable[[Stage], list[Layer]] | None = None,
-    ) -> None:
-        _require_cpu(model)
-        model = without_scale_shift(model)
-        integers = precision == "int8"
-        self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        side = _USUAL_SIDE
-        stem_size = (4 * side, 4 * side)
-        self._stem = sequence(model.patch_embed, self._dtype, stem_size, integers=integers)
-        self._widest = int(model.config.mlp_ratio * model.config.dims[0])
-        self._stages = []
-        for layer in model.layers:
-            assert isinstance(layer, Stage)
-            layers = stage(layer) if stage else self._prepared(layer, side, timed, integers)
-            self._stages.append(layers)
-            side = max(1, side // 2)
-        if model.prompts is not None:
-            for layers, prompt in zip(self._stages, model.prompts, strict=True):
-                layers.append(copy.deepcopy(prompt).to(self._dtype))
-        self._norm = LayerNorm(model.classifier.norm, torch.float32)
-        self._head = copy.deepcopy(model.classifier.head).float()
-
-    def _prepared(self, stage: Stage, side: int, timed: bool, integers: bool) -> list[Layer]:
-        blocks: list[Layer] = []
-        for block in stage.blocks:
-            assert isinstance(block, VSSBlock)
-            if integers:
-                blocks.append(_IntegerBlock(block, side))
-            else:
-                blocks.append(_Block(block, self._dtype, side, timed))
-        after = sequence([stage.downsample], self._dtype, (side, side), integers=integers)
-        return [*blocks, *after]
-
-    @torch.no_grad()
-    def forward_features(self, images: Tensor) -> Tensor:
-        """The last map, normalized and averaged: float32 ``(batch, dims[-1])``."""
-        # Stages halve the sides and double the widths, so the first one has the largest maps.
-        pixels = images[:, 0].numel() // _STEM_STRIDE**2
-        with kept_memory(pixels * self._widest * _FLOAT):
-            x = apply(self._stem, images.to(self._dtype).permute(0, 2, 3, 1))
-            for layers in self._stages:
-                x = apply(layers, x)
-            return self._norm(x.float()).mean((1, 2))
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Normalized images ``(batch, 3, height, width)`` to float32 ``(batch, outputs)``."""
-        return self._head(self.forward_features(images))
-
-
-def inference_network(
-    model: Network, precision: Precision = "fp32", *, timed: bool = False
-) -> Callable[[Tensor], Tensor]:
-    """The fastest way to run a model where it is: images to float32 results.
-
-    On the CPU a QMamba gives an :class:`InferenceModel` and a MambaIR a
-    :class:`~qmamba.inference.restoration.RestorationModel`; else the module itself runs,
-    under autocast for ``"bf16"``. Weights are those of this moment; no gradients.
-
-    Args:
-        model: a quality model takes normalized images, a restoration model images in [0, 1].
-        precision: see :data:`Precision`.
-        timed: see :class:`InferenceModel`.
 
     Raises:
         ConfigError: the precision is unknown, or is one that cannot be had.
+
+    Example:
+        >>> import torch, qmamba
+        >>> from qmamba.inference import prepare
+        >>> model = qmamba.load("mambair-nano-x2-w4a4")
+        >>> prepare(model)(torch.rand(1, 3, 8, 8)).shape
+        torch.Size([1, 3, 16, 16])
     """
     if precision not in get_args(Precision):
         raise ConfigError(f"precision={precision!r} is unknown; choose fp32, bf16 or int8.")
-    device = next(model.parameters()).device.type
-    if getattr(model, "quantization", None) is not None:
-        return _own_precision(model, precision)
-    is_prepared = isinstance(model, QMamba | MambaIR) and device == "cpu"
-    if precision == "int8" and not (is_prepared and kernel_is_live()):
+    device = next(iter(model.state_dict().values())).device.type
+    family = _FAMILIES.get(model.config.architecture)
+    # A stand-in may have the configuration of a family and not its layers.
+    if device != "cpu" or family is None or not isinstance(model, family.network):
+        family = None
+    if model.quantization is not None:
+        if precision != "fp32":
+            raise ConfigError(
+                f"A quantized network brings its own precision; leave precision={precision!r} out."
+            )
+        converted = any(isinstance(module, FrozenTensor) for module in model.modules())
+        if family is not None and converted and unavailable_reason() is None:
+            return QuantizedNetwork(model, family.quantized(model))
+        return _module(model, precision)
+    if precision == "int8" and not (family is not None and kernel_is_live()):
         raise ConfigError(
             "precision='int8' is for QMamba and MambaIR on the CPU with the C++ kernel "
             "(`qmamba backends` shows whether it is there); choose fp32 or bf16."
         )
-    if isinstance(model, QMamba) and device == "cpu":
-        return InferenceModel(model, precision, timed=timed)
-    if isinstance(model, MambaIR) and device == "cpu":
-        return RestorationModel(model, precision, timed=timed)
+    if family is not None:
+        return family.plain(model, precision, timed=timed)
+    return _module(model, precision)
+
+
+class QuantizedNetwork:
+    """A converted network that computes on its codes, on the CPU with the C++ kernel.
+
+    Its results are those of the converted network but for the order of sums in float32. On
+    photographs every block is within 60 dB of its definition from the same input, and at 8 bits the
+    network as well. With fewer bits a value between two codes may take the other one and move
+    values after it; in float64 the converted network differs from itself as much.
+
+    Args:
+        model: the converted network, which runs itself where quantization parameters follow the
+            whole batch, because the kernel takes statistics of one image at a time.
+        network: the same on codes.
+    """
+
+    def __init__(self, model: Network, network: PreparedNetwork) -> None:
+        self._model = model
+        self._network = network
+        self._has_batch_statistics = any(
+            isinstance(module, DLS) and module.statistics == "batch" for module in model.modules()
+        )
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images to float32 results, as for :data:`PreparedNetwork`."""
+        whole_batch = self._has_batch_statistics and len(images) > 1
+        if images.device.type != "cpu" or images.dtype != torch.float32 or whole_batch:
+            results: Tensor = self._model(images)
+            return results.float()
+        return self._network(images)
+
+
+def _module(model: nn.Module, precision: Precision) -> PreparedNetwork:
+    device = next(iter(model.state_dict().values())).device.type
 
     @torch.no_grad()
     def run(images: Tensor) -> Tensor:
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            return model(images).float()
+            results: Tensor = model(images)
+            return results.float()
 
     return run
-
-
-def _own_precision(model: Network, precision: Precision) -> Callable[[Tensor], Tensor]:
-    """A quantized model, whose layers know how they are computed."""
-    if precision != "fp32":
-        raise ConfigError(f"The model is quantized; its precision cannot be {precision}, too.")
-
-    @torch.no_grad()
-    def run(images: Tensor) -> Tensor:
-        return model(images).float()
-
-    return run
-
-
-def _require_cpu(model: nn.Module) -> None:
-    if next(model.parameters()).device.type != "cpu":
-        raise ConfigError("Only a model on the CPU can be prepared; move it there first.")
-
-
-class _Block:
-    """A block on ``(batch, height, width, dim)``."""
-
-    def __init__(self, block: VSSBlock, dtype: torch.dtype, side: int, timed: bool) -> None:
-        def packed(weight: Tensor, bias: Tensor | None) -> PackedLinear:
-            return PackedLinear(weight.to(dtype), bias, _USUAL_IMAGES * side**2, timed=timed)
-
-        mixer, mlp = cast(SS2D, block.op), block.mlp
-        self._norm, self._norm2 = LayerNorm(block.norm, dtype), LayerNorm(block.norm2, dtype)
-        enter = packed(mixer.in_proj.weight, mixer.in_proj.bias)
-        project = packed(mixer.x_proj_weight.flatten(0, 1), None)
-        self._mix = Mixer(mixer, dtype, enter, project, (side, side))
-        self._out = packed(mixer.out_proj.weight, mixer.out_proj.bias)
-        self._fc1 = packed(mlp.fc1.weight, mlp.fc1.bias)
-        self._fc2 = packed(mlp.fc2.weight, mlp.fc2.bias)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        x = self._out(self._mix(self._norm(x)), residual=x)
-        return self._fc2(self._fc1(self._norm2(x), gelu=True), residual=x)
-
-
-class _IntegerBlock:
-    """A block on integers, ``(batch, height, width, dim)``; norms and quantization are fused."""
-
-    def __init__(self, block: VSSBlock, side: int) -> None:
-        mixer, mlp = cast(SS2D, block.op), block.mlp
-        enter = IntegerCall(
-            integer_weight(mixer.in_proj.weight, mixer.in_proj.bias), norm=block.norm
-        )
-        project = IntegerCall(integer_weight(mixer.x_proj_weight.flatten(0, 1)))
-        self._mix = Mixer(mixer, torch.float32, enter, project, (side, side))
-        self._out = IntegerCall(integer_weight(mixer.out_proj.weight, mixer.out_proj.bias))
-        self._mlp = IntegerCall(
-            integer_weight(mlp.fc1.weight, mlp.fc1.bias),
-            integer_weight(mlp.fc2.weight, mlp.fc2.bias),
-            norm=block.norm2,
-        )
-
-    def __call__(self, x: Tensor) -> Tensor:
-        x = self._out(self._mix(x), residual=x)
-        return self._mlp(x, gelu=True, residual=x)

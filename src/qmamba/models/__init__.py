@@ -7,7 +7,7 @@ from qmamba.models.flops import FlopReport
 from qmamba.models.mambair.config import MambaIRConfig
 from qmamba.models.mambair.network import RGB_MEAN, MambaIR
 from qmamba.models.metadata import LoadReport, ModelMetadata, ScoreScale
-from qmamba.models.network import Network
+from qmamba.models.network import Network, RatingNetwork
 from qmamba.models.qmamba.config import QMambaConfig
 from qmamba.models.qmamba.network import IMAGE_MEAN, IMAGE_STD, QMamba, StageMaps
 from qmamba.models.registry import (
@@ -37,6 +37,7 @@ __all__ = [
     "NetworkConfig",
     "QMamba",
     "QMambaConfig",
+    "RatingNetwork",
     "ScoreScale",
     "StageMaps",
     "TimmBackbone",

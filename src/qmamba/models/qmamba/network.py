@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qmamba.errors import ShapeError
-from qmamba.models.network import Network
+from qmamba.models.network import RatingNetwork
 from qmamba.models.qmamba.config import QMambaConfig
 from qmamba.nn import SS2D, VSSBlock, downsample, stem
 from qmamba.nn.initialization import linear
@@ -58,7 +58,7 @@ class Classifier(nn.Module):
         return self.head(self.pool(x))
 
 
-class QMamba(Network):
+class QMamba(RatingNetwork):
     """Image to quality: stem, stages of scanning blocks, norm, global average, linear head.
 
     State-dict keys are those of the official VMamba checkpoints; the route gates of LQMamba have

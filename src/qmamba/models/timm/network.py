@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from qmamba.errors import ShapeError
-from qmamba.models.network import Network
+from qmamba.models.network import RatingNetwork
 from qmamba.models.timm.config import TimmConfig
 from qmamba.models.timm.library import timm_library
 
 
-class TimmBackbone(Network):
+class TimmBackbone(RatingNetwork):
     """A backbone of timm with the contract of :class:`~qmamba.models.QMamba`.
 
     State-dict keys are timm's with ``network.`` in front. Fresh weights are drawn from torch's
