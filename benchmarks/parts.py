@@ -21,8 +21,7 @@ from torch import Tensor
 from qmamba.inference import Precision, prepare
 from qmamba.inference.layers import LayerNorm, integer_weight
 from qmamba.inference.packed import PackedConv2d, PackedLinear
-from qmamba.models import create_model
-from qmamba.models.flops import count_flops
+from qmamba.models import count_flops, create_model
 from qmamba.ops.native.integer import IntegerCall
 from qmamba.ops.native.prepared_scan import PackedScan
 

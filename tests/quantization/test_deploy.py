@@ -108,7 +108,7 @@ def test_borders_of_padded_convolutions_are_right(name: str, height: int, width:
         (module.conv for module in model.modules() if isinstance(module, kinds)), None
     )
     if layer is None:
-        layer = model.layers[0].downsample[0]  # type: ignore[index,union-attr]
+        layer = model.layers[0].downsample[0]
     x = 2 * torch.randn(
         2, height, width, layer.in_channels, generator=torch.Generator().manual_seed(1)
     )
@@ -170,7 +170,7 @@ def test_without_a_kernel_or_codes_the_module_runs(monkeypatch: pytest.MonkeyPat
     model = converted("light")
     x = images(1, seed=1)
     assert torch.equal(prepare(faked.eval())(x), definition(faked, x))
-    monkeypatch.setattr("qmamba.inference.prepare.unavailable_reason", lambda: "none was built")
+    monkeypatch.setattr("qmamba.inference.preparation.unavailable_reason", lambda: "none was built")
     assert torch.equal(prepare(model)(x), definition(model, x))
 
 

@@ -1,7 +1,7 @@
 """Prepared networks: the fastest way to run a trained network where it is."""
 
 from qmamba.inference.precision import Precision
-from qmamba.inference.prepare import PreparedNetwork, QuantizedNetwork, prepare
+from qmamba.inference.preparation import PreparedNetwork, QuantizedNetwork, prepare
 from qmamba.inference.quality import PreparedQMamba
 from qmamba.inference.restoration import PreparedMambaIR
 

@@ -54,7 +54,7 @@ def quantize_(
         _convert(model)
         return model
     replace_layers(model, config, filter_fn)
-    model.quantization = config
+    model.quantization = config  # type: ignore[assignment]
     _start_constants(model)
     if config.step == "ptq":
         model.eval().requires_grad_(False)
