@@ -20,7 +20,7 @@ from qmamba.checkpoints import load, load_tuned, load_tuned_model
 from qmamba.errors import CheckpointError, ConfigError, ImageError, QMambaError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, normalize
 from qmamba.inference import Precision, prepare
-from qmamba.models import ModelMetadata, Network, QMamba, ScoreScale, TimmBackbone
+from qmamba.models import ModelMetadata, Network, ScoreScale, architecture_of
 
 DEFAULT_WEIGHTS = "qmamba-nano-biq2021"
 """The weights that come with the package and are taken where none are named."""
@@ -92,7 +92,7 @@ class Scorer:
         if tuned is not None:
             model = load_tuned(model, tuned)
         metadata = metadata or model.metadata
-        if not isinstance(model, QMamba | TimmBackbone):
+        if not architecture_of(model).rates:
             raise CheckpointError(
                 f"{_named(metadata)} is a {type(model).__name__} network, which gives no score; "
                 "give weights of a quality model."
@@ -102,9 +102,9 @@ class Scorer:
                 f"{_named(metadata)} has no score scale, so its output is no quality score; train "
                 "it on rated images or give weights that were."
             )
-        if model.config.num_outputs != 1:
+        if model.config.outputs != 1:
             raise CheckpointError(
-                f"{_named(metadata)} has {model.config.num_outputs} outputs and a quality model "
+                f"{_named(metadata)} has {model.config.outputs} outputs and a quality model "
                 "has one; give weights that were trained to score."
             )
         own = CropsPolicy() if metadata.policy is None else policy_from_metadata(metadata.policy)

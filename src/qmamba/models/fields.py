@@ -33,6 +33,12 @@ class NetworkConfig:
         return None
 
     @property
+    def outputs(self) -> int | None:
+        """Outputs of the head; None where the network makes images."""
+        found: int | None = getattr(self, "num_outputs", None)
+        return found
+
+    @property
     def blocks(self) -> int:
         """Number of blocks, where the configuration sets it; else 0."""
         return sum(getattr(self, "depths", ()))
