@@ -14,7 +14,9 @@ from qmamba.errors import CheckpointError, ConfigError, DataError
 from qmamba.models import create_model
 from qmamba.training import QualityTask
 from qmamba.training.quality.initial_network import starting_model, usable_device
-from qmamba.training.quality.run import hold_out, kept_split, run_folder, splits_path, train_quality
+from qmamba.training.quality.run import train_quality
+from qmamba.training.quality.splits import hold_out, kept_split, splits_path
+from qmamba.training.run import run_folder
 from tests.assess.samples import save_tiny
 from tests.training.samples import (
     CROPS,

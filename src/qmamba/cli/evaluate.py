@@ -17,14 +17,8 @@ from qmamba.cli.common import (
     shown,
 )
 from qmamba.cli.quality_display import show_report
-from qmamba.cli.rated_data import (
-    DATA_HELP,
-    chosen_split,
-    for_each,
-    parsed_scales,
-    read_rated_data,
-)
 from qmamba.cli.shared_options import (
+    DATA_HELP,
     DeviceOption,
     LowerIsBetterOption,
     PrecisionOption,
@@ -169,6 +163,7 @@ def evaluate(
     Exit code: 0 measured, 1 images without a score (each is named; --skip-bad leaves them out) or
     undefined figures, 2 wrong usage or data, 130 interrupted.
     """
+    from qmamba.datasets.selection import parsed_scales, read_rated_data
     from qmamba.evaluation.quality.cache import PredictionCache
     from qmamba.evaluation.quality.evaluation import evaluate as measured
     from qmamba.evaluation.quality.evaluation import learnt_policies
@@ -273,9 +268,10 @@ def _parts(
     train_share: float,
     part: str | None,
 ) -> list[RatedPart]:
+    from qmamba.datasets.selection import chosen_split, for_each
     from qmamba.evaluation.quality.parts import select_part
 
-    rules = for_each(written, [dataset.name for dataset in datasets], _AUTO, "--split")
+    rules = for_each(written, [dataset.name for dataset in datasets], _AUTO, "The split")
     parts = []
     for dataset in datasets:
         rule = rules[dataset.name]

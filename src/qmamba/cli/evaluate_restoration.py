@@ -16,7 +16,7 @@ from qmamba.files import require_writable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qmamba.datasets.restoration_sets import RestorationSet
+    from qmamba.datasets.clean.test_sets import RestorationSet
     from qmamba.evaluation.restoration.table import TableRow
     from qmamba.inference import Precision
     from qmamba.restore.degradations import Degradation
@@ -257,7 +257,7 @@ def _strengths(
 def _test_sets(
     names: list[str] | None, data: Path, degradation: Degradation
 ) -> list[RestorationSet]:
-    from qmamba.datasets.restoration_sets import CUSTOMARY_SETS, find_restoration_set
+    from qmamba.datasets.clean.test_sets import CUSTOMARY_SETS, find_restoration_set
 
     found = []
     for name in names or CUSTOMARY_SETS[degradation.task]:

@@ -91,3 +91,12 @@ TrainingDeviceOption: TypeAlias = Annotated[
     str, typer.Option("--device", help="Where to train, such as cpu, cuda or cuda:1.")
 ]
 """Where a network is trained."""
+
+DATA_HELP = (
+    "A data set as NAME=FOLDER (`qmamba datasets list` has the names), or a CSV file with the"
+    " columns path and mos, as FILE or NAME=FILE."
+)
+SPLIT_HELP = (
+    "official, content, image, or a JSON file of splits; NAME=... for one data set of several."
+    " auto: official where the data set has such parts, otherwise by content."
+)

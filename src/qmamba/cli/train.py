@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qmamba.cli.common import EXIT_INTERRUPTED, say
-from qmamba.cli.quality_options import QualityArguments, quality_task, with_quality_options
+from qmamba.cli.quality_options import Reading, tell, with_rating_options
 from qmamba.cli.shared_options import (
     ResumeOption,
     RunFolderOption,
@@ -18,12 +17,13 @@ from qmamba.cli.training_display import TrainingDisplay
 from qmamba.cli.training_options import with_training_options
 from qmamba.errors import ConfigError
 from qmamba.training.options import TrainingOptions
+from qmamba.training.quality.request import RatingRequest
 
 
 @with_training_options()
-@with_quality_options
+@with_rating_options
 def train(
-    data: QualityArguments,
+    request: RatingRequest,
     out: RunFolderOption,
     options: TrainingOptions,
     model: Annotated[
@@ -70,44 +70,25 @@ def train(
 
     Exit code: 0 finished, 2 wrong usage or data, 130 stopped by a signal after a checkpoint.
     """
-    from qmamba.training.distributed import is_main, process_group
-    from qmamba.training.quality.initial_network import starting_model, usable_device
-    from qmamba.training.quality.run import (
-        MODEL_NAME,
-        require_fitting,
-        require_new_or_resumed,
-        run_folder,
-        train_quality,
+    from qmamba.training.quality.request import train_on_ratings
+    from qmamba.training.run import MODEL_NAME
+
+    display = TrainingDisplay()
+    result = train_on_ratings(
+        request,
+        out,
+        options,
+        model=model,
+        weights=weights,
+        name=name,
+        resume=resume,
+        device=device,
+        tell=tell,
+        reading=Reading(),
+        report=display,
+        **_overrides(drop_path=drop_path, windows=windows),
     )
-
-    usable_device(device)
-    require_new_or_resumed(out, resume)
-    overrides = _overrides(drop_path=drop_path, windows=windows)
-    network = starting_model(model, weights, seed=options.seed, **overrides)
-    require_fitting(network, data.crop_size, data.scored_size)
-    with process_group(device), run_folder(out):
-        tell = say if is_main() else _nothing
-        task = quality_task(data, options, out, tell, resume=resume)
-        display = TrainingDisplay()
-        result = train_quality(
-            network,
-            task,
-            options,
-            out,
-            name=name or out.absolute().name,
-            resume=resume,
-            device=device,
-            report=display,
-        )
-        display.clear()
-        if result.interrupted:
-            tell(f"stopped after step {result.step}; the same command with --resume goes on")
-            raise typer.Exit(EXIT_INTERRUPTED)
-        tell(f"{result.step} steps done, weights in {out / MODEL_NAME}")
-
-
-def _nothing(message: str) -> None:
-    """Ranks other than the first are silent."""
+    display.finish(result, f"weights in {out / MODEL_NAME}")
 
 
 def _overrides(drop_path: float | None, windows: str | None) -> dict[str, Any]:

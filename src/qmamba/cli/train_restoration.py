@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qmamba.cli.common import EXIT_INTERRUPTED, say, shown
+from qmamba.cli.common import say, shown
 from qmamba.cli.shared_options import (
     ResumeOption,
     RunFolderOption,
@@ -17,7 +17,6 @@ from qmamba.cli.shared_options import (
 from qmamba.cli.training_display import TrainingDisplay
 from qmamba.cli.training_options import with_training_options
 from qmamba.errors import ConfigError
-from qmamba.files import make_folder
 from qmamba.training.options import TrainingOptions
 
 RECIPE: dict[str, Any] = {
@@ -164,7 +163,7 @@ def train_restoration_command(
 
     Exit code: 0 finished, 2 wrong usage or data, 130 stopped by a signal after a checkpoint.
     """
-    from qmamba.datasets.restoration import find_clean_images, split_clean_images
+    from qmamba.datasets.clean.images import find_clean_images, split_clean_images
     from qmamba.training.distributed import is_main, process_group
     from qmamba.training.quality.initial_network import usable_device
     from qmamba.training.restoration.initial_network import (
@@ -174,14 +173,15 @@ def train_restoration_command(
         quantization_of,
         restoration_network,
     )
-    from qmamba.training.restoration.run import refuse_unfinished, train_restoration
+    from qmamba.training.restoration.run import train_restoration
     from qmamba.training.restoration.task import CropOptions, RestorationTask
+    from qmamba.training.run import MODEL_NAME, require_new_or_resumed, run_folder
 
     if method is not None and quantize is None:
         raise ConfigError("--method is how --quantize quantizes; give both.")
     quantization = None if quantize is None else quantization_of(quantize, method or "dls+rfa")
     place = usable_device(device)
-    refuse_unfinished(out, resume)
+    require_new_or_resumed(out, resume)
     overrides: dict[str, Any] = {} if drop_path is None else {"drop_path": drop_path}
     if gray:
         overrides["channels"] = 1
@@ -194,8 +194,8 @@ def train_restoration_command(
         loss=loss,
         cache_bytes=round(memory * _GIBIBYTE),
     )
-    make_folder(out)
-    with process_group(place):
+    display = TrainingDisplay()
+    with process_group(place), run_folder(out):
         images = find_clean_images(data, exclude or ())
         training, validation = split_clean_images(images)
         if is_main():
@@ -203,7 +203,6 @@ def train_restoration_command(
         lesson = RestorationTask(degradation, training, validation, crops)
         if quantization is not None:
             prepare_quantized(network, quantization, lesson, seed=options.seed)
-        display = TrainingDisplay()
         result = train_restoration(
             network,
             lesson,
@@ -220,10 +219,4 @@ def train_restoration_command(
             device=device,
             report=display if is_main() else None,
         )
-        display.clear()
-        if result.interrupted:
-            if is_main():
-                say(f"stopped after step {result.step}; the same command with --resume goes on")
-            raise typer.Exit(EXIT_INTERRUPTED)
-        if is_main():
-            say(f"{result.step} steps done, weights in {out / 'model.safetensors'}")
+    display.finish(result, f"weights in {out / MODEL_NAME}")

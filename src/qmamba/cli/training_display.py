@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from qmamba.cli.common import write
+import typer
+
+from qmamba.cli.common import EXIT_INTERRUPTED, say, write
 
 if TYPE_CHECKING:
-    from qmamba.training import TrainingProgress
+    from qmamba.training import TrainingProgress, TrainingResult
+    from qmamba.training.quality.tuning import TuningResult
 
 
 class TrainingDisplay:
@@ -44,6 +48,27 @@ class TrainingDisplay:
         if self._length:
             write("\r" + " " * self._length + "\r", self._stream)
             self._length = 0
+
+    def finish(self, result: TrainingResult | TuningResult, written: str) -> None:
+        """Say how a run ended, on one of its processes alone.
+
+        Args:
+            result: of the run.
+            written: what it has written and where.
+
+        Raises:
+            Exit: the run was interrupted.
+        """
+        self.clear()
+        told = say if os.environ.get("RANK", "0") == "0" else _nothing
+        if result.interrupted:
+            told(f"stopped after step {result.step}; the same command with --resume goes on")
+            raise typer.Exit(EXIT_INTERRUPTED)
+        told(f"{result.step} steps done, {written}")
+
+
+def _nothing(message: str) -> None:
+    """Other processes of the run are silent."""
 
 
 def duration(seconds: float) -> str:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from qmamba.cli.common import EXIT_INTERRUPTED, say
-from qmamba.cli.quality_options import QualityArguments, quality_task, with_quality_options
+from qmamba.cli.quality_options import Reading, tell, with_rating_options
 from qmamba.cli.shared_options import (
     ResumeOption,
     RunFolderOption,
@@ -19,15 +18,16 @@ from qmamba.cli.training_display import TrainingDisplay
 from qmamba.cli.training_options import with_training_options
 from qmamba.errors import ConfigError
 from qmamba.training.options import TrainingOptions
+from qmamba.training.quality.request import RatingRequest
 
 if TYPE_CHECKING:
     from qmamba.prompts import TuningConfig
 
 
 @with_training_options()
-@with_quality_options
+@with_rating_options
 def tune(
-    data: QualityArguments,
+    request: RatingRequest,
     out: RunFolderOption,
     options: TrainingOptions,
     base: Annotated[
@@ -80,49 +80,23 @@ def tune(
 
     Exit code: 0 finished, 2 wrong usage or data, 130 stopped by a signal after a checkpoint.
     """
-    from qmamba.assess import DEFAULT_WEIGHTS
-    from qmamba.checkpoints import load
-    from qmamba.training.distributed import is_main, process_group
-    from qmamba.training.quality.initial_network import usable_device
-    from qmamba.training.quality.run import require_fitting, require_new_or_resumed, run_folder
-    from qmamba.training.quality.tuning import TUNED_NAME, facing, require_tunable
-    from qmamba.training.quality.tuning import tune as run_tuning
+    from qmamba.training.quality.tuning import TUNED_NAME, tune_on_ratings
 
-    tuning = _tuning(method, regressor, prompts, width, size)
-    usable_device(device)
-    require_new_or_resumed(out, resume)
-    model = load(DEFAULT_WEIGHTS if base is None else base).requires_grad_(False)
-    require_fitting(require_tunable(model, tuning), data.crop_size, data.scored_size)
-    with process_group(device), run_folder(out):
-        tell = say if is_main() else _nothing
-        task = quality_task(
-            data,
-            options,
-            out,
-            tell,
-            resume=resume,
-            facing=lambda parts: facing(parts, model, tuning),
-        )
-        display = TrainingDisplay()
-        result = run_tuning(
-            model,
-            task,
-            tuning,
-            options,
-            out,
-            name=name or out.absolute().name,
-            resume=resume,
-            device=device,
-            report=display,
-        )
-        display.clear()
-        if result.interrupted:
-            tell(f"stopped after step {result.step}; the same command with --resume goes on")
-            raise typer.Exit(EXIT_INTERRUPTED)
-        tell(
-            f"{result.step} steps done, {result.parameters:,} tuned parameters in"
-            f" {out / TUNED_NAME}"
-        )
+    display = TrainingDisplay()
+    result = tune_on_ratings(
+        request,
+        out,
+        options,
+        tuning=_tuning(method, regressor, prompts, width, size),
+        base=base,
+        name=name,
+        resume=resume,
+        device=device,
+        tell=tell,
+        reading=Reading(),
+        report=display,
+    )
+    display.finish(result, f"{result.parameters:,} tuned parameters in {out / TUNED_NAME}")
 
 
 def _tuning(method: str, regressor: bool, prompts: int, width: int, size: str) -> TuningConfig:
@@ -138,7 +112,3 @@ def _tuning(method: str, regressor: bool, prompts: int, width: int, size: str) -
         width=width,
         size="layer" if match is None else (int(match[1]), int(match[2])),
     )
-
-
-def _nothing(message: str) -> None:
-    """Ranks other than the first are silent."""

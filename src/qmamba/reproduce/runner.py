@@ -25,9 +25,10 @@ from qmamba.reproduce.sources import Sources, parts
 from qmamba.training.checkpoints import CHECKPOINT_NAME
 from qmamba.training.loop import TrainingProgress
 from qmamba.training.quality.initial_network import starting_model
-from qmamba.training.quality.run import MODEL_NAME, train_quality
+from qmamba.training.quality.run import train_quality
 from qmamba.training.quality.task import PAPER_SHORTER, QualityPart, QualityTask
 from qmamba.training.quality.tuning import TUNED_NAME, facing, tune
+from qmamba.training.run import MODEL_NAME
 
 _PROTOCOL_NAME = "protocol.json"
 

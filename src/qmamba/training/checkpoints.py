@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ def write_checkpoint(
     with atomic_write(folder / CHECKPOINT_NAME, "wb") as stream:
         watched = _Watched(stream)
         try:
-            torch.save(content, watched)
+            torch.save(content, cast("BinaryIO", watched))
         except RuntimeError:
             # torch's writer reports a full disk as an unexpected position in the file.
             if watched.error is not None:

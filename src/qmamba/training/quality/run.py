@@ -140,8 +140,8 @@ def _card(task: QualityTask, options: TrainingOptions, record: Mapping[str, Any]
         "data": data,
         "terms": "those of the data sets, which are not part of the weights",
         "protocol": (
-            f"{described_length(options)} of {options.batch_size} crops of {task.crop_size}, AdamW at"
-            f" {options.learning_rate:g}, {task.loss_function}, from {start},"
+            f"{described_length(options)} of {options.batch_size} crops of {task.crop_size},"
+            f" AdamW at {options.learning_rate:g}, {task.loss_function}, from {start},"
             f" seed {options.seed}"
         ),
         "options": options.to_dict(),

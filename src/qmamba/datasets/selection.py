@@ -1,25 +1,25 @@
-"""Rated data sets and splits as they are written on the command line."""
+"""Which rated data sets are meant, and how each is divided, from a few words."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from qmamba.datasets.csv_list import csv_name, read_csv_dataset
+from qmamba.datasets.records import RatedDataset
+from qmamba.datasets.registry import list_datasets, read_dataset
+from qmamba.datasets.splits import (
+    Split,
+    official_split,
+    read_splits,
+    split_by_content,
+    split_by_image,
+)
 from qmamba.errors import ConfigError, DataError
 
-if TYPE_CHECKING:
-    from qmamba.datasets import RatedDataset, Split
-
-DATA_HELP = (
-    "A data set as NAME=FOLDER (`qmamba datasets list` has the names), or a CSV file with the"
-    " columns path and mos, as FILE or NAME=FILE."
-)
-SPLIT_HELP = (
-    "official, content, image, or a JSON file of splits; NAME=... for one data set of several."
-    " auto: official where the data set has such parts, otherwise by content."
-)
 SPLIT_RULES = ("auto", "official", "content", "image")
+"""Ways to divide a data set; ``auto`` is ``official`` where the set has such parts, else
+``content``."""
 
 
 def read_rated_data(
@@ -30,7 +30,7 @@ def read_rated_data(
     skip_bad: bool = False,
     keep_missing: bool = False,
 ) -> list[RatedDataset]:
-    """The data sets that ``--data`` names.
+    """The data sets that a few words name.
 
     Args:
         written: ``NAME=FOLDER``, ``FILE.csv`` or ``NAME=FILE.csv``, one for each data set.
@@ -45,8 +45,6 @@ def read_rated_data(
             knows its scale itself.
         DataError: a data set is missing, malformed or not complete.
     """
-    from qmamba.datasets import list_datasets, read_csv_dataset, read_dataset
-
     scales, turned = dict(scales or {}), set(lower_is_better)
     found: list[RatedDataset] = []
     lists: set[str] = set()
@@ -60,7 +58,7 @@ def read_rated_data(
                 )
             dataset = read_dataset(name, path, allow_incomplete=skip_bad, keep_missing=keep_missing)
         elif path.is_file():
-            key = name or _csv_name(path)
+            key = name or csv_name(path)
             lists.add(key)
             dataset = read_csv_dataset(
                 path,
@@ -82,12 +80,12 @@ def read_rated_data(
 
 
 def split_rules(written: Iterable[str], datasets: Iterable[RatedDataset]) -> dict[str, str]:
-    """What ``--split`` says for each data set by name, "auto" where it says nothing.
+    """The rule of the split for each data set by name, "auto" where nothing is said.
 
     Raises:
         ConfigError: a name is not that of a data set given.
     """
-    return for_each(written, [dataset.name for dataset in datasets], "auto", "--split")
+    return for_each(written, [dataset.name for dataset in datasets], "auto", "The split")
 
 
 def for_each(
@@ -107,7 +105,7 @@ def for_each(
             named[name] = value
         elif separator and not Path(text).exists():
             raise ConfigError(
-                f"{option} {text} names no data set given; they are {', '.join(names)}."
+                f"{option} {text!r} names no data set given; they are {', '.join(names)}."
             )
         else:
             values = dict.fromkeys(names, text)
@@ -117,7 +115,7 @@ def for_each(
 def chosen_split(
     dataset: RatedDataset, rule: str, *, seed: int = 0, train_share: float = 0.8
 ) -> Split:
-    """The split of a data set that ``--split`` names.
+    """The split of a data set by a rule.
 
     Args:
         dataset: what is divided.
@@ -130,8 +128,6 @@ def chosen_split(
         ConfigError: the rule is unknown.
         DataError: the data set has no such split, or the file does not fit it.
     """
-    from qmamba.datasets import official_split, read_splits, split_by_content, split_by_image
-
     if rule == "auto":
         test = {"test", "val"} & set(dataset.splits)
         rule = "official" if test and "train" in dataset.splits else "content"
@@ -142,19 +138,21 @@ def chosen_split(
     if rule == "image":
         return split_by_image(dataset, seed, train_share)
     if not Path(rule).is_file():
-        raise ConfigError(f"--split {rule} is neither a file nor one of {', '.join(SPLIT_RULES)}.")
+        raise ConfigError(
+            f"The split {rule!r} is neither a file nor one of {', '.join(SPLIT_RULES)}."
+        )
     splits = read_splits(rule, dataset)
     fitting = [split for split in splits if split.seed == seed] or list(splits)
     if len(fitting) > 1:
         seeds = ", ".join(str(split.seed) for split in splits)
         raise DataError(
-            f"{rule!r} holds {len(splits)} splits with the seeds {seeds}; choose one by its seed"
+            f"{rule!r} holds {len(splits)} splits with the seeds {seeds}; choose one by its seed."
         )
     return fitting[0]
 
 
 def parsed_scales(written: Iterable[str]) -> dict[str, tuple[float, float]]:
-    """The values of ``--scale``, by name of the CSV file; under "" what is for all of them.
+    """Ends of the scores, by name of the CSV file; under "" what is for all of them.
 
     Raises:
         ConfigError: a text is neither ``LOW,HIGH`` nor ``NAME=LOW,HIGH``.
@@ -181,15 +179,9 @@ def _name_and_path(text: str) -> tuple[str | None, Path]:
     return name, Path(path).expanduser()
 
 
-def _csv_name(path: Path) -> str:
-    from qmamba.datasets.csv_list import csv_name
-
-    return csv_name(path)
-
-
 def _refuse_others(given: set[str], known: set[str]) -> None:
     for name in sorted(given - known):
         raise ConfigError(
-            f"A scale or direction is given for {name!r}, which is no CSV file of --data; they are"
-            f" {', '.join(sorted(known)) or 'none'}."
+            f"A scale or direction is given for {name!r}, which is no CSV file among the data; they"
+            f" are {', '.join(sorted(known)) or 'none'}."
         )

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from qmamba.datasets.cbsd68 import CBSD68_NAMES
+from qmamba.datasets.clean.cbsd68 import CBSD68_NAMES
 from qmamba.errors import DataError
 from qmamba.images import IMAGE_SUFFIXES
 

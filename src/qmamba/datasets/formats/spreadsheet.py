@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from qmamba.datasets.label_files import Row
+from qmamba.datasets.formats.label_files import Row
 from qmamba.errors import DataError
 
 _LARGEST_PART = 200_000_000
