@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from qmamba.checkpoints import load
 from qmamba.cli import app
-from qmamba.cli.training_options import HELP, training_options
+from qmamba.cli.options.training import HELP, training_options
 from qmamba.datasets import read_csv_dataset, read_splits, split_by_content, write_splits
 from qmamba.datasets.selection import chosen_split, for_each, read_rated_data
 from qmamba.errors import ConfigError, DataError

@@ -81,7 +81,9 @@ def _embedded(source: str) -> str | None:
     weights = list_weights()
     if source in weights:
         return source
-    of_model = [name for name in weights if source in named_configs() and name.startswith(f"{source}-")]
+    of_model = [
+        name for name in weights if source in named_configs() and name.startswith(f"{source}-")
+    ]
     return of_model[0] if len(of_model) == 1 else None
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from qmamba.cli.grouped_options import with_group
+from qmamba.cli.options.grouped import with_group
 from qmamba.errors import ConfigError
 from qmamba.training.options import KEEPS, PRECISIONS, SCHEDULES, TrainingOptions
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from qmamba.cli.common import Progress, say, shown, table_lines
-from qmamba.cli.shared_options import DeviceOption, PrecisionOption
+from qmamba.cli.options.shared import DeviceOption, PrecisionOption
 from qmamba.errors import ConfigError, DataError
 from qmamba.files import require_writable
 

@@ -17,8 +17,8 @@ from qmamba.cli.common import (
     Progress,
     say,
 )
-from qmamba.cli.report import JsonScreen, Order, Report, Screen, TextScreen
-from qmamba.cli.shared_options import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
+from qmamba.cli.display.scores import JsonScreen, Order, Report, Screen, TextScreen
+from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
 from qmamba.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

@@ -6,15 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from qmamba.cli.quality_options import Reading, tell, with_rating_options
-from qmamba.cli.shared_options import (
+from qmamba.cli.display.training import TrainingDisplay
+from qmamba.cli.options.rating import Reading, tell, with_rating_options
+from qmamba.cli.options.shared import (
     ResumeOption,
     RunFolderOption,
     RunNameOption,
     TrainingDeviceOption,
 )
-from qmamba.cli.training_display import TrainingDisplay
-from qmamba.cli.training_options import with_training_options
+from qmamba.cli.options.training import with_training_options
 from qmamba.errors import ConfigError
 from qmamba.training.options import TrainingOptions
 from qmamba.training.quality.request import RatingRequest

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qmamba.cli.common import EXIT_INTERRUPTED, EXIT_SOME_FAILED, say, shown, table_lines
-from qmamba.cli.training_display import TrainingDisplay
+from qmamba.cli.display.training import TrainingDisplay
 from qmamba.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

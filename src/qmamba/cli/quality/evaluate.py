@@ -16,8 +16,8 @@ from qmamba.cli.common import (
     say,
     shown,
 )
-from qmamba.cli.quality_display import show_report
-from qmamba.cli.shared_options import (
+from qmamba.cli.display.evaluation import show_report
+from qmamba.cli.options.shared import (
     DATA_HELP,
     DeviceOption,
     LowerIsBetterOption,

@@ -1,6 +1,6 @@
 """Time and memory of a network, measured in a process of its own.
 
-`python -m qmamba.cli.network_cost WEIGHTS SIDE` prints what it found as JSON.
+`python -m qmamba.inference.cost WEIGHTS SIDE` prints what it found as JSON.
 """
 
 from __future__ import annotations

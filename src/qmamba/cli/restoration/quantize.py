@@ -231,7 +231,7 @@ def _report(
         ("size", _kib(given), _kib(packed), f"{full / packed:.1f}x smaller than float32 ({parts})")
     ]
     if measure:
-        from qmamba.cli.network_cost import measured
+        from qmamba.inference.cost import measured
 
         side = size or (224 if isinstance(model, QMamba) else 64)
         say(f"measuring one image of {side} x {side}")

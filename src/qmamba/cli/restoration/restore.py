@@ -20,7 +20,7 @@ from qmamba.cli.common import (
     shown,
     write,
 )
-from qmamba.cli.shared_options import DeviceOption, MaxPixelsOption, PrecisionOption
+from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption, PrecisionOption
 from qmamba.errors import ConfigError, DataError, ImageError
 from qmamba.files import require_writable
 
@@ -204,7 +204,7 @@ def restore(
     Exit code: 0 all restored and measured, 1 some not, 2 wrong usage or disk full, 130 interrupted.
     """
     from qmamba.assess import require_existing
-    from qmamba.cli.fidelity import measured
+    from qmamba.cli.display.fidelity import measured
     from qmamba.images import DEFAULT_MAX_PIXELS, read_layers
     from qmamba.restore import Restorer, restore_paths
 
@@ -283,7 +283,7 @@ def restore(
 
 
 def _require_fitting(original: ImageLayers, job: Job, scale: int, max_pixels: int) -> None:
-    from qmamba.cli.fidelity import require_fitting_size
+    from qmamba.cli.display.fidelity import require_fitting_size
     from qmamba.images import read_layers
 
     try:
@@ -296,7 +296,7 @@ def _require_fitting(original: ImageLayers, job: Job, scale: int, max_pixels: in
 
 def _scorer(device: str) -> Scorer:
     from qmamba.assess import Scorer
-    from qmamba.cli.fidelity import UNLIMITED
+    from qmamba.cli.display.fidelity import UNLIMITED
 
     # It reads results of our own only, which are larger than what --max-pixels is about.
     scorer = Scorer.from_pretrained(device=device, max_pixels=UNLIMITED)

@@ -10,13 +10,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from qmamba.cli.common import Progress, say, shown
-from qmamba.cli.grouped_options import with_group
-from qmamba.cli.shared_options import (
-    DATA_HELP,
-    SPLIT_HELP,
-    LowerIsBetterOption,
-    RatingScaleOption,
-)
+from qmamba.cli.options.grouped import with_group
+from qmamba.cli.options.shared import DATA_HELP, SPLIT_HELP, LowerIsBetterOption, RatingScaleOption
 from qmamba.training.quality.request import RatingRequest
 
 PARAMETER = "request"
