@@ -10,10 +10,12 @@ from qmamba import __version__
 from qmamba.cli.aggregate import aggregate
 from qmamba.cli.backends import backends
 from qmamba.cli.common import handled
+from qmamba.cli.compare import compare
 from qmamba.cli.datasets import datasets
 from qmamba.cli.evaluate import evaluate
 from qmamba.cli.evaluate_restoration import evaluate_restoration
 from qmamba.cli.models import models
+from qmamba.cli.push import push
 from qmamba.cli.quantize import quantize
 from qmamba.cli.reproduce import reproduce
 from qmamba.cli.restore import restore
@@ -30,11 +32,23 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for _command in (score, models, backends, train, evaluate, aggregate, tune, reproduce, quantize):
+for _command in (
+    score,
+    compare,
+    models,
+    backends,
+    train,
+    evaluate,
+    aggregate,
+    tune,
+    reproduce,
+    quantize,
+):
     app.command()(handled(_command))
 app.command("evaluate-restoration")(handled(evaluate_restoration))
 app.command("train-restoration")(handled(train_restoration_command))
 app.command()(handled(restore))
+app.command()(handled(push))
 app.add_typer(datasets)
 
 

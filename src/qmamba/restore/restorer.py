@@ -7,17 +7,18 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeAlias, get_args
+from typing import BinaryIO, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from qmamba.checkpoints import Published, publish_model
 from qmamba.errors import CheckpointError, ConfigError, ImageError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, ImageLayers, layers_of, read_layers
 from qmamba.inference.prepare import Precision
-from qmamba.models import MambaIRConfig, ModelMetadata
+from qmamba.models import MambaIR, MambaIRConfig, ModelMetadata
 from qmamba.restore import memory
 from qmamba.restore.adaptive_tiles import Progress, Watch, restore_tiles
 from qmamba.restore.catalog import Wish, check_wish, find_weights, purpose_of, task_of
@@ -177,6 +178,46 @@ class Restorer:
         if named:
             check_wish(wish, restorer.config, restorer.metadata)
         return restorer
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        license: str | None = None,
+        private: bool = False,
+        token: str | None = None,
+        message: str | None = None,
+        dry_run: bool = False,
+    ) -> Published:
+        """Publish the model with a card made from its metadata; see :func:`publish_model`.
+
+        Args:
+            repository: ``owner/name`` on the Hugging Face hub.
+            license: identifier of the license of the weights, such as ``"apache-2.0"``.
+            private: make a new repository private.
+            token: of the hub; ``None`` takes the one that ``hf auth login`` stored.
+            message: of the commit.
+            dry_run: make the file and the card and send nothing.
+
+        Returns:
+            Commit, digest and card.
+
+        Raises:
+            CheckpointError: the hub refuses, cannot be reached, or stored something else.
+            ConfigError: the repository or the license is malformed.
+        """
+        if self.metadata is None:
+            raise ConfigError("The model has no metadata to make a card from; say what it is for.")
+        return publish_model(
+            cast(MambaIR, self.model),
+            self.metadata,
+            repository,
+            license=license,
+            private=private,
+            token=token,
+            message=message,
+            dry_run=dry_run,
+        )
 
     @property
     def task(self) -> RestorationTask:
