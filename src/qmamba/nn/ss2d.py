@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qmamba.nn.convolution import ChannelLastConv2d
 from qmamba.nn.gate import GatedMerge
-from qmamba.nn.initialization import linear, state_decay, step_bias, uniform
+from qmamba.nn.initialization import linear, module_kwargs, state_decay, step_bias, uniform
 from qmamba.ops import scan_routes, ss2d
 
 ROUTES = 4
@@ -63,7 +63,7 @@ class SS2D(nn.Module):
         self.dt_projs_weight = uniform(ROUTES, inner, rank, bound=rank**-0.5)
         self.dt_projs_bias = step_bias(ROUTES, inner)
         self.A_logs = state_decay(ROUTES * inner, state_size)
-        self.Ds = nn.Parameter(torch.ones(ROUTES * inner))
+        self.Ds = nn.Parameter(torch.ones(ROUTES * inner, **module_kwargs()))
         self.multi_scan = GatedMerge(inner) if route_gate else None
         self.out_norm = nn.LayerNorm(inner)
         self.out_proj = linear(inner, dim, bias=False)

@@ -55,7 +55,10 @@ class MambaIR(Network):
         dim = config.dim
         self.conv_first = ChannelLastConv2d(config.channels, dim, 3, padding=1)
         self.patch_embed = nn.Sequential(OrderedDict(norm=nn.LayerNorm(dim)))
-        rates = iter(torch.linspace(0, config.drop_path, sum(config.depths), device="cpu").tolist())
+        count = sum(config.depths)
+        rates = iter(
+            torch.linspace(0, config.drop_path, count, dtype=torch.float32, device="cpu").tolist()
+        )
         self.layers = nn.Sequential(
             *(
                 ResidualGroup(

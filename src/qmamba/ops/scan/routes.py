@@ -137,7 +137,8 @@ def scatter_routes(outputs: Tensor, routes: Tensor, pixels: int) -> Tensor:
 
 def step_of_pixel(routes: Tensor, pixels: int) -> Tensor:
     """Inverse of the tables: int64 ``(routes, pixels)``, the step that visits each pixel."""
-    steps = torch.arange(routes.shape[1], device=routes.device).expand_as(routes)
+    steps = torch.arange(routes.shape[1], dtype=torch.int64, device=routes.device)
+    steps = steps.expand_as(routes)
     inverse = torch.empty(routes.shape[0], pixels + 1, dtype=torch.int64, device=routes.device)
     # Padding steps all land in one surplus column.
     targets = torch.where(routes == PADDING, pixels, routes).long()
