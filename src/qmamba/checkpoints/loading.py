@@ -88,6 +88,11 @@ def load(
             :class:`MismatchError` with the full lists of missing, unexpected and misshapen tensors.
         ConfigError: ``name``, ``device`` or an override is not allowed.
         QMambaError: the model is a backbone of timm, which is not installed.
+
+    Example:
+        >>> model = load("qmamba-nano-biq2021")
+        >>> model.metadata.score.name
+        'BIQ2021 MOS'
     """
     target = _usable(device)
     file = read_weights(source, revision)

@@ -71,6 +71,11 @@ class QuantConfig(LayerSettings):
     Raises:
         ConfigError: a value is unknown, or ``compat`` is combined with what the official code has
             not.
+
+    Example:
+        >>> config = QuantConfig(weight_bits=4, overrides={"layers.0.*": {"weight_bits": 8}})
+        >>> config.layer("layers.0.conv").weight_bits, config.layer("layers.1.conv").weight_bits
+        (8, 4)
     """
 
     step: str = "prepare"

@@ -68,6 +68,12 @@ class Restorer:
     Raises:
         CheckpointError: the model is not a restoration network.
         ConfigError: an option is not allowed.
+
+    Example:
+        >>> restorer = Restorer.from_pretrained(task="denoise")
+        >>> restored = restorer.restore("examples/coffee_small.png")
+        >>> restored.pixels.shape, restored.pixels.dtype.name
+        ((200, 300, 3), 'uint8')
     """
 
     def __init__(
