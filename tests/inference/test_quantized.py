@@ -23,7 +23,7 @@ from qmamba.inference.quantized_networks import QuantizedSkipBlock
 from qmamba.models import MambaIR, ModelMetadata, ScoreScale
 from qmamba.nn import ResidualGroup, ScaledSkipBlock
 from qmamba.ops.native import library
-from qmamba.ops.native.scratch import Buffers
+from qmamba.ops.native.memory import Buffers
 from qmamba.quantization import FrozenTensor, QuantConfig, calibrate, quantize_
 from tests.models.micro_mambair import recording
 from tests.quantization.agreement import DECIBELS, check_blocks, decibels, definition
