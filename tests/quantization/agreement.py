@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qmamba.inference.quantized_networks import QuantizedSkipBlock, QuantizedVSSBlock
 from qmamba.nn import ScaledSkipBlock
 from qmamba.nn.blocks import VSSBlock
-from qmamba.ops.native.scratch import Buffers
+from qmamba.ops.native.memory import Buffers
 
 DECIBELS = 60
 """Least peak signal-to-noise ratio between what computes on codes and its definition."""

@@ -309,9 +309,9 @@ def _state(
             codes = (codes.to(torch.int16) + 2 ** (bits - 1)).to(torch.uint8)
         state[key] = codes
         begin += size
-    for part, places in (("numbers", layout.numbers), ("rest", layout.rest)):
+    for part, indices in (("numbers", layout.numbers), ("rest", layout.rest)):
         begin = 0
-        for key, shape in places.items():
+        for key, shape in indices.items():
             values = tensors[part][begin : begin + math.prod(shape)].view(shape)
             state[key] = values.to(torch.float32, copy=True)
             begin += math.prod(shape)

@@ -133,7 +133,7 @@ def write_splits(
     if not splits:
         raise DataError(f"no splits to write to {str(path)!r}; give at least one")
     names = sorted(dataset.names)
-    places = {name: place for place, name in enumerate(names)}
+    indices = {name: index for index, name in enumerate(names)}
     entries = []
     for split in splits:
         _check_positions(dataset, split)
@@ -143,7 +143,7 @@ def write_splits(
             "train_share": split.train_share,
         }
         for part in ("train", "validation", "test"):
-            entry[part] = sorted(places[dataset.names[i]] for i in getattr(split, part))
+            entry[part] = sorted(indices[dataset.names[i]] for i in getattr(split, part))
         entries.append(entry)
     content = {
         "format": _FORMAT,
@@ -170,8 +170,8 @@ def read_splits(path: str | os.PathLike[str], dataset: RatedDataset) -> tuple[Sp
             raise ValueError(f"format {content['format']!r}")
         names, digest = content["images"], content["dataset"]["sha256"]
         _check_same(path, names, digest, dataset)
-        places = [dataset.index(name) for name in names]
-        splits = tuple(_parsed(entry, places) for entry in content["splits"])
+        indices = [dataset.index(name) for name in names]
+        splits = tuple(_parsed(entry, indices) for entry in content["splits"])
     except DataError:
         raise
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -203,7 +203,7 @@ def _drawn(
         )
     count = min(max(round(train_share * len(ordered)), 1), len(ordered) - 1)
     order = np.random.default_rng(seed).permutation(len(ordered))
-    return {ordered[place] for place in order[:count]}
+    return {ordered[index] for index in order[:count]}
 
 
 def _split(rule: Rule, in_train: list[bool], *, seed: int, share: float) -> Split:
@@ -259,13 +259,13 @@ def _check_same(path: Path, names: list[str], digest: str, dataset: RatedDataset
         )
 
 
-def _parsed(entry: dict[str, Any], places: list[int]) -> Split:
+def _parsed(entry: dict[str, Any], indices: list[int]) -> Split:
     parts = {}
     for part in ("train", "test", "validation"):
         listed = entry[part]
-        if not all(type(i) is int and 0 <= i < len(places) for i in listed):
+        if not all(type(i) is int and 0 <= i < len(indices) for i in listed):
             raise ValueError(f"{part} lists something else than positions of images")
-        parts[part] = tuple(sorted(places[i] for i in listed))
+        parts[part] = tuple(sorted(indices[i] for i in listed))
     if entry["rule"] not in get_args(Rule):
         raise ValueError(f"rule {entry['rule']!r}")
     return Split(entry["rule"], seed=entry["seed"], train_share=entry["train_share"], **parts)

@@ -46,10 +46,10 @@ def read_sheet(path: Path, columns: Sequence[str], sheet: str | None = None) -> 
             f"no row of {str(path)!r} has the columns {', '.join(map(repr, columns))}; get the"
             " original workbook"
         )
-    places = {column: header.index(column) for column in wanted}
+    indices = {column: header.index(column) for column in wanted}
     for line, cells in enumerate(rows[top:], top + 1):
         values = {
-            column: cells[place] if place < len(cells) else "" for column, place in places.items()
+            column: cells[index] if index < len(cells) else "" for column, index in indices.items()
         }
         if any(values.values()):
             yield Row(path, line, values)
@@ -155,6 +155,6 @@ def _value(cell: ElementTree.Element, namespace: str, shared: list[str]) -> str:
 
 def _text(item: ElementTree.Element, namespace: str) -> str:
     """All runs of a text, without the phonetic guide that some languages add."""
-    places = ("t", "r/t", "is/t", "is/r/t")
-    paths = ("/".join(namespace + part for part in place.split("/")) for place in places)
+    indices = ("t", "r/t", "is/t", "is/r/t")
+    paths = ("/".join(namespace + part for part in index.split("/")) for index in indices)
     return "".join(element.text or "" for path in paths for element in item.iterfind(path))

@@ -100,8 +100,8 @@ def _gaussian_mean(maps: Tensor) -> Tensor:
     for axis in (-2, -1):
         length = maps.shape[axis] - _WINDOW + 1
         means = maps.narrow(axis, 0, length) * weights[0]
-        for place in range(1, _WINDOW):
-            means = means.add_(maps.narrow(axis, place, length), alpha=weights[place])
+        for index in range(1, _WINDOW):
+            means = means.add_(maps.narrow(axis, index, length), alpha=weights[index])
         maps = means
     return maps
 

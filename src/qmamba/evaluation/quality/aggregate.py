@@ -76,8 +76,8 @@ def aggregate(
         raise DataError(f"medians need at least two reports, got {len(reports)}")
     _check(reports)
     values: dict[str, dict[str, tuple[float, ...]]] = {}
-    for place, row in enumerate(reports[0].rows):
-        repeats = [report.rows[place].figures for report in reports]
+    for index, row in enumerate(reports[0].rows):
+        repeats = [report.rows[index].figures for report in reports]
         values[row.dataset] = _collected(repeats, FIGURES)
     if len(reports[0].rows) > 1:
         values[AVERAGE] = _collected(

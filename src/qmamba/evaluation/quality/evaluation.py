@@ -117,8 +117,8 @@ def evaluate(
     if problems and not skip_bad:
         raise UnscoredError(problems)
     measured = [
-        _measured(each, part, group, by, resamples, level, seed + place)
-        for place, (each, part, group) in enumerate(zip(scorers, judged, predictions, strict=True))
+        _measured(each, part, group, by, resamples, level, seed + index)
+        for index, (each, part, group) in enumerate(zip(scorers, judged, predictions, strict=True))
     ]
     measurements = [measurement for _, _, measurement in measured]
     average = {

@@ -119,10 +119,10 @@ def _require_rows(x: Tensor) -> tuple[int, int]:
 
 
 def _grid(scale: Tensor, offset: Tensor, bounds: tuple[Tensor, Tensor] | None) -> dict[str, Tensor]:
-    grid = {"scale": scale, "offset": offset}
+    qparams = {"scale": scale, "offset": offset}
     if bounds is not None:
-        grid["lowest"], grid["highest"] = bounds
-    return grid
+        qparams["lowest"], qparams["highest"] = bounds
+    return qparams
 
 
 def _point_rows(call: RoundingStruct, numbers: dict[str, Tensor]) -> list[Tensor]:

@@ -76,8 +76,8 @@ def hold_out(dataset: RatedDataset, split: Split, share: float, seed: int) -> Sp
     inner = draw(dataset.take(split.train), seed, 1 - share)
     return replace(
         split,
-        train=tuple(split.train[place] for place in inner.train),
-        validation=tuple(split.train[place] for place in inner.test),
+        train=tuple(split.train[index] for index in inner.train),
+        validation=tuple(split.train[index] for index in inner.test),
     )
 
 

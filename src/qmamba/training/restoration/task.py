@@ -89,12 +89,12 @@ class RestorationTask:
         self._decoded: list[NDArray[np.uint8] | None] = [None] * len(training)
         room = self.options.cache_bytes
         # Decoded before any worker process starts, so that all of them share the memory.
-        for place, image in enumerate(self._training):
+        for index, image in enumerate(self._training):
             if room <= 0:
                 break
             pixels = self._clean(image)
             if pixels.nbytes <= room:
-                self._decoded[place] = pixels
+                self._decoded[index] = pixels
             room -= pixels.nbytes
 
     @property
