@@ -1,7 +1,8 @@
 """Fake quantization of rows of values, and its gradients.
 
-Everything here works on a table ``(rows, values)`` in which each row has its own parameters: one row
-for a whole tensor, or one for each image of a batch. ``scale``, ``offset`` and bounds are ``(rows,)``.
+Everything here works on a table ``(rows, values)`` in which each row has its own parameters: one
+row for a whole tensor, or one for each image of a batch. ``scale``, ``offset`` and bounds are
+``(rows,)``.
 
 On the CPU in float32 the C++ kernel (:mod:`qmamba.ops.native.rounding`) makes one pass over the
 values where the operations of PyTorch make ten. Levels have the same bits either way; a sum over a
