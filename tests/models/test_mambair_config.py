@@ -132,7 +132,7 @@ def test_counts_agree_with_the_layers_that_run(variant: str) -> None:
         ({"expansion": "1.2"}, "^expansion must be a number"),
         ({"cab": "cab"}, "^cab must be 'convolution' or"),
         ({"cab_reduction": 61}, "^cab_reduction must be a whole number from 1 to 60"),
-        ({"cab": "depthwise"}, "^cab_reduction must be 1 with cab='depthwise'"),
+        ({"cab": "depthwise"}, "^The option cab_reduction must be 1 with cab='depthwise'"),
         ({"group_convolution": "2conv"}, "^group_convolution must be '1conv' or '3conv'"),
         ({"image_range": 0}, "^image_range must be a number"),
         ({"drop_path": 1}, "^drop_path must be a number"),

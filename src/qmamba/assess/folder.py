@@ -109,7 +109,7 @@ def score_paths(
         ConfigError: ``workers`` is below 1.
     """
     if workers < 1:
-        raise ConfigError(f"workers must be 1 or more, got {workers}.")
+        raise ConfigError(f"The argument workers must be 1 or more, got {workers}.")
     return _score_paths(scorer, paths, workers)
 
 

@@ -281,17 +281,20 @@ class Scorer:
         """
         if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
             raise ShapeError(
-                f"score_tensor needs images (batch, 3, height, width), got {tuple(images.shape)}."
+                f"The function score_tensor needs images (batch, 3, height, width), got "
+                f"{tuple(images.shape)}."
             )
         if not images.is_floating_point() or images.device != self.device:
             raise ShapeError(
-                f"score_tensor needs floating-point images on {self.device}, got {images.dtype} on "
+                f"The function score_tensor needs floating-point images on {self.device}, got "
+                f"{images.dtype} on "
                 f"{images.device}."
             )
         low, high = (float(bound) for bound in images.detach().aminmax())
         if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
             raise ShapeError(
-                f"score_tensor needs values in [0, 1], got {low:g} to {high:g}; divide 8-bit "
+                f"The function score_tensor needs values in [0, 1], got {low:g} to {high:g}; "
+                "divide 8-bit "
                 "values by 255."
             )
         plan = self.policy.plan(images.shape[2], images.shape[3])
@@ -395,8 +398,8 @@ class Scorer:
             if not _out_of_memory(error):
                 raise
             raise ImageError(
-                f"the memory of {self.device} is too small for {min(chunk, views)} views of "
-                f"{width} x {height} pixels; choose a policy with smaller views"
+                f"The memory of {self.device} is too small for {min(chunk, views)} views of "
+                f"{width} x {height} pixels; choose a policy with smaller views."
             ) from error
 
     def _receive(self, sent: _Sent | QMambaError) -> Score | QMambaError:

@@ -51,13 +51,13 @@ class Split:
     def __post_init__(self) -> None:
         if not self.train or not self.test:
             raise DataError(
-                f"the {self.rule} split has {len(self.train)} training and {len(self.test)} test"
-                " images; both parts need at least one"
+                f"The {self.rule} split has {len(self.train)} training and {len(self.test)} test"
+                " images; both parts need at least one."
             )
         positions = [*self.train, *self.test, *self.validation]
         if len(set(positions)) != len(positions):
             raise DataError(
-                f"an image is in the {self.rule} split more than once; write the split again"
+                f"An image is in the {self.rule} split more than once; write the split again."
             )
 
 
@@ -107,8 +107,8 @@ def official_split(dataset: RatedDataset) -> Split:
     test = "test" if "test" in dataset.splits else "val"
     if not {"train", test} <= set(dataset.splits):
         raise DataError(
-            f"the data set {dataset.name!r} has no official split into train and test or val (its"
-            f" parts: {', '.join(dataset.splits) or 'none'}); split it by content"
+            f"The data set {dataset.name!r} has no official split into train and test or val (its"
+            f" parts: {', '.join(dataset.splits) or 'none'}); split it by content."
         )
     return Split(
         "official",
@@ -131,7 +131,7 @@ def write_splits(
             content, or the file cannot be written.
     """
     if not splits:
-        raise DataError(f"no splits to write to {str(path)!r}; give at least one")
+        raise DataError(f"No splits to write to {str(path)!r}; give at least one.")
     names = sorted(dataset.names)
     indices = {name: index for index, name in enumerate(names)}
     entries = []
@@ -193,13 +193,15 @@ def _drawn(
     dataset: RatedDataset, items: Iterable[str], kind: str, seed: int, train_share: float
 ) -> set[str]:
     if not 0.0 < train_share < 1.0:
-        raise ConfigError(f"train_share is {train_share:g}; give a share between 0 and 1")
+        raise ConfigError(
+            f"The option train_share is {train_share:g}; give a share between 0 and 1."
+        )
     if seed < 0:
-        raise ConfigError(f"the seed of a split is {seed}; give 0 or a larger number")
+        raise ConfigError(f"The seed of a split is {seed}; give 0 or a larger number.")
     ordered = sorted(items)
     if len(ordered) < 2:
         raise DataError(
-            f"the data set {dataset.name!r} has {len(ordered)} {kind}; a split needs at least two"
+            f"The data set {dataset.name!r} has {len(ordered)} {kind}; a split needs at least two."
         )
     count = min(max(round(train_share * len(ordered)), 1), len(ordered) - 1)
     order = np.random.default_rng(seed).permutation(len(ordered))
@@ -224,8 +226,8 @@ def _check_positions(dataset: RatedDataset, split: Split) -> None:
     positions = [*split.train, *split.test, *split.validation]
     if min(positions) < 0 or max(positions) >= len(dataset):
         raise DataError(
-            f"a split names positions {min(positions)} to {max(positions)} where the data set"
-            f" {dataset.name!r} has {len(dataset)} images; split this data set again"
+            f"A split names positions {min(positions)} to {max(positions)} where the data set"
+            f" {dataset.name!r} has {len(dataset)} images; split this data set again."
         )
     if split.rule == "content":
         _check_contents(dataset, split)
@@ -238,8 +240,8 @@ def _check_contents(dataset: RatedDataset, split: Split) -> None:
     for one, other in combinations(sides, 2):
         if shared := one & other:
             raise DataError(
-                f"the content {min(shared)!r} of the data set {dataset.name!r} is in two parts of a"
-                " split by content; write the split again"
+                f"The content {min(shared)!r} of the data set {dataset.name!r} is in two parts of a"
+                " split by content; write the split again."
             )
 
 

@@ -51,7 +51,8 @@ class PackedParameters(NamedTuple):
         """
         if dt_weight.dim() != 3 or A.dim() != 3:
             raise ShapeError(
-                "dt_weight must be (routes, channels, rank) and A (routes, channels, states), got "
+                "The argument dt_weight must be (routes, channels, rank) and A (routes, channels, "
+                "states), got "
                 f"{tuple(dt_weight.shape)} and {tuple(A.shape)}."
             )
         rows = tuple(A.shape[:2])
@@ -99,7 +100,8 @@ class ScanCall:
         shared = x.dim() == 3
         if x.dim() not in (3, 4) or 0 in x.shape or order.dim() != 2 or (merge and not shared):
             raise ShapeError(
-                "x must be (batch, pixels, channels), or unmerged (batch, routes, pixels, "
+                "The argument x must be (batch, pixels, channels), or unmerged (batch, routes, "
+                "pixels, "
                 f"channels), not empty, and the route table (routes, steps), got {tuple(x.shape)} "
                 f"and {tuple(order.shape)}."
             )

@@ -28,7 +28,7 @@ def check_scan(
     """
     if u.dim() != 3 or 0 in u.shape:
         raise ShapeError(
-            f"u must be (batch, channels, length) and not empty, got {tuple(u.shape)}."
+            f"The argument u must be (batch, channels, length) and not empty, got {tuple(u.shape)}."
         )
     batch, channels, length = u.shape
     if A.dim() != 2 or A.shape[0] != channels or A.shape[1] < 1:
@@ -83,15 +83,17 @@ def check_map_scan(
     """
     if x.dim() not in ((3, 4) if may_have_own_maps else (3,)) or 0 in x.shape[may_be_empty:]:
         raise ShapeError(
-            f"x must be (batch, pixels, channels) and not empty, got {tuple(x.shape)}."
+            f"The argument x must be (batch, pixels, channels) and not empty, got {tuple(x.shape)}."
         )
     if routes.dim() != 2 or 0 in routes.shape or routes.dtype != torch.int32:
         raise ShapeError(
-            f"routes must be int32 (routes, steps), got {routes.dtype} {tuple(routes.shape)}."
+            f"The argument routes must be int32 (routes, steps), got {routes.dtype} "
+            f"{tuple(routes.shape)}."
         )
     if dt_weight.dim() != 3 or A.dim() != 3 or A.shape[2] < 1:
         raise ShapeError(
-            "dt_weight must be (routes, channels, rank) and A (routes, channels, states), got "
+            "The argument dt_weight must be (routes, channels, rank) and A (routes, channels, "
+            "states), got "
             f"{tuple(dt_weight.shape)} and {tuple(A.shape)}."
         )
     batch, pixels, channels = x.shape[0], x.shape[-2], x.shape[-1]
@@ -99,7 +101,7 @@ def check_map_scan(
     if routes.shape[1] < pixels:
         raise ShapeError(f"The routes have {routes.shape[1]} steps for {pixels} pixels.")
     if routes.device != x.device:
-        raise ShapeError(f"routes is on {routes.device} but x on {x.device}; move it.")
+        raise ShapeError(f"The argument routes is on {routes.device} but x on {x.device}; move it.")
     shared = x.dim() == 3
     _check_tensors(
         x,

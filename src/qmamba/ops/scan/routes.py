@@ -164,7 +164,8 @@ def require_routes(routes: Tensor, pixels: int) -> None:
         return
     if routes.dtype != torch.int32 or routes.dim() != 2:
         raise ShapeError(
-            f"routes must be int32 (routes, steps), got {routes.dtype} {tuple(routes.shape)}."
+            f"The argument routes must be int32 (routes, steps), got {routes.dtype} "
+            f"{tuple(routes.shape)}."
         )
     table = routes.detach()
     lowest, highest = (int(end) for end in table.aminmax()) if table.numel() else (0, pixels)

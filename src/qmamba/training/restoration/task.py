@@ -47,7 +47,9 @@ class CropOptions:
         if self.loss not in LOSSES:
             raise ConfigError(f"The loss must be one of {', '.join(LOSSES)}, got {self.loss!r}.")
         if self.cache_bytes < 0:
-            raise ConfigError(f"cache_bytes must not be negative, got {self.cache_bytes!r}.")
+            raise ConfigError(
+                f"The option cache_bytes must not be negative, got {self.cache_bytes!r}."
+            )
 
 
 class RestorationTask:
