@@ -177,7 +177,7 @@ def load_packed(file: WeightsFile, device: torch.device | str = "cpu") -> Networ
         frozen.low, frozen.high = 0, 2**frozen.bits - 1
     digest = hashlib.sha256(file.content).hexdigest()
     model.metadata = dataclasses.replace(metadata, sha256=digest, source=file.source)
-    model.load_report = LoadReport(file.source, "packed")
+    model.load_report = LoadReport(file.source, "packed", file_bytes=len(file.content))
     return model.eval().requires_grad_(False).to(device)
 
 
