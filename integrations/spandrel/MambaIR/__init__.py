@@ -37,10 +37,10 @@ class MambaIRArch(Architecture[MambaIR]):
         channels = state_dict["conv_first.weight"].shape[1]
         dim = state_dict["conv_first.weight"].shape[0]
         groups = get_seq_len(state_dict, "layers")
-        depths = [
+        depths = tuple(
             get_seq_len(state_dict, f"layers.{group}.residual_group.blocks")
             for group in range(groups)
-        ]
+        )
         state_size = state_dict[_BLOCK + "self_attention.A_logs"].shape[1]
         inner = state_dict[_BLOCK + "self_attention.out_proj.weight"].shape[1]
         three_convolutions = "layers.0.conv.0.weight" in state_dict

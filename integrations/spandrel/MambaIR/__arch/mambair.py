@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from spandrel.util import store_hyperparameters
+
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 
 # States of one scan that are held at a time, in numbers; bounds memory whatever the image's size.
@@ -217,13 +219,16 @@ def group_convolution(dim: int, three_convolutions: bool) -> nn.Module:
     )
 
 
+@store_hyperparameters()
 class MambaIR(nn.Module):
+    hyperparameters = {}
+
     def __init__(
         self,
         *,
         channels: int = 3,
         dim: int = 60,
-        depths: list[int] | None = None,
+        depths: tuple[int, ...] = (6, 6, 6, 6),
         state_size: int = 16,
         inner: int = 72,
         cab: str = "separable",
@@ -234,7 +239,6 @@ class MambaIR(nn.Module):
         upsampler: str = "",
     ) -> None:
         super().__init__()
-        depths = depths or [6, 6, 6, 6]
         self.channels, self.upsampler = channels, upsampler
         self.conv_first = nn.Conv2d(channels, dim, 3, padding=1)
         self.patch_embed = nn.Sequential(OrderedDict(norm=nn.LayerNorm(dim)))
