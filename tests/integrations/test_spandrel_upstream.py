@@ -105,7 +105,7 @@ def test_snapshots(upstream: Any, variant: str) -> None:
 
 def test_the_tests_for_spandrel(upstream: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its ``test_load`` with a helper that does what spandrel's own does."""
-    loaded = []
+    loaded: list[Any] = []
 
     def assert_loads_correctly(arch: Any, *makers: Any) -> None:
         for make in makers:
