@@ -103,7 +103,7 @@ static void backward_task(const qmamba_scan& scan, int64_t image, Slice slice, f
   constexpr float kLn2 = 0.6931471805599453f;
 
   for (int64_t route = 0; route < scan.routes; route++) {
-    const int32_t* order = scan.order + route * scan.steps;
+    const int32_t* order = order_of(scan, image, route);
     const int64_t own = image * scan.routes + route, map = scan.pixels * scan.channels;
     const T* x = (const T*)scan.x + (scan.shared ? image : own) * map;
     const T* grad_y = (const T*)scan.grad_y + (scan.merged ? image : own) * map;

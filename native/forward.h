@@ -93,7 +93,7 @@ static void forward_task(const qmamba_scan& scan, Steps time_steps, const Task& 
   std::memset(zeros, 0, sizeof(float) * (std::max(width + slice.first, row) + W));
 
   for (int64_t route = first_route; route < last_route; route++) {
-    const int32_t* order = scan.order + route * scan.steps;
+    const int32_t* order = order_of(scan, image, route);
     const int64_t own = image * scan.routes + route, map = scan.pixels * scan.channels;
     const T* x = (const T*)scan.x + (scan.shared ? image : own) * map;
     const float* delta = scan.delta ? scan.delta + own * map : zeros;

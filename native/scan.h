@@ -14,7 +14,7 @@ struct qmamba_scan {
   const void* x;             // (batch, pixels, channels), or with a routes axis where not shared
   const float* projected;    // (batch, pixels, routes, rank + 2 * states): dt_low | B | C
   const float* delta;        // (batch, routes, pixels, channels) replaces the low-rank dt, or null
-  const int32_t* order;      // (routes, steps): pixel of each step, -1 at padding
+  const int32_t* order;      // ([batch,] routes, steps): pixel of each step, -1 at padding
   const float* dt_weight;    // (routes, rank, padded)
   const float* dt_bias;      // (routes, padded)
   const float* decay;        // (routes, states, padded): A * log2(e)
@@ -41,6 +41,7 @@ struct qmamba_scan {
   int32_t shared;            // 1: all routes read one map, 0: each route has its own
   int32_t merged;            // 1: y is the sum over routes, 0: y keeps them apart; needs shared
   int32_t softplus;          // 1: dt = softplus(raw), 0: dt = raw
+  int32_t own_orders;        // 1: each image has its own order, 0: one order serves the batch
 };
 
 // Runs body(begin, end, context) over disjoint parts of [begin, end), possibly on several threads.
@@ -53,6 +54,11 @@ typedef int32_t (*qmamba_parallel_for)(int64_t begin, int64_t end, int64_t grain
 constexpr int64_t kSegment = 32;
 // Steps whose softplus and exponentials are computed together.
 constexpr int kBlock = 8;
+
+// The pixels of one image along one route.
+inline const int32_t* order_of(const qmamba_scan& scan, int64_t image, int64_t route) {
+  return scan.order + (scan.own_orders ? image * scan.routes + route : route) * scan.steps;
+}
 
 // How one call is cut into tasks. A task owns a range of channels of one image, and either all
 // routes or a single one, so that no two tasks ever write to the same cache line.

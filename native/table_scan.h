@@ -89,7 +89,7 @@ struct alignas(64) Chunk {
     const int64_t columns = scan.rank + 2 * scan.states, stride = scan.routes * columns;
     const float* projected =
         scan.projected + (image * scan.pixels * scan.routes + route) * columns;
-    const int32_t* order = scan.order + route * scan.steps + begin;
+    const int32_t* order = order_of(scan, image, route) + begin;
     count = (int)std::min<int64_t>(kChunk, scan.steps - begin);
     for (int t = 0; t < count; t++) {
       pixel[t] = order[t];

@@ -32,7 +32,7 @@ _POINTERS = (
     *("grad_dt_bias", "grad_decay", "grad_skip", "workspace"),
 )
 _SIZES = ("batch", "pixels", "steps", "channels", "padded", "routes", "rank", "states")
-_FLAGS = ("dtype", "shared", "merged", "softplus")
+_FLAGS = ("dtype", "shared", "merged", "softplus", "own_orders")
 
 
 class Call(ctypes.Structure):
@@ -257,16 +257,17 @@ class ScanCall:
         self.call = Call(
             batch=x.shape[0],
             pixels=x.shape[-2],
-            steps=order.shape[1],
+            steps=order.shape[-1],
             channels=x.shape[-1],
             padded=decay.shape[2],
-            routes=order.shape[0],
+            routes=order.shape[-2],
             rank=weight.shape[1],
             states=decay.shape[1],
             dtype=int(x.dtype == torch.bfloat16),
             shared=int(x.dim() == 3),
             merged=int(merge),
             softplus=int(softplus),
+            own_orders=int(order.dim() == 3),
         )
         self.point(
             x=x,

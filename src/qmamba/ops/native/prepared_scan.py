@@ -107,7 +107,7 @@ class PackedScan:
         Args:
             x: float32 or bfloat16 ``(batch, pixels, channels)``, contiguous.
             projected: float32 ``(batch, pixels, routes, rank + 2 * states)``, contiguous.
-            routes: int32 ``(routes, steps)``, contiguous.
+            routes: int32 ``(routes, steps)``, or with a batch axis before; contiguous.
 
         Returns:
             ``(batch, pixels, channels)``, or with a routes axis unmerged, in the dtype of ``x``.
@@ -115,7 +115,7 @@ class PackedScan:
         scan = ScanCall(x, projected, routes, self._parameters, merge=self._merge, softplus=True)
         batch, pixels, channels = x.shape
         shape = (batch, pixels, channels)
-        y = x.new_empty(shape if self._merge else (batch, routes.shape[0], pixels, channels))
+        y = x.new_empty(shape if self._merge else (batch, routes.shape[-2], pixels, channels))
         scan.point(y=y, **self._norm)
         scan.call.norm_epsilon = self._epsilon
         self._kernel.run("qmamba_forward", scan.call)

@@ -34,7 +34,8 @@ def ss2d_given_steps(
         x: map in raster order, ``(batch, pixels, channels)``.
         steps: ``(batch, routes, pixels, channels)``, of each pixel of the map as it lies.
         projected: ``(batch, pixels, routes, 2 * states)``: B and C of each pixel and route.
-        routes: int32 ``(routes, length)``; at padding all inputs are zero.
+        routes: int32 ``(routes, length)`` or ``(batch, routes, length)``; at padding all inputs are
+            zero.
         dt_bias: ``(routes, channels)``.
         A: ``(routes, channels, states)``, negative.
         D: ``(routes, channels)``.
@@ -53,11 +54,12 @@ def ss2d_given_steps(
     name = _choose(backend, (x, steps, projected, dt_bias, A, D))
     if name == "native":
         return scan.ss2d_given_steps_native(x, steps, projected, routes, dt_bias, A, D, merge)
-    count, length = routes.shape
+    count, length = routes.shape[-2:]
     u = gather_routes(x, routes)
     along = [
         torch.stack(
-            [gather_routes(maps[:, k], routes[k : k + 1])[:, 0] for k in range(count)], dim=1
+            [gather_routes(maps[:, k], routes[..., k : k + 1, :])[:, 0] for k in range(count)],
+            dim=1,
         )
         for maps in (steps, projected.transpose(1, 2))
     ]
@@ -87,7 +89,7 @@ def _check(
     A: Tensor,
     D: Tensor,
 ) -> None:
-    if x.dim() != 3 or A.dim() != 3 or routes.dim() != 2 or 0 in (*x.shape, *A.shape):
+    if x.dim() != 3 or A.dim() != 3 or routes.dim() not in (2, 3) or 0 in (*x.shape, *A.shape):
         raise ShapeError(
             "x must be (batch, pixels, channels), A (routes, channels, states) and routes "
             f"(routes, length), none empty, got {tuple(x.shape)}, {tuple(A.shape)} and "
@@ -97,7 +99,7 @@ def _check(
     for name, tensor, shape in (
         ("steps", steps, (batch, count, pixels, channels)),
         ("projected", projected, (batch, pixels, count, 2 * states)),
-        ("routes", routes, (count, routes.shape[1])),
+        ("routes", routes, ((batch,) if routes.dim() == 3 else ()) + (count, routes.shape[-1])),
         ("dt_bias", dt_bias, (count, channels)),
         ("A", A, (count, channels, states)),
         ("D", D, (count, channels)),
