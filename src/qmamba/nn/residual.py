@@ -52,15 +52,21 @@ class ResidualGroup(nn.Module):
         dim: channels.
         blocks: the blocks of the group in order.
         convolution: a kind of :func:`group_convolution`.
+        name: what the state dict calls the blocks.
 
-    Source: ``ResidualGroup`` of MambaIR.
+    Source: ``ResidualGroup`` of MambaIR, ``ASSB`` of MambaIRv2.
     """
 
     def __init__(
-        self, dim: int, blocks: Iterable[nn.Module], *, convolution: str = "1conv"
+        self,
+        dim: int,
+        blocks: Iterable[nn.Module],
+        *,
+        convolution: str = "1conv",
+        name: str = "blocks",
     ) -> None:
         super().__init__()
-        self.residual_group = nn.Sequential(OrderedDict(blocks=nn.Sequential(*blocks)))
+        self.residual_group = nn.Sequential(OrderedDict({name: nn.Sequential(*blocks)}))
         self.conv = group_convolution(dim, convolution)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def infer_mambair_config(state: Mapping[str, Tensor]) -> MambaIRConfig:
         channels = size_of(state, "conv_first.weight", 1)
         dim = size_of(state, "conv_first.weight", 0)
         cab, attention = _channel_attention_block(state, dim)
-        task, scale = _task_and_scale(state, channels)
+        task, scale = task_and_scale(state, channels)
         return MambaIRConfig(
             task=task,
             scale=scale,
@@ -144,7 +144,12 @@ def _channel_attention_block(state: Mapping[str, Tensor], dim: int) -> tuple[str
     )
 
 
-def _task_and_scale(state: Mapping[str, Tensor], channels: int) -> tuple[str, int]:
+def task_and_scale(state: Mapping[str, Tensor], channels: int) -> tuple[str, int]:
+    """What the last layers are for, and by which factor they enlarge.
+
+    Raises:
+        ConfigError: they belong to no task.
+    """
     roots = {key.split(".")[0] for key in state}
     layers = tuple(name for name in _ENLARGING if name in roots)
     if layers == ("conv_last",):
