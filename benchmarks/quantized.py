@@ -31,8 +31,8 @@ from measure import take_turns, write
 
 from qmamba.checkpoints import load, save_model
 from qmamba.checkpoints.packed_file import save_quantized
-from qmamba.inference.prepare import Precision, inference_network
-from qmamba.models import Model, ModelMetadata, create_model
+from qmamba.inference import Precision, prepare
+from qmamba.models import ModelMetadata, Network, create_model
 from qmamba.ops import scan_routes
 from qmamba.ops.native.prepared_scan import PackedScan
 from qmamba.ops.quantized.operands import Constant, GridRule
@@ -74,7 +74,7 @@ def written(name: str, folder: Path) -> Files:
     return files
 
 
-def simulated(name: str, bits: int) -> Model:
+def simulated(name: str, bits: int) -> Network:
     """A network that computes in float32 on rounded weights and activations, as in training."""
     torch.manual_seed(0)
     model = create_model(name).eval()
@@ -86,10 +86,10 @@ def simulated(name: str, bits: int) -> Model:
 def prepared(path: Path, precision: Precision, side: int) -> Callable[[], object]:
     """A run of the network of a file on one image."""
     model = load(path)
-    return partial(inference_network(model, precision), image(model, side))
+    return partial(prepare(model, precision), image(model, side))
 
 
-def image(model: Model, side: int) -> torch.Tensor:
+def image(model: Network, side: int) -> torch.Tensor:
     return torch.rand(1, int(getattr(model.config, "channels", 3)), side, side)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from qmamba.datasets.restoration_sets import RestorationSet, find_restoration_set
+from qmamba.datasets.clean.test_sets import RestorationSet, find_restoration_set
 from qmamba.errors import ConfigError, ShapeError
 from qmamba.evaluation.restoration.benchmark import benchmark_pair, evaluate_set
 from qmamba.evaluation.restoration.cost import network_cost

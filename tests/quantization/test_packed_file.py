@@ -316,7 +316,7 @@ def test_published_networks_are_as_small_as_their_codes(
 ) -> None:
     for bits, expected in sizes.items():
         config = QuantConfig(weight_bits=bits, activation_bits=bits)
-        parts = packed_bytes(model_config(name), config, rest=rest)  # type: ignore[arg-type]
+        parts = packed_bytes(model_config(name), config, rest=rest)
         assert sum(parts.values()) / 1024 + 2 == pytest.approx(expected, rel=0.03)
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from qmamba.checkpoints import load
-from qmamba.datasets.restoration import CleanImage, find_clean_images
+from qmamba.datasets.clean.images import CleanImage, find_clean_images
 from qmamba.errors import ConfigError, DataError
 from qmamba.models import MambaIR, create_model
 from qmamba.quantization import quantizers

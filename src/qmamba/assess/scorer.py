@@ -15,14 +15,14 @@ from torch import Tensor
 
 from qmamba.assess.policies import CropsPolicy, Policy, parse_policy, policy_from_metadata
 from qmamba.assess.score import Score, pool_views
-from qmamba.assess.views import ImageInput, ImageViews, cut_views, prepare
+from qmamba.assess.views import ImageInput, ImageViews, cut_views, read_views
 from qmamba.checkpoints import load, load_tuned, load_tuned_model
 from qmamba.errors import CheckpointError, ConfigError, ImageError, QMambaError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, normalize
-from qmamba.inference.prepare import Precision, inference_network
-from qmamba.models import Model, ModelMetadata, QMamba, ScoreScale, TimmBackbone
+from qmamba.inference import Precision, prepare
+from qmamba.models import ModelMetadata, Network, ScoreScale, architecture_of
 
-DEFAULT_WEIGHTS = "qmamba-nano-biq2021"
+DEFAULT_WEIGHTS = "qmamba-mini-biq2021"
 """The weights that come with the package and are taken where none are named."""
 
 PIXELS_PER_CALL = 4_194_304
@@ -80,7 +80,7 @@ class Scorer:
 
     def __init__(
         self,
-        model: Model,
+        model: Network,
         metadata: ModelMetadata | None = None,
         *,
         policy: Policy | str | None = None,
@@ -92,7 +92,7 @@ class Scorer:
         if tuned is not None:
             model = load_tuned(model, tuned)
         metadata = metadata or model.metadata
-        if not isinstance(model, QMamba | TimmBackbone):
+        if not architecture_of(model).rates:
             raise CheckpointError(
                 f"{_named(metadata)} is a {type(model).__name__} network, which gives no score; "
                 "give weights of a quality model."
@@ -102,9 +102,9 @@ class Scorer:
                 f"{_named(metadata)} has no score scale, so its output is no quality score; train "
                 "it on rated images or give weights that were."
             )
-        if model.config.num_outputs != 1:
+        if model.config.outputs != 1:
             raise CheckpointError(
-                f"{_named(metadata)} has {model.config.num_outputs} outputs and a quality model "
+                f"{_named(metadata)} has {model.config.outputs} outputs and a quality model "
                 "has one; give weights that were trained to score."
             )
         own = CropsPolicy() if metadata.policy is None else policy_from_metadata(metadata.policy)
@@ -115,7 +115,7 @@ class Scorer:
         self.model = model.eval()
         self.precision: Precision = precision
         """How the network computes."""
-        self._network = inference_network(self.model, precision)
+        self._network = prepare(self.model, precision)
         self.metadata = metadata
         self.scale: ScoreScale = metadata.score
         """The range and direction of the scores."""
@@ -155,7 +155,7 @@ class Scorer:
                 file does not belong to them.
             ConfigError: the device or an option is not available.
         """
-        model: Model
+        model: Network
         if tuned is None:
             source = DEFAULT_WEIGHTS if name_or_path is None else name_or_path
             model = load(source, device=device, revision=revision)
@@ -182,7 +182,7 @@ class Scorer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._network = inference_network(self.model, self.precision)
+        self._network = prepare(self.model, self.precision)
 
     @overload
     def __call__(self, images: ImageInput) -> Score: ...  # type: ignore[overload-overlap]
@@ -255,7 +255,7 @@ class Scorer:
 
     def prepare(self, image: ImageInput) -> ImageViews:
         """Decode one image and take the policy's views; safe to call from many threads."""
-        return prepare(image, self.policy, max_pixels=self.max_pixels)
+        return read_views(image, self.policy, max_pixels=self.max_pixels)
 
     def score_prepared(
         self, images: Iterable[ImageViews | QMambaError]

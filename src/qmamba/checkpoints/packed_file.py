@@ -23,22 +23,23 @@ import torch
 from torch import Tensor, nn
 
 from qmamba.checkpoints.bit_packing import pack, packed_size, unpack
-from qmamba.checkpoints.loading import METADATA_KEY, PACKED_KEY
 from qmamba.checkpoints.packed_structure import excluded_parts, frozen_structure
-from qmamba.checkpoints.safetensors_file import read_tensors
+from qmamba.checkpoints.safetensors_file import METADATA_KEY, header_of, read_tensors
 from qmamba.checkpoints.sources import WeightsFile, read_weights
 from qmamba.errors import CheckpointError, ConfigError, ShapeError
 from qmamba.files import atomic_write
 from qmamba.models import metadata as descriptions
-from qmamba.models.mambair.config import MambaIRConfig
+from qmamba.models.fields import NetworkConfig
 from qmamba.models.metadata import LoadReport, ModelMetadata, shortened
-from qmamba.models.qmamba.config import QMambaConfig
-from qmamba.models.registry import CONFIGS, Model
+from qmamba.models.network import Network
+from qmamba.models.registry import ARCHITECTURES
 from qmamba.quantization.config import QuantConfig
 from qmamba.quantization.layers import FrozenTensor
 from qmamba.quantization.prepare import quantize_
 from qmamba.quantization.quantizers import Quantizer
 
+PACKED_KEY = "quantization"
+"""Key of the safetensors metadata that only packed files have."""
 FORMAT = 1
 """Version of the layout of a packed file."""
 REST_DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
@@ -105,7 +106,7 @@ class _Layout:
 
 @torch.no_grad()
 def save_quantized(
-    model: Model,
+    model: Network,
     path: str | Path,
     metadata: ModelMetadata | None = None,
     *,
@@ -182,12 +183,12 @@ def save_quantized(
 
 def load_quantized(
     source: str | Path, *, device: torch.device | str = "cpu", revision: str | None = None
-) -> Model:
-    """The model of a packed file, in evaluation mode and ready to run.
+) -> Network:
+    """The model of a packed file, in evaluation mode.
 
-    What is quantized stays in codes of at most 8 bits; on the CPU with the C++ kernel the layers
-    compute on them (:mod:`qmamba.inference.quantized`), elsewhere each layer turns its own codes
-    into values while it runs.
+    What is quantized stays in codes of at most 8 bits; each layer turns its own codes into values
+    while it runs. :func:`qmamba.inference.prepare` makes of it a network that computes on the
+    codes.
 
     Args:
         source: a path, embedded name or hub id as for :func:`qmamba.checkpoints.load`.
@@ -204,7 +205,7 @@ def load_quantized(
 
 
 def packed_bytes(
-    config: QMambaConfig | MambaIRConfig, quantization: QuantConfig, *, rest: str = "fp16"
+    config: NetworkConfig, quantization: QuantConfig, *, rest: str = "fp16"
 ) -> dict[str, int]:
     """Bytes that the three tensors of a network would have in a packed file.
 
@@ -225,10 +226,8 @@ def packed_parts(path: str | Path) -> dict[str, int]:
     return {name: tensors[name].nbytes for name in _TENSORS if name in tensors}
 
 
-def load_packed(file: WeightsFile, device: torch.device | str = "cpu") -> Model:
+def load_packed(file: WeightsFile, device: torch.device | str = "cpu") -> Network:
     """The model of a packed file that has been read; see :func:`load_quantized`."""
-    from qmamba.inference.quantized import deploy_
-
     tensors, header = _read(file)
     try:
         config, metadata, description = _described(header, len(file.content))
@@ -247,11 +246,18 @@ def load_packed(file: WeightsFile, device: torch.device | str = "cpu") -> Model:
     digest = hashlib.sha256(file.content).hexdigest()
     model.metadata = dataclasses.replace(metadata, sha256=digest, source=file.source)
     model.load_report = LoadReport(file.source, "packed")
-    model.eval().requires_grad_(False).to(device)
-    return deploy_(model)
+    return model.eval().requires_grad_(False).to(device)
 
 
-def _converted(model: Model) -> Model:
+def is_packed(file: WeightsFile) -> bool:
+    """Whether a weights file is a packed one; False for what is no weights file."""
+    try:
+        return PACKED_KEY in header_of(file.content)["__metadata__"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return False
+
+
+def _converted(model: Network) -> Network:
     if any(isinstance(module, FrozenTensor) for module in model.modules()):
         return model
     return quantize_(copy.deepcopy(model).cpu(), QuantConfig(step="convert"))
@@ -297,13 +303,13 @@ def _read(file: WeightsFile) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _described(
     texts: Mapping[str, str], size: int
-) -> tuple[QMambaConfig | MambaIRConfig, ModelMetadata, dict[str, Any]]:
+) -> tuple[NetworkConfig, ModelMetadata, dict[str, Any]]:
     fields, metadata = descriptions.decode(texts[METADATA_KEY])
-    kind = CONFIGS.get(metadata.architecture)
-    if kind is not QMambaConfig and kind is not MambaIRConfig:
+    architecture = ARCHITECTURES.get(metadata.architecture)
+    if architecture is None or not architecture.quantizable:
         raise ConfigError(f"the architecture {metadata.architecture[:40]!r} cannot be packed.")
-    config = kind.from_dict(fields)
-    if sum(config.depths) * _BYTES_PER_BLOCK > size:
+    config = architecture.config.from_dict(fields)
+    if config.blocks * _BYTES_PER_BLOCK > size:
         raise ConfigError(f"the config promises more blocks than {size} bytes can hold.")
     try:
         description = json.loads(texts[PACKED_KEY])

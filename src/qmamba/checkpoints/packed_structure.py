@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from qmamba.models.registry import Config, Model, build_model
+from qmamba.models.fields import NetworkConfig
+from qmamba.models.network import Network
+from qmamba.models.registry import build_model
 from qmamba.quantization.config import QuantConfig
 from qmamba.quantization.layers import FrozenTensor, QuantizedConv2d, QuantizedLinear
 from qmamba.quantization.placement import replace_layers
@@ -31,7 +33,9 @@ def constants(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
             yield module, "weight"
 
 
-def frozen_structure(config: Config, quantization: QuantConfig, excluded: list[str]) -> Model:
+def frozen_structure(
+    config: NetworkConfig, quantization: QuantConfig, excluded: list[str]
+) -> Network:
     """A converted model on the meta device, its codes without values.
 
     Args:
@@ -51,7 +55,7 @@ def frozen_structure(config: Config, quantization: QuantConfig, excluded: list[s
             quantizer = getattr(module, f"{name}_quantizer")
             if quantizer is not None:
                 _freeze(module, name, quantizer)
-    model.quantization = quantization  # type: ignore[assignment]
+    model.quantization = quantization
     return model
 
 
@@ -66,7 +70,7 @@ def _freeze(module: nn.Module, name: str, quantizer: Quantizer) -> None:
     module.register_parameter(name, None)
 
 
-def excluded_parts(model: nn.Module, config: Config, quantization: QuantConfig) -> list[str]:
+def excluded_parts(model: nn.Module, config: NetworkConfig, quantization: QuantConfig) -> list[str]:
     """Parts that the configuration would quantize and that are not quantized in a model.
 
     Args:

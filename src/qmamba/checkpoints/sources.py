@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qmamba.errors import CheckpointError
 from qmamba.models.names import unknown_name
-from qmamba.models.registry import MODELS
+from qmamba.models.registry import named_configs
 
 HUB_FILE = "model.safetensors"
 """The file that is taken from a hub repository when the id names none."""
@@ -45,7 +45,8 @@ def read_weights(source: str | Path, revision: str | None = None) -> WeightsFile
     """Find and read a weights file.
 
     Args:
-        source: name of embedded weights (:func:`list_weights`); or a path; or a hub id
+        source: name of embedded weights (:func:`list_weights`), or of a model of which only one
+            set of weights is embedded, for example ``qmamba-nano``; or a path; or a hub id
             ``owner/name``, which means its ``model.safetensors``, or ``owner/name/file``. What lies
             in an existing folder ``owner`` is a path.
         revision: branch, tag or commit of a hub repository.
@@ -58,9 +59,9 @@ def read_weights(source: str | Path, revision: str | None = None) -> WeightsFile
         raise CheckpointError(
             "The name of the weights is empty or '.'; give a file, an embedded name or a hub id."
         )
-    if isinstance(source, str) and source in list_weights():
-        entry = resources.files("qmamba") / "weights" / (source + _SUFFIX)
-        return WeightsFile(entry.read_bytes(), source, source)
+    if isinstance(source, str) and (name := _embedded(source)) is not None:
+        entry = resources.files("qmamba") / "weights" / (name + _SUFFIX)
+        return WeightsFile(entry.read_bytes(), source, name)
     try:
         path = _local_path(source, revision)
         if not path.is_file():
@@ -73,6 +74,17 @@ def read_weights(source: str | Path, revision: str | None = None) -> WeightsFile
         raise
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"The weights file {source} cannot be read: {error}.") from error
+
+
+def _embedded(source: str) -> str | None:
+    """The embedded weights that a name stands for: their own, or that of their model."""
+    weights = list_weights()
+    if source in weights:
+        return source
+    of_model = [
+        name for name in weights if source in named_configs() and name.startswith(f"{source}-")
+    ]
+    return of_model[0] if len(of_model) == 1 else None
 
 
 def _local_path(source: str | Path, revision: str | None) -> Path:
@@ -95,7 +107,7 @@ def _has_file_suffix(name: str) -> bool:
 
 
 def _unknown(source: str) -> str:
-    if source in MODELS:
+    if source in named_configs():
         return (
             f"There are no weights named {source!r}, only an architecture: use create_model for "
             f"fresh weights, or give a file, a hub id or one of {', '.join(list_weights()) or '-'}."

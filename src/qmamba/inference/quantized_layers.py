@@ -33,14 +33,14 @@ from qmamba.quantization.quantizers.static import OfficialStatic
 Layer: TypeAlias = Callable[[Tensor], Tensor]
 
 
-class NotDeployable(Exception):
+class NotPreparable(Exception):
     """A layer is quantized in a way, or not at all, that the kernel does not compute."""
 
 
 def constant(frozen: nn.Module | None) -> Constant:
     """A frozen constant as the kernel reads it."""
     if not isinstance(frozen, FrozenTensor) or frozen.codes.dtype != torch.int8:
-        raise NotDeployable
+        raise NotPreparable
     bounds = [bound for bound in (frozen.lowest, frozen.highest) if bound is not None]
     numbers = [float(cast(Tensor, n)) for n in (frozen.scale, frozen.offset, *bounds)]
     return Constant(frozen.codes.contiguous(), *numbers)
@@ -49,7 +49,7 @@ def constant(frozen: nn.Module | None) -> Constant:
 def grid_rule(quantizer: Quantizer | None) -> GridRule:
     """Where the grid of an activation comes from."""
     if isinstance(quantizer, OfficialDLS | OfficialStatic | RFA | None):
-        raise NotDeployable
+        raise NotPreparable
     first, last = quantizer.low, quantizer.high
     if isinstance(quantizer, DLS) and quantizer.statistics != "frozen":
         weights = torch.cat([quantizer.step_weights, quantizer.offset_weights]).detach().float()
@@ -58,7 +58,7 @@ def grid_rule(quantizer: Quantizer | None) -> GridRule:
     if not isinstance(quantizer, DLS | LearnedStep) or (
         isinstance(quantizer, DoReFa) and quantizer.operand.role == "weight"
     ):
-        raise NotDeployable
+        raise NotPreparable
     grid = quantizer.grid(torch.zeros(1, 1))
     numbers = (grid.scale, grid.offset, *(grid.clamp or ()))
     fixed = tuple(float(number) for number in numbers)
@@ -69,7 +69,7 @@ def static_rule(quantizer: Quantizer | None) -> GridRule:
     """The same, for places where the grid must be fixed."""
     rule = grid_rule(quantizer)
     if rule.grid is None:
-        raise NotDeployable
+        raise NotPreparable
     return rule
 
 
@@ -178,7 +178,7 @@ class Linear:
 def linear(layer: nn.Module, buffers: Buffers, norm: nn.LayerNorm | None = None) -> Linear:
     """From a linear layer or a convolution of single pixels."""
     if not isinstance(layer, QuantizedLinear | QuantizedConv2d):
-        raise NotDeployable
+        raise NotPreparable
     weight = constant(layer.frozen_weight)
     weight = weight.arranged(weight.codes.flatten(1))
     return Linear(weight, layer.bias, grid_rule(layer.input_quantizer), norm, buffers)
@@ -202,7 +202,7 @@ class SquareConvolution:
             or layer.dilation != (1, 1)
             or side != 3
         ):
-            raise NotDeployable
+            raise NotPreparable
         weight = constant(layer.frozen_weight)
         self._rule = static_rule(layer.input_quantizer)
         self._given = _GivenGrid(self._rule)
@@ -243,7 +243,7 @@ class SquareConvolution:
 def depthwise(layer: nn.Module, activation: str | None = None) -> DepthwiseConvolution:
     """From a depthwise convolution that keeps the size of the map, and the activation after it."""
     if not isinstance(layer, QuantizedConv2d):
-        raise NotDeployable
+        raise NotPreparable
     side, dilation = layer.kernel_size[0], layer.dilation[0]
     if (
         layer.groups != layer.in_channels
@@ -255,7 +255,7 @@ def depthwise(layer: nn.Module, activation: str | None = None) -> DepthwiseConvo
         or layer.dilation != (dilation, dilation)
         or layer.padding != (side // 2 * dilation,) * 2
     ):
-        raise NotDeployable
+        raise NotPreparable
     rule = static_rule(layer.input_quantizer)
     weight = constant(layer.frozen_weight)
     return DepthwiseConvolution(weight, layer.bias, rule, dilation=dilation, activation=activation)
@@ -292,7 +292,7 @@ class Chain:
             elif isinstance(module, nn.LayerNorm | nn.GELU | nn.LeakyReLU):
                 self._layers.append(module)
             else:
-                raise NotDeployable
+                raise NotPreparable
 
     def __call__(self, x: Tensor) -> Tensor:
         """``(batch, height, width, channels)`` to the same layout."""

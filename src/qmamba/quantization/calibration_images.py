@@ -9,14 +9,14 @@ from torch import Tensor
 
 from qmamba.errors import DataError, ImageError
 from qmamba.images import IMAGE_SUFFIXES, normalize, random_crops, read_image, to_tensor
+from qmamba.models.network import Network
 from qmamba.models.qmamba.network import QMamba
-from qmamba.models.registry import Model
 
 _LUMA = (0.299, 0.587, 0.114)
 
 
 def calibration_inputs(
-    model: Model,
+    model: Network,
     folder: Path | None = None,
     *,
     count: int = 16,

@@ -12,17 +12,17 @@ from typing import BinaryIO, Literal, TypeAlias, get_args
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
+from qmamba.checkpoints import load
 from qmamba.errors import CheckpointError, ConfigError, ImageError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, ImageLayers, layers_of, read_layers
-from qmamba.inference.prepare import Precision
-from qmamba.models import MambaIRConfig, ModelMetadata
+from qmamba.inference import Precision, prepare
+from qmamba.models import MambaIRConfig, ModelMetadata, Network
 from qmamba.restore import memory
 from qmamba.restore.adaptive_tiles import Progress, Watch, restore_tiles
 from qmamba.restore.catalog import Wish, check_wish, find_weights, purpose_of, task_of
 from qmamba.restore.degradations import Degradation, RestorationTask
-from qmamba.restore.network import load_network, runner
 from qmamba.restore.planes import Alpha, PlaneNetwork
 from qmamba.restore.restored import RestoredImage
 from qmamba.restore.tiles import MIN_TILE, RestoreTile, TilePlan, plan_tiles
@@ -72,7 +72,7 @@ class Restorer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Network,
         metadata: ModelMetadata | None = None,
         *,
         tile: Tile = "auto",
@@ -114,7 +114,7 @@ class Restorer:
         self.max_pixels = max_pixels
         self.memory_budget = memory_budget
         self._planes = PlaneNetwork(
-            runner(model, precision),
+            prepare(model, precision),
             channels=config.channels,
             scale=config.scale,
             device=self.device,
@@ -163,7 +163,7 @@ class Restorer:
         wish = Wish(task, scale, sigma, quality)
         named = name_or_path is not None
         source = name_or_path if name_or_path is not None else find_weights(wish)
-        model = load_network(source, device=device, revision=revision)
+        model = load(source, device=device, revision=revision).requires_grad_(False)
         restorer = cls(
             model,
             tile=tile,
