@@ -12,12 +12,15 @@ from qmamba.errors import ConfigError
 from qmamba.models.architecture import Architecture
 from qmamba.models.fields import NetworkConfig
 from qmamba.models.mambair.architecture import MAMBAIR
+from qmamba.models.mambairv2.architecture import MAMBAIRV2
 from qmamba.models.names import unknown_name
 from qmamba.models.network import Network
 from qmamba.models.qmamba.architecture import QMAMBA
 from qmamba.models.timm.architecture import TIMM
 
-ARCHITECTURES: dict[str, Architecture] = {record.name: record for record in (QMAMBA, MAMBAIR, TIMM)}
+ARCHITECTURES: dict[str, Architecture] = {
+    record.name: record for record in (QMAMBA, MAMBAIR, MAMBAIRV2, TIMM)
+}
 """Every family of networks, by the name that weights files have for it."""
 
 

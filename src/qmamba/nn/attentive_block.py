@@ -32,6 +32,13 @@ class ConvolutionalMlp(nn.Module):
         self.dwconv = nn.Sequential(OrderedDict(depthwise_conv=convolution))
         self.fc2 = linear(hidden, dim)
 
+    @property
+    def convolution(self) -> nn.Conv2d:
+        """The depthwise convolution."""
+        layer = self.dwconv.get_submodule("depthwise_conv.0")
+        assert isinstance(layer, nn.Conv2d)
+        return layer
+
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, height, width, dim)`` to the same shape."""
         x = F.gelu(self.fc1(x))

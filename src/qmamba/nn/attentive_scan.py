@@ -15,7 +15,7 @@ ROUTINGS = ("sampled", "argmax")
 """How :class:`AttentiveScan` chooses the class of a pixel outside training."""
 
 # Classes are chosen for so many pixels at once, which bounds the memory of their probabilities.
-_PIXELS_AT_ONCE = 16384
+_PIXELS_AT_ONCE = 4096
 
 
 class AttentiveScan(nn.Module):
@@ -112,20 +112,33 @@ class AttentiveScan(nn.Module):
     @torch.no_grad()
     def classes(self, pixels: Tensor) -> Tensor:
         """The class of each pixel in evaluation; from ``(batch, pixels, dim)``."""
-        count = self.embeddingB.num_embeddings
-        chosen = []
-        for first in range(0, pixels.shape[1], _PIXELS_AT_ONCE):
-            part = pixels[:, first : first + _PIXELS_AT_ONCE]
-            scores = self.route(part).float()
-            if self.routing == "sampled":
-                scores = scores + gumbel_noise(
-                    first, part.shape[1], count, self.seed, pixels.device
-                )
-            chosen.append(scores.argmax(-1))
-        return torch.cat(chosen, dim=1)
+        return chosen_classes(self.route, pixels, self.routing, self.seed)
 
     def extra_repr(self) -> str:
         return f"routing={self.routing!r}, seed={self.seed}"
+
+
+def chosen_classes(router: nn.Module, pixels: Tensor, routing: str, seed: int) -> Tensor:
+    """The class of each pixel.
+
+    Args:
+        router: ``(..., dim)`` to the logarithms of the probabilities ``(..., classes)``.
+        pixels: ``(batch, pixels, dim)``.
+        routing: one of :data:`ROUTINGS`.
+        seed: of the fixed sequence of ``sampled``.
+
+    Returns:
+        int64 ``(batch, pixels)``.
+    """
+    chosen = []
+    for first in range(0, pixels.shape[1], _PIXELS_AT_ONCE):
+        part = pixels[:, first : first + _PIXELS_AT_ONCE]
+        scores: Tensor = router(part).float()
+        if routing == "sampled":
+            count, classes = scores.shape[1:]
+            scores = scores + gumbel_noise(first, count, classes, seed, pixels.device)
+        chosen.append(scores.argmax(-1))
+    return torch.cat(chosen, dim=1)
 
 
 def along_route(prompts: Tensor, route: Tensor) -> Tensor:

@@ -69,6 +69,13 @@ class ResidualGroup(nn.Module):
         self.residual_group = nn.Sequential(OrderedDict({name: nn.Sequential(*blocks)}))
         self.conv = group_convolution(dim, convolution)
 
+    @property
+    def blocks(self) -> nn.Sequential:
+        """The blocks, whatever the state dict calls them."""
+        (blocks,) = self.residual_group.children()
+        assert isinstance(blocks, nn.Sequential)
+        return blocks
+
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv(self.residual_group(x))
 

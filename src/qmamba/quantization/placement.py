@@ -31,7 +31,7 @@ from qmamba.nn import (
 )
 from qmamba.quantization.config import QuantConfig
 from qmamba.quantization.layers import QuantizedConv2d, QuantizedLinear
-from qmamba.quantization.ss2d import QuantizedScan, QuantizedSS2D
+from qmamba.quantization.ss2d import QuantizedSelectiveScan, QuantizedSS2D
 
 # What the official placement gives the dynamic quantizer besides the operands of the scan.
 _AFTER_A_SCAN = ".assm.out_proj"
@@ -90,7 +90,7 @@ def replace_layers(model: nn.Module, config: QuantConfig, filter_fn: Filter | No
         ConfigError: the model has been prepared before, or none of its layers is to be quantized.
     """
     modules = dict(model.named_modules())
-    kinds = (QuantizedScan, QuantizedLinear, QuantizedConv2d)
+    kinds = (QuantizedSelectiveScan, QuantizedLinear, QuantizedConv2d)
     if any(isinstance(module, kinds) for module in modules.values()):
         raise ConfigError("The model is quantized already; start from the full-precision one.")
 
@@ -114,7 +114,7 @@ def _quantized(
     if isinstance(module, SS2D):
         return QuantizedSS2D(module, config, name, selected)
     if isinstance(module, SelectiveScan):
-        return QuantizedScan(module, config, name, selected)
+        return QuantizedSelectiveScan(module, config, name, selected)
     dynamic = name.endswith(_AFTER_A_SCAN)
     quantizers = config.weight_quantizer(name), config.activation_quantizer(name, dynamic=dynamic)
     if isinstance(module, nn.Conv2d):

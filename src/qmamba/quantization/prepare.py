@@ -13,7 +13,7 @@ from qmamba.quantization.config import QuantConfig
 from qmamba.quantization.layers import QuantizedConv2d, QuantizedLinear
 from qmamba.quantization.placement import Filter, replace_layers
 from qmamba.quantization.quantizers import Quantizer
-from qmamba.quantization.ss2d import QuantizedScan
+from qmamba.quantization.ss2d import QuantizedSelectiveScan
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
@@ -113,7 +113,7 @@ def calibrate(model: AnyModel, batches: Iterable[Tensor]) -> AnyModel:
 def _start_constants(model: nn.Module) -> None:
     """Start the quantizers of weights and of the scan's constants."""
     for layer in _quantized_layers(model):
-        if isinstance(layer, QuantizedScan):
+        if isinstance(layer, QuantizedSelectiveScan):
             layer.start_constants()
         elif layer.weight_quantizer is not None:
             layer.weight_quantizer(layer.weight)
@@ -130,7 +130,7 @@ def _convert(model: nn.Module) -> None:
 
 def _quantized_layers(
     model: nn.Module,
-) -> Iterator[QuantizedScan | QuantizedLinear | QuantizedConv2d]:
+) -> Iterator[QuantizedSelectiveScan | QuantizedLinear | QuantizedConv2d]:
     for module in list(model.modules()):
-        if isinstance(module, QuantizedScan | QuantizedLinear | QuantizedConv2d):
+        if isinstance(module, QuantizedSelectiveScan | QuantizedLinear | QuantizedConv2d):
             yield module

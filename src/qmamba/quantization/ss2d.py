@@ -27,7 +27,7 @@ SCAN_CONSTANTS = ("A_logs", "Ds", "dt_projs_bias")
 """Parameters that are operands of the scan."""
 
 
-class QuantizedScan(SelectiveScan):
+class QuantizedSelectiveScan(SelectiveScan):
     """:class:`~qmamba.nn.SelectiveScan` with quantized projections and operands.
 
     The parameters are those of the given layer, under the same names; quantizers stand beside them
@@ -146,13 +146,13 @@ class QuantizedScan(SelectiveScan):
         return -torch.exp(value) if name == "A_logs" else value
 
 
-class QuantizedSS2D(QuantizedScan, SS2D):
+class QuantizedSS2D(QuantizedSelectiveScan, SS2D):
     """:class:`~qmamba.nn.SS2D` with quantized layers, projections and scan.
 
-    As :class:`QuantizedScan`; the norm and the gates stay in full precision, too.
+    As :class:`QuantizedSelectiveScan`; the norm and the gates stay in full precision, too.
 
     Args:
-        layer, config, name, selected: as for :class:`QuantizedScan`.
+        layer, config, name, selected: as for :class:`QuantizedSelectiveScan`.
     """
 
     def __init__(

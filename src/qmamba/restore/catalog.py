@@ -8,7 +8,7 @@ from numbers import Integral, Real
 
 from qmamba.checkpoints import describe, list_weights
 from qmamba.errors import CheckpointError, ConfigError
-from qmamba.models import MambaIRConfig, ModelMetadata
+from qmamba.models import RestorationConfig, ModelMetadata
 from qmamba.restore.degradations import Degradation, RestorationTask
 
 DEFAULT_TASK: RestorationTask = "sr"
@@ -83,14 +83,14 @@ def purpose_of(metadata: ModelMetadata | None) -> Degradation | None:
         return None
 
 
-def task_of(config: MambaIRConfig) -> RestorationTask:
+def task_of(config: RestorationConfig) -> RestorationTask:
     """The task that a network is built for."""
     if config.task.startswith("sr"):
         return "sr"
     return "jpeg" if config.task == "jpeg" else "denoise"
 
 
-def check_wish(wish: Wish, config: MambaIRConfig, metadata: ModelMetadata | None) -> None:
+def check_wish(wish: Wish, config: RestorationConfig, metadata: ModelMetadata | None) -> None:
     """Compare a wish with the model that was named beside it.
 
     Raises:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmamba.errors import ShapeError
-from qmamba.models.mambair.config import MambaIRConfig
+from qmamba.models.mambair.config import MambaIRConfig, RestorationConfig
 from qmamba.models.network import Network
 from qmamba.nn import (
     SS2D,
@@ -39,7 +39,7 @@ class MambaIR(Network):
     Source: MambaIR paper (Guo et al., 2024) and its official code; restoration as in SwinIR.
     """
 
-    config: MambaIRConfig
+    config: RestorationConfig
 
     # The task decides which of these there are.
     conv_before_upsample: nn.Module
@@ -49,7 +49,7 @@ class MambaIR(Network):
     conv_hr: nn.Module
     conv_last: nn.Module
 
-    def __init__(self, config: MambaIRConfig | None = None) -> None:
+    def __init__(self, config: RestorationConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or MambaIRConfig()
         dim = config.dim
@@ -64,6 +64,7 @@ class MambaIR(Network):
     def _groups(self) -> Iterator[ResidualGroup]:
         """The residual groups in their order."""
         config = self.config
+        assert isinstance(config, MambaIRConfig)
         rates = iter(torch.linspace(0, config.drop_path, sum(config.depths), device="cpu").tolist())
         for depth in config.depths:
             blocks = [_block(config, next(rates)) for _ in range(depth)]
@@ -156,7 +157,7 @@ def _block(config: MambaIRConfig, drop_path: float) -> ScaledSkipBlock:
     )
 
 
-def _reconstruction(config: MambaIRConfig) -> Iterator[tuple[str, nn.Module]]:
+def _reconstruction(config: RestorationConfig) -> Iterator[tuple[str, nn.Module]]:
     """The last layers by name, on channel-first maps as pixel shuffle needs them."""
     if config.task == "sr-light":
         yield "upsample", pixel_shuffle(config.dim, config.channels, config.scale)

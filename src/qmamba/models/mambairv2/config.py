@@ -12,14 +12,13 @@ from qmamba.models.fields import (
     MAX_RATIO,
     MAX_STATES,
     MAX_WIDTH,
-    NetworkConfig,
     choice,
     length,
     number,
     whole,
     whole_numbers,
 )
-from qmamba.models.mambair.config import SCALES
+from qmamba.models.mambair.config import SCALES, RestorationConfig
 from qmamba.nn import FEED_FORWARDS, GROUP_CONVOLUTIONS, ROUTINGS
 
 _MAX_GROUPS = 64
@@ -29,7 +28,7 @@ _MAX_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class MambaIRv2Config(NetworkConfig):
+class MambaIRv2Config(RestorationConfig):
     """Everything that decides the shapes and the function of a
     :class:`~qmamba.models.mambairv2.network.MambaIRv2`.
 
@@ -111,6 +110,17 @@ class MambaIRv2Config(NetworkConfig):
     def inner_dim(self) -> int:
         """Channels that are scanned, and hidden channels of the feed-forward nets."""
         return int(self.expansion * self.dim)
+
+    @property
+    def widest(self) -> int:
+        projected = self.dt_rank + 2 * self.state_size
+        return max(3 * self.dim, 2 * self.inner_dim, projected, self.classes)
+
+    @property
+    def held(self) -> int:
+        projected = self.dt_rank + 2 * self.state_size
+        attention, scan = 12 * self.dim, 4 * self.inner_dim + projected + 2 * self.state_size
+        return 3 * self.dim + max(attention, scan)
 
     @property
     def dt_rank(self) -> int:

@@ -22,10 +22,10 @@ class MambaIRv2(MambaIR):
     Source: MambaIRv2 paper (Guo et al., CVPR 2025) and its official code.
     """
 
-    config: MambaIRv2Config  # type: ignore[assignment]
+    config: MambaIRv2Config
 
     def __init__(self, config: MambaIRv2Config | None = None) -> None:
-        super().__init__(config or MambaIRv2Config())  # type: ignore[arg-type]
+        super().__init__(config or MambaIRv2Config())
 
     @property
     def multiple(self) -> int:

@@ -254,7 +254,7 @@ class QuantizedScan:
             x: float32 ``(batch, pixels, channels)``, contiguous; put on its grid in place.
             projected: float32 ``(batch, pixels, routes, rank + 2 * states)``, contiguous: low-rank
                 time steps, B and C; put on their grids in place.
-            routes: int32 ``(routes, steps)``, contiguous.
+            routes: int32 ``(routes, steps)``, or with a batch axis before; contiguous.
             grids: what :meth:`place` gave, if these operands are on their grids already.
             gate: the result is multiplied by SiLU of this; float32 ``(batch, pixels, channels)``,
                 which may be part of an array with longer rows.
@@ -273,7 +273,7 @@ class QuantizedScan:
             y=y.data_ptr(),
             batch=batch,
             pixels=pixels,
-            steps=routes.shape[1],
+            steps=routes.shape[-1],
             channels=channels,
             padded=round_up(channels),
             routes=self.routes,
@@ -283,6 +283,7 @@ class QuantizedScan:
             shared=1,
             merged=int(self._merge),
             softplus=1,
+            own_orders=int(routes.dim() == 3),
         )
         if self._norm is not None:
             scan.norm_weight, scan.norm_bias = (t.data_ptr() for t in self._norm)

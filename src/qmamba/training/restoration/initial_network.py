@@ -10,8 +10,7 @@ import torch
 
 from qmamba.checkpoints import load
 from qmamba.errors import ConfigError
-from qmamba.models import MambaIR, create_model, model_config
-from qmamba.models.mambair.config import MambaIRConfig
+from qmamba.models import MambaIR, RestorationConfig, create_model, model_config
 from qmamba.quantization import QUANTIZERS, FrozenTensor, QuantConfig, calibrate, quantize_
 from qmamba.restore.degradations import Degradation
 from qmamba.restore.degradations import RestorationTask as TaskName
@@ -81,7 +80,7 @@ def restoration_network(
             assert name is not None
             model = create_model(name, **config_overrides)
     if not isinstance(model, MambaIR):
-        raise ConfigError(f"{name or weights} restores no images; choose a mambair-* model.")
+        raise ConfigError(f"{name or weights} restores no images; choose a mambair-* or mambairv2-* model.")
     if any(isinstance(layer, FrozenTensor) for layer in model.modules()):
         raise ConfigError(f"{weights} is packed to a few bits; give full-precision weights.")
     if task is not None and task != task_of(model.config):
@@ -91,7 +90,7 @@ def restoration_network(
     return model
 
 
-def task_of(config: MambaIRConfig) -> str:
+def task_of(config: RestorationConfig) -> str:
     """``sr``, ``denoise`` or ``jpeg``."""
     return config.task.split("-")[0]
 
