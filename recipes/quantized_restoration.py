@@ -25,12 +25,12 @@ from qmamba.datasets.clean.test_sets import find_restoration_set
 from qmamba.evaluation.restoration.benchmark import evaluate_set
 from qmamba.files import atomic_write
 from qmamba.models import MambaIR
+from qmamba.quantization import quantization_of
 from qmamba.restore.degradations import Degradation
 from qmamba.training import TrainingOptions
 from qmamba.training.restoration.initial_network import (
     degradation_for,
     prepare_quantized,
-    quantization_of,
     restoration_network,
 )
 from qmamba.training.restoration.run import train_restoration

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,6 +15,7 @@ from qmamba.models.mambairv2.conversion import (
     is_mambairv2,
 )
 from qmamba.models.mambairv2.network import MambaIRv2
+from qmamba.nn import AttentiveBlock
 from qmamba.nn.attentive_scan import gumbel_noise
 from tests.models import mambairv2_oracle
 
@@ -121,7 +120,7 @@ def test_the_noise_is_gumbel_and_knows_its_place() -> None:
 
 def test_classes_are_drawn_with_the_probabilities_of_the_router() -> None:
     model = network(MICRO)
-    block = model.layers[0].residual_group.layers[0]
+    block = next(m for m in model.modules() if isinstance(m, AttentiveBlock))
     pixels = images(1, 1, 12).expand(1, 20000, 12)
     expected = block.assm.route(pixels[0, 0]).exp()
     drawn = torch.bincount(block.assm.classes(pixels)[0], minlength=5) / 20000
@@ -146,12 +145,13 @@ def test_any_size_and_a_mirrored_border() -> None:
         model(images(1, 1, 8, 8))
 
 
-def configs() -> Iterator[MambaIRv2Config]:
-    yield from (MAMBAIRV2.models[name] for name in PUBLISHED)  # type: ignore[misc]
-    yield MICRO.replace(group_convolution="3conv")
+CONFIGS = [
+    *(MAMBAIRV2.models[name] for name in PUBLISHED),
+    MICRO.replace(group_convolution="3conv"),
+]
 
 
-@pytest.mark.parametrize("config", configs())
+@pytest.mark.parametrize("config", CONFIGS)
 def test_an_official_checkpoint_tells_its_configuration(config: MambaIRv2Config) -> None:
     with torch.device("meta"):
         state = MambaIRv2(config).state_dict()

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, overload
+from typing import Any, NamedTuple, TypeAlias, TypeVar, overload
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from qmamba.assess.maps import QualityMap, assemble
 from qmamba.assess.policies import CropsPolicy, Policy, parse_policy, policy_from_metadata
 from qmamba.assess.score import Score, pool_views
 from qmamba.assess.views import ImageInput, ImageViews, cut_views, read_views
 from qmamba.checkpoints import load, load_tuned, load_tuned_model
 from qmamba.errors import CheckpointError, ConfigError, ImageError, QMambaError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, normalize
-from qmamba.inference import Precision, prepare
+from qmamba.inference import MappingNetwork, Precision, prepare
 from qmamba.models import ModelMetadata, Network, ScoreScale, architecture_of
 
 DEFAULT_WEIGHTS = "qmamba-mini-biq2021"
@@ -32,6 +33,8 @@ The views of an image with more of them take several calls."""
 
 _OVERSHOOT = 0.5
 _SINGLE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor)
+
+_Output = TypeVar("_Output")
 
 Scored: TypeAlias = Score | list[Score] | Iterator[Score]
 
@@ -253,6 +256,42 @@ class Scorer:
         per_image = outputs.view(len(images), -1).mean(1)
         return self.scale.target_mean + self.scale.target_std * per_image
 
+    def map(self, image: ImageInput, *, max_side: int | None = None) -> QualityMap:
+        """The score of one image and where in the image it comes from.
+
+        Args:
+            image: see :data:`~qmamba.assess.ImageInput`.
+            max_side: longest side of the map; ``None`` gives every pixel of the image a value.
+
+        Returns:
+            The map, whose ``score`` has the bits that a call gives and whose mean it is.
+
+        Raises:
+            ImageError: the image cannot be decoded or is not in an accepted form.
+            ConfigError: the model is not a QMamba, or ``max_side`` is below 1.
+
+        >>> from qmamba import Scorer
+        >>> quality = Scorer.from_pretrained().map("examples/coffee.jpg")  # doctest: +SKIP
+        >>> quality.values.shape, quality.worst(1)  # doctest: +SKIP
+        """
+        network = self._network
+        if not isinstance(network, MappingNetwork):
+            raise ConfigError(f"{_named(self.metadata)} has no quality map.")
+        views = self.prepare(image)
+        parts = self._through(network.forward_with_map, views)
+        outputs = torch.cat([part[0][:, 0] for part in parts])
+        score = self._receive(_Sent(outputs, views.width, views.height, views.notes, views.name))
+        if isinstance(score, QMambaError):
+            raise score
+        positions = torch.cat([part[1][..., 0] for part in parts]).float().cpu()
+        opinions = self.scale.target_mean + self.scale.target_std * positions
+        return assemble(
+            opinions.numpy(),
+            self.policy.plan(views.height, views.width),
+            score,
+            max_side,
+        )
+
     def prepare(self, image: ImageInput) -> ImageViews:
         """Decode one image and take the policy's views; safe to call from many threads."""
         return read_views(image, self.policy, max_pixels=self.max_pixels)
@@ -289,32 +328,36 @@ class Scorer:
     @torch.no_grad()
     def _send(self, image: ImageViews) -> _Sent | QMambaError:
         """Start the network on the views of one image, without waiting for the result."""
+        try:
+            outputs = torch.cat(self._through(self._network, image))[:, 0]
+        except ImageError as error:
+            return error
+        return _Sent(outputs, image.width, image.height, image.notes, image.name)
+
+    @torch.no_grad()
+    def _through(self, network: Callable[[Tensor], _Output], image: ImageViews) -> list[_Output]:
+        """What a network makes of the views of one image, in as many calls as its memory asks for.
+
+        Raises:
+            ImageError: memory does not suffice for a single view.
+        """
         views, _, height, width = image.views.shape
         chunk = max(1, PIXELS_PER_CALL // (height * width))
         parameter = next(self.model.parameters())
         try:
-            outputs = torch.cat(
-                [
-                    self._network(normalize(part.to(parameter)))[:, 0]
-                    for part in image.views.split(chunk)
-                ]
-            )
+            return [network(normalize(part.to(parameter))) for part in image.views.split(chunk)]
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
-            return ImageError(
+            raise ImageError(
                 f"the memory of {self.device} is too small for {min(chunk, views)} views of "
                 f"{width} x {height} pixels; choose a policy with smaller views"
-            )
-        return _Sent(outputs, image.width, image.height, image.notes, image.name)
+            ) from error
 
     def _receive(self, sent: _Sent | QMambaError) -> Score | QMambaError:
         if isinstance(sent, QMambaError):
             return sent
-        opinions = [
-            self.scale.target_mean + self.scale.target_std * value
-            for value in sent.outputs.tolist()
-        ]
+        opinions = self._opinions(sent.outputs)
         if not all(map(math.isfinite, opinions)):
             return ImageError("the network's output for this image is not finite")
         raw, spread = pool_views(opinions)
@@ -331,7 +374,12 @@ class Scorer:
             height=sent.height,
             notes=sent.notes,
             image=sent.name,
+            opinions=tuple(opinions),
         )
+
+    def _opinions(self, outputs: Tensor) -> list[float]:
+        scale = self.scale
+        return [scale.target_mean + scale.target_std * value for value in outputs.tolist()]
 
 
 def _require_views(policy: Policy, side: int | None, name: str) -> None:

@@ -1,10 +1,10 @@
 """Packed model files: codes of a few bits for what is quantized, half precision for the rest.
 
 A packed file is a safetensors file of three tensors: ``codes`` (uint8), the packed codes of all
-constants one after the other, each from a whole byte on; ``numbers`` (float32), the grids of those
-constants and the parameters of the activation quantizers; ``rest`` (float16 or float32), every
-other tensor. What lies where follows from the configurations in the metadata alone, so no names are
-stored; a digest of the layout makes sure that writer and reader agree on it.
+constants one after the other, each from a whole byte on; ``numbers`` (float32), the quantization
+parameters of those constants and the parameters of the activation quantizers; ``rest`` (float16 or
+float32), every other tensor. What lies where follows from the configurations in the metadata alone,
+so no names are stored; a digest of the layout makes sure that writer and reader agree on it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import copy
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from qmamba.checkpoints.bit_packing import pack, packed_size, unpack
-from qmamba.checkpoints.packed_structure import excluded_parts, frozen_structure
+from qmamba.checkpoints.packed_layout import REST_DTYPES, PackedLayout
+from qmamba.checkpoints.packed_structure import frozen_structure, frozen_twin
 from qmamba.checkpoints.safetensors_file import METADATA_KEY, header_of, read_tensors
 from qmamba.checkpoints.sources import WeightsFile, read_weights
 from qmamba.errors import CheckpointError, ConfigError, ShapeError
@@ -42,66 +43,10 @@ PACKED_KEY = "quantization"
 """Key of the safetensors metadata that only packed files have."""
 FORMAT = 1
 """Version of the layout of a packed file."""
-REST_DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
-"""What the tensors that are not quantized may be stored as."""
 
 _TENSORS = ("codes", "numbers", "rest")
 # A block of any network has more bytes than this in a packed file.
 _BYTES_PER_BLOCK = 64
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Names and shapes of what the three tensors hold, in order."""
-
-    codes: dict[str, tuple[tuple[int, ...], int]]
-    """Shape and bits of the codes of each constant."""
-    numbers: dict[str, tuple[int, ...]]
-    rest: dict[str, tuple[int, ...]]
-    started: tuple[str, ...]
-    """Flags of the quantizers, which are all set and not stored."""
-
-    @classmethod
-    def of(cls, model: nn.Module) -> _Layout:
-        """The layout of a converted model, which may have no memory."""
-        layout = cls({}, {}, {}, ())
-        owners = dict(model.named_modules())
-        started = []
-        for key, tensor in sorted(model.state_dict().items()):
-            name, _, last = key.rpartition(".")
-            owner, shape = owners[name], tuple(tensor.shape)
-            if isinstance(owner, FrozenTensor) and last == "codes":
-                layout.codes[key] = shape, owner.bits
-            elif isinstance(owner, Quantizer) and last == "initialized":
-                started.append(key)
-            elif isinstance(owner, FrozenTensor | Quantizer):
-                layout.numbers[key] = shape
-            else:
-                layout.rest[key] = shape
-        return dataclasses.replace(layout, started=tuple(started))
-
-    def entries(self) -> list[str]:
-        """One text for each constant and tensor."""
-        parts: dict[str, Mapping[str, object]] = {
-            "codes": self.codes,
-            "numbers": self.numbers,
-            "rest": self.rest,
-        }
-        return [
-            f"{key} ({name} {value})" for name, part in parts.items() for key, value in part.items()
-        ]
-
-    def digest(self) -> str:
-        """Of all names, shapes and widths, in hexadecimal."""
-        return hashlib.sha256("\n".join(self.entries()).encode()).hexdigest()
-
-    def sizes(self) -> dict[str, int]:
-        """Elements of the three tensors."""
-        return {
-            "codes": sum(packed_size(_count(s), bits) for s, bits in self.codes.values()),
-            "numbers": sum(map(_count, self.numbers.values())),
-            "rest": sum(map(_count, self.rest.values())),
-        }
 
 
 @torch.no_grad()
@@ -144,10 +89,9 @@ def save_quantized(
         raise ConfigError("The model has no metadata; say what it is for.")
     metadata = dataclasses.replace(metadata, architecture=model.config.architecture)
     converted = _converted(model)
-    _require_started(converted)
-    excluded = excluded_parts(converted, model.config, quantization)
-    twin = frozen_structure(model.config, quantization, excluded)
-    layout, found = _Layout.of(twin), _Layout.of(converted)
+    _require_initialized(converted)
+    twin, excluded = frozen_twin(converted, model.config, quantization)
+    layout, found = PackedLayout.of(twin), PackedLayout.of(converted)
     if different := tuple(sorted(set(layout.entries()) ^ set(found.entries()))):
         raise CheckpointError(
             f"The model is not what its configurations say, {shortened(different)}; only networks "
@@ -204,18 +148,6 @@ def load_quantized(
     return load_packed(read_weights(source, revision), device)
 
 
-def packed_bytes(
-    config: NetworkConfig, quantization: QuantConfig, *, rest: str = "fp16"
-) -> dict[str, int]:
-    """Bytes that the three tensors of a network would have in a packed file.
-
-    The file has about 2 KB more, for its header.
-    """
-    sizes = _Layout.of(frozen_structure(config, quantization, [])).sizes()
-    numbers = {"codes": 1, "numbers": 4, "rest": REST_DTYPES[rest].itemsize}
-    return {name: size * numbers[name] for name, size in sizes.items()}
-
-
 def packed_parts(path: str | Path) -> dict[str, int]:
     """Bytes of the three tensors of a packed file.
 
@@ -233,7 +165,7 @@ def load_packed(file: WeightsFile, device: torch.device | str = "cpu") -> Networ
         config, metadata, description = _described(header, len(file.content))
         quantization = QuantConfig(**description["config"])
         model = frozen_structure(config, quantization, description["excluded"])
-        layout = _Layout.of(model)
+        layout = PackedLayout.of(model)
         _check(tensors, layout, description)
         state = _state(tensors, layout, description["unsigned"])
     except (ConfigError, ShapeError) as error:
@@ -263,7 +195,7 @@ def _converted(model: Network) -> Network:
     return quantize_(copy.deepcopy(model).cpu(), QuantConfig(step="convert"))
 
 
-def _require_started(model: nn.Module) -> None:
+def _require_initialized(model: nn.Module) -> None:
     waiting = tuple(
         name
         for name, module in model.named_modules()
@@ -337,7 +269,9 @@ def _described(
     return config, metadata, description
 
 
-def _check(tensors: Mapping[str, Tensor], layout: _Layout, description: Mapping[str, Any]) -> None:
+def _check(
+    tensors: Mapping[str, Tensor], layout: PackedLayout, description: Mapping[str, Any]
+) -> None:
     if set(tensors) != set(_TENSORS):
         raise ConfigError(f"it must hold {', '.join(_TENSORS)}, got {sorted(tensors)[:6]}.")
     if description["layout"] != layout.digest():
@@ -364,12 +298,12 @@ def _check(tensors: Mapping[str, Tensor], layout: _Layout, description: Mapping[
 
 
 def _state(
-    tensors: Mapping[str, Tensor], layout: _Layout, unsigned: list[str]
+    tensors: Mapping[str, Tensor], layout: PackedLayout, unsigned: list[str]
 ) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     begin = 0
     for key, (shape, bits) in layout.codes.items():
-        size = packed_size(_count(shape), bits)
+        size = packed_size(math.prod(shape), bits)
         codes = unpack(tensors["codes"][begin : begin + size], bits, shape)
         if key in unsigned:
             codes = (codes.to(torch.int16) + 2 ** (bits - 1)).to(torch.uint8)
@@ -378,21 +312,14 @@ def _state(
     for part, places in (("numbers", layout.numbers), ("rest", layout.rest)):
         begin = 0
         for key, shape in places.items():
-            values = tensors[part][begin : begin + _count(shape)].view(shape)
+            values = tensors[part][begin : begin + math.prod(shape)].view(shape)
             state[key] = values.to(torch.float32, copy=True)
-            begin += _count(shape)
+            begin += math.prod(shape)
     for key in layout.numbers:
         last = key.rpartition(".")[2]
         if last == "signed":
             state[key] = state[key] != 0
         if last == "scale" and not bool((state[key] > 0).all()):
             raise ShapeError(f"{shortened((key,))} is not positive.")
-    state.update((key, torch.ones((), dtype=torch.bool)) for key in layout.started)
+    state.update((key, torch.ones((), dtype=torch.bool)) for key in layout.initialized)
     return state
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count

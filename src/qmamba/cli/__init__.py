@@ -13,6 +13,7 @@ from qmamba.cli.catalog.models import models
 from qmamba.cli.catalog.reproduce import reproduce
 from qmamba.cli.common import handled
 from qmamba.cli.quality.aggregate import aggregate
+from qmamba.cli.quality.compare import compare
 from qmamba.cli.quality.evaluate import evaluate
 from qmamba.cli.quality.score import score
 from qmamba.cli.quality.train import train
@@ -30,7 +31,18 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for _command in (score, models, backends, train, evaluate, aggregate, tune, reproduce, quantize):
+for _command in (
+    score,
+    compare,
+    models,
+    backends,
+    train,
+    evaluate,
+    aggregate,
+    tune,
+    reproduce,
+    quantize,
+):
     app.command()(handled(_command))
 app.command("evaluate-restoration")(handled(evaluate_restoration))
 app.command("train-restoration")(handled(train_restoration_command))

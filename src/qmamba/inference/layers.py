@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmamba.inference.int8 import quantize_weight
 from qmamba.inference.packed import Activation, PackedConv2d
 from qmamba.nn import ChannelAttention
 from qmamba.ops.native.integer import IntegerCall, PackedCodes
@@ -123,6 +122,20 @@ def _leaves(module: nn.Module) -> Iterable[nn.Module]:
     if isinstance(module, nn.Sequential):
         return [leaf for child in module for leaf in _leaves(child)]
     return [] if isinstance(module, nn.Identity) else [module]
+
+
+def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes from -127 to 127 of each row of a matrix on its own symmetric grid.
+
+    Args:
+        weight: ``(outputs, inputs)``.
+
+    Returns:
+        int8 codes of that shape, and float32 scales ``(outputs,)``.
+    """
+    weight = weight.detach().float()
+    scale = (weight.abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+    return torch.round(weight / scale.unsqueeze(1)).to(torch.int8), scale
 
 
 def integer_weight(weight: Tensor, bias: Tensor | None = None) -> PackedCodes:

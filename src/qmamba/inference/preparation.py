@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias, get_args
+from typing import Any, Protocol, TypeAlias, get_args, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from qmamba.errors import ConfigError
 from qmamba.inference.precision import Precision
@@ -39,6 +40,18 @@ PreparedNetwork: TypeAlias = Callable[[Tensor], Tensor]
 """Images to float32 results, without gradients: of a quality model normalized images
 ``(batch, 3, height, width)`` to ``(batch, outputs)``, of a restoration model images in [0, 1]
 ``(batch, channels, height, width)`` to restored ones."""
+
+
+@runtime_checkable
+class MappingNetwork(Protocol):
+    """A prepared network that also says where in its images the outputs come from."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalized images to outputs, as for :data:`PreparedNetwork`."""
+
+    def forward_with_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs ``(batch, outputs)`` and their parts at each position of the last map,
+        ``(batch, rows, columns, outputs)``, whose mean they are; both float32."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +115,7 @@ def prepare(
         converted = any(isinstance(module, FrozenTensor) for module in model.modules())
         if family is not None and converted and unavailable_reason() is None:
             return QuantizedNetwork(model, family.quantized(model))
-        return _module(model, precision)
+        return ModuleNetwork(model, precision)
     if precision == "int8" and not (family is not None and kernel_is_live()):
         raise ConfigError(
             "precision='int8' is for QMamba, MambaIR and MambaIRv2 on the CPU with the C++ kernel "
@@ -110,7 +123,7 @@ def prepare(
         )
     if family is not None:
         return family.plain(model, precision, timed=timed)
-    return _module(model, precision)
+    return ModuleNetwork(model, precision)
 
 
 class QuantizedNetwork:
@@ -128,29 +141,67 @@ class QuantizedNetwork:
     """
 
     def __init__(self, model: Network, network: PreparedNetwork) -> None:
-        self._model = model
+        self._module = ModuleNetwork(model)
         self._network = network
         self._has_batch_statistics = any(
             isinstance(module, DLS) and module.statistics == "batch" for module in model.modules()
         )
 
-    @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Images to float32 results, as for :data:`PreparedNetwork`."""
+        return self._for(images)(images)
+
+    def forward_with_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`MappingNetwork.forward_with_map`."""
+        network = self._for(images)
+        if not isinstance(network, MappingNetwork):
+            raise ConfigError(_NO_MAP.format(type(self._module.model).__name__))
+        return network.forward_with_map(images)
+
+    def _for(self, images: Tensor) -> PreparedNetwork:
         whole_batch = self._has_batch_statistics and len(images) > 1
         if images.device.type != "cpu" or images.dtype != torch.float32 or whole_batch:
-            results: Tensor = self._model(images)
-            return results.float()
-        return self._network(images)
+            return self._module
+        return self._network
 
 
-def _module(model: nn.Module, precision: Precision) -> PreparedNetwork:
-    device = next(iter(model.state_dict().values())).device.type
+class ModuleNetwork:
+    """A network as it is, without gradients; later changes of its weights count.
+
+    Args:
+        model: any network.
+        precision: ``"fp32"``, or ``"bf16"`` for autocast to bfloat16.
+    """
+
+    def __init__(self, model: Network, precision: Precision = "fp32") -> None:
+        self.model = model
+        device = next(iter(model.state_dict().values())).device.type
+        self._autocast = (device, torch.bfloat16, precision == "bf16")
 
     @torch.no_grad()
-    def run(images: Tensor) -> Tensor:
-        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            results: Tensor = model(images)
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images to float32 results."""
+        with torch.autocast(*self._autocast):
+            results: Tensor = self.model(images)
             return results.float()
 
-    return run
+    @torch.no_grad()
+    def forward_with_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`MappingNetwork.forward_with_map`.
+
+        Raises:
+            ConfigError: the network does not end with a mean and a linear head.
+        """
+        model = self.model
+        if not isinstance(model, QMamba):
+            raise ConfigError(_NO_MAP.format(type(model).__name__))
+        with torch.autocast(*self._autocast):
+            features = model.last_map(images)
+            outputs = model.classifier.head(features.mean((1, 2))).float()
+        head = model.classifier.head
+        # In bfloat16 the rounding of each position would not average out.
+        positions = F.linear(features.float(), head.weight.float(), head.bias)
+        return outputs, positions
+
+
+_NO_MAP = "A {} has no quality map; give weights of a QMamba model."

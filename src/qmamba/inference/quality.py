@@ -88,13 +88,30 @@ class PreparedQMamba:
     @torch.no_grad()
     def forward_features(self, images: Tensor) -> Tensor:
         """The last map, normalized and averaged: float32 ``(batch, dims[-1])``."""
+        return self._last_map(images).mean((1, 2))
+
+    @torch.no_grad()
+    def forward_with_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The outputs, and the head's output at each position of the last map.
+
+        Args:
+            images: as in a call.
+
+        Returns:
+            float32 ``(batch, outputs)``, the bits of a call, and ``(batch, height, width,
+            outputs)``, whose mean over the positions they are to rounding.
+        """
+        features = self._last_map(images)
+        return self._head(features.mean((1, 2))), self._head(features)
+
+    def _last_map(self, images: Tensor) -> Tensor:
         # Stages halve the sides and double the widths, so the first one has the largest maps.
         pixels = images[:, 0].numel() // _STEM_STRIDE**2
         with kept_memory(pixels * self._widest * _FLOAT):
             x = apply(self._stem, images.to(self._dtype).permute(0, 2, 3, 1))
             for layers in self._stages:
                 x = apply(layers, x)
-            return self._norm(x.float()).mean((1, 2))
+            return self._norm(x.float())
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

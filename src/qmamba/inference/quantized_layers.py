@@ -59,7 +59,7 @@ def grid_rule(quantizer: Quantizer | None) -> GridRule:
         isinstance(quantizer, DoReFa) and quantizer.operand.role == "weight"
     ):
         raise NotPreparable
-    grid = quantizer.grid(torch.zeros(1, 1))
+    grid = quantizer.choose_qparams(torch.zeros(1, 1))
     numbers = (grid.scale, grid.offset, *(grid.clamp or ()))
     fixed = tuple(float(number) for number in numbers)
     return GridRule(quantizer.bits, grid=fixed, first=first, last=last)

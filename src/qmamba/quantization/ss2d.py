@@ -123,8 +123,8 @@ class QuantizedSelectiveScan(SelectiveScan):
             return frozen()
         return _apply(getattr(self, f"{name}_quantizer"), self._exact(name))
 
-    def start_constants(self) -> None:
-        """Let the quantizers of the parameters start from their values."""
+    def initialize_constants(self) -> None:
+        """Initialize the quantizers of the parameters with their values."""
         for name in (*PROJECTION_WEIGHTS, *SCAN_CONSTANTS):
             self.constant(name)
 

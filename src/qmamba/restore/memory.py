@@ -1,4 +1,4 @@
-"""How much memory a restoration network takes for each pixel of its input, and how much there is."""
+"""How much memory a restoration network takes per pixel of its input, and how much there is."""
 
 from __future__ import annotations
 

@@ -18,11 +18,11 @@ from qmamba.checkpoints import load
 from qmamba.errors import CheckpointError, ConfigError, ImageError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, ImageLayers, layers_of, read_layers
 from qmamba.inference import Precision, prepare
-from qmamba.models import RestorationConfig, ModelMetadata, Network
+from qmamba.models import ModelMetadata, Network, RestorationConfig
 from qmamba.restore import memory
 from qmamba.restore.adaptive_tiles import Progress, Watch, restore_tiles
-from qmamba.restore.catalog import Wish, check_wish, find_weights, purpose_of, task_of
-from qmamba.restore.degradations import Degradation, RestorationTask
+from qmamba.restore.catalog import RestorationRequest, check_request, find_weights, purpose_of
+from qmamba.restore.degradations import Degradation, TaskName
 from qmamba.restore.planes import Alpha, PlaneNetwork
 from qmamba.restore.restored import RestoredImage
 from qmamba.restore.tiles import MIN_TILE, RestoreTile, TilePlan, plan_tiles
@@ -127,7 +127,7 @@ class Restorer:
         cls,
         name_or_path: str | Path | None = None,
         *,
-        task: RestorationTask | None = None,
+        task: TaskName | None = None,
         scale: int | None = None,
         sigma: float | None = None,
         quality: int | None = None,
@@ -160,9 +160,9 @@ class Restorer:
             ConfigError: the weights are for something else than what is asked for, or the device
                 or an option is not available.
         """
-        wish = Wish(task, scale, sigma, quality)
+        request = RestorationRequest(task, scale, sigma, quality)
         named = name_or_path is not None
-        source = name_or_path if name_or_path is not None else find_weights(wish)
+        source = name_or_path if name_or_path is not None else find_weights(request)
         model = load(source, device=device, revision=revision).requires_grad_(False)
         restorer = cls(
             model,
@@ -175,13 +175,13 @@ class Restorer:
             memory_budget=memory_budget,
         )
         if named:
-            check_wish(wish, restorer.config, restorer.metadata)
+            check_request(request, restorer.config, restorer.metadata)
         return restorer
 
     @property
-    def task(self) -> RestorationTask:
+    def task(self) -> TaskName:
         """``sr``, ``denoise`` or ``jpeg``."""
-        return task_of(self.config)
+        return self.config.task_name
 
     @property
     def scale(self) -> int:

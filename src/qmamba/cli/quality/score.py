@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from enum import Enum
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -20,10 +22,19 @@ from qmamba.cli.common import (
 from qmamba.cli.display.scores import JsonScreen, Order, Report, Screen, TextScreen
 from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
 from qmamba.errors import ConfigError, DataError
+from qmamba.files import require_writable
 
 if TYPE_CHECKING:
-    from qmamba.assess import Scorer
+    from qmamba.assess import MapFormat, Scorer
+    from qmamba.assess.map_files import Target
     from qmamba.inference import Precision
+
+
+class MapFileFormat(str, Enum):
+    """Formats of quality maps."""
+
+    png = "png"
+    npy = "npy"
 
 
 def score(
@@ -88,6 +99,28 @@ def score(
         Order, typer.Option(help="Rows in input order as they come, or best score first.")
     ] = Order.input,
     max_pixels: MaxPixelsOption = None,
+    map_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--map",
+            metavar="FILE",
+            help="Write the quality map of one image: .png over the image, .npy the values.",
+            show_default=False,
+        ),
+    ] = None,
+    map_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--maps",
+            metavar="FOLDER",
+            help="Write the quality map of every image into this folder.",
+            show_default=False,
+        ),
+    ] = None,
+    map_format: Annotated[
+        MapFileFormat | None,
+        typer.Option(help="Format of the maps in --maps (png).", show_default=False),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -106,11 +139,12 @@ def score(
 
     Exit code: 0 all images scored, 1 some failed, 2 wrong usage, 130 interrupted.
     """
-    from qmamba.assess import TableFile, find_images, require_existing, score_paths
+    from qmamba.assess import TableFile, find_images, map_paths, require_existing, score_paths
 
     if paths.count("-") > 1:
         raise ConfigError("The list on standard input (-) can be read once only.")
     require_existing(paths)
+    maps = _maps(paths, map_file, map_folder, map_format)
     found = find_images(paths, recursive=recursive, stdin=sys.stdin.buffer)
     first = next(found, None)
     if first is None:
@@ -125,7 +159,11 @@ def score(
             screen = _screen(scorer, as_json=as_json, quiet=table is not None)
             report = stack.enter_context(Report(table, screen, sort))
             rows = stack.enter_context(
-                closing(score_paths(scorer, chain([first], found), workers=workers))
+                closing(
+                    score_paths(scorer, chain([first], found), workers=workers)
+                    if maps is None
+                    else map_paths(scorer, chain([first], found), *maps)
+                )
             )
             progress = None
             if screen is None or sort is Order.score or not sys.stdout.isatty():
@@ -145,9 +183,40 @@ def score(
         f"{done - failed} images scored"
         + (f", {failed} failed" if failed else "")
         + (f", written to {output}" if output else "")
+        + (f", map in {map_file}" if map_file and done > failed else "")
+        + (f", maps in {map_folder}" if map_folder and done > failed else "")
     )
     if failed:
         raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _maps(
+    paths: list[str],
+    file: Path | None,
+    folder: Path | None,
+    wanted: MapFileFormat | None,
+) -> tuple[Target, MapFormat] | None:
+    """Where the quality maps go and their format; None where none are asked for."""
+    from qmamba.assess.map_files import MapFolder, format_of_map
+
+    if file is not None and folder is not None:
+        raise ConfigError("--map writes one map and --maps a folder of them; choose one.")
+    if file is not None:
+        if len(paths) != 1 or paths == ["-"] or not os.path.isfile(paths[0]):
+            raise ConfigError("--map is for one image file; --maps FOLDER takes many.")
+        kind = format_of_map(file)
+        if wanted is not None and wanted.value != kind:
+            raise ConfigError(f"--map-format {wanted.value} contradicts the name {str(file)!r}.")
+        if os.path.realpath(file) == os.path.realpath(paths[0]):
+            raise ConfigError(f"{str(file)!r} is the image itself; choose another name.")
+        require_writable(file)
+        return (lambda image: file), kind
+    if folder is None:
+        if wanted is not None:
+            raise ConfigError("--map-format needs --maps FOLDER.")
+        return None
+    kind = "npy" if wanted is MapFileFormat.npy else "png"
+    return MapFolder(folder, paths, kind), kind
 
 
 def _scorer(

@@ -205,13 +205,13 @@ def _plan(
         return [(each, None) for each in _strengths(task, scale, channels, sigma, quality, None)]
     if task is not None or scale is not None:
         raise ConfigError("--task and --scale are those of the model; leave them out.")
-    tasks = {network.config.task.split("-")[0] for network in networks}
+    tasks: set[str] = {network.config.task_name for network in networks}
     _require_owner(tasks, sigma, quality)
     plan = [
         (each, network)
         for network in networks
         for each in _strengths(
-            network.config.task.split("-")[0],
+            network.config.task_name,
             network.config.scale,
             network.config.channels,
             sigma,

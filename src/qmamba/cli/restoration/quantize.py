@@ -111,7 +111,7 @@ def quantize(
 
     if rest not in REST_DTYPES:
         raise ConfigError(f"--rest is one of {', '.join(REST_DTYPES)}, got {rest!r}.")
-    wishes = {
+    requests = {
         "--weight-bits": weight_bits,
         "--activation-bits": activation_bits,
         "--method": method,
@@ -124,7 +124,7 @@ def quantize(
     if os.path.isdir(folder):
         from qmamba.training.restoration.quantized_run import trained_network
 
-        _require_none(wishes, f"The run in {source} was trained with its own settings")
+        _require_none(requests, f"The run in {source} was trained with its own settings")
         model, metadata = trained_network(folder)
         source = str(metadata.source)
         before = "full precision"
@@ -132,7 +132,7 @@ def quantize(
         model = cast(Any, load(source))
         metadata = _metadata(model, source)
         if getattr(model, "quantization", None) is not None:
-            _require_none(wishes, f"{source} is quantized already")
+            _require_none(requests, f"{source} is quantized already")
         else:
             before = "full precision"
             bits = weight_bits or _DEFAULT_BITS
@@ -159,8 +159,8 @@ def _require_output(source: str, output: Path, force: bool) -> None:
         raise ConfigError(f"{str(output)!r} exists already; --force replaces it.")
 
 
-def _require_none(wishes: dict[str, Any], reason: str) -> None:
-    given = [name for name, value in wishes.items() if value is not None]
+def _require_none(requests: dict[str, Any], reason: str) -> None:
+    given = [name for name, value in requests.items() if value is not None]
     if given:
         raise ConfigError(f"{reason}; leave {', '.join(given)} out.")
 
@@ -182,9 +182,8 @@ def _after_training(
     folder: Path | None,
 ) -> ModelMetadata:
     """Quantize a network in full precision in place; what its file says about it."""
-    from qmamba.quantization import calibrate, quantize_
+    from qmamba.quantization import calibrate, quantization_of, quantize_
     from qmamba.quantization.calibration_images import calibration_inputs
-    from qmamba.training.restoration.initial_network import quantization_of
 
     config = quantization_of(f"w{weight_bits}a{activation_bits}", method or _METHOD)
     config = config.replace(step="ptq", statistics=statistics or config.statistics)

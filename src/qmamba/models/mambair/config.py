@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, cast
 
 from qmamba.errors import ConfigError
 from qmamba.models.fields import (
@@ -30,6 +30,8 @@ SCALES: dict[str, tuple[int, ...]] = {
 }
 """The tasks, and the factors by which each may enlarge."""
 
+RestorationName = Literal["sr", "denoise", "jpeg"]
+
 _MAX_GROUPS = 64
 _ROUTES = 4
 
@@ -45,6 +47,11 @@ class RestorationConfig(NetworkConfig):
     state_size: int
     group_convolution: str
     image_range: float
+
+    @property
+    def task_name(self) -> RestorationName:
+        """The task without the kind of its last layers: ``sr``, ``denoise`` or ``jpeg``."""
+        return cast(RestorationName, self.task.partition("-")[0])
 
     @property
     def widest(self) -> int:

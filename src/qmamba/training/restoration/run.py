@@ -103,8 +103,7 @@ def require_fitting(model: MambaIR, degradation: Degradation) -> None:
         ConfigError: task, scale or channels differ.
     """
     config = model.config
-    kind = config.task.split("-")[0]
-    if (kind, config.scale, config.channels) != (
+    if (config.task_name, config.scale, config.channels) != (
         degradation.task,
         degradation.scale,
         degradation.channels,

@@ -1,13 +1,4 @@
-"""Linear layers on 8-bit integers: codes times codes, summed exactly, scaled at the end.
-
-A tensor of codes stands for the values ``codes * scale - offset``. With both factors so written,
-the product of a row of values and a row of weights is the product of their codes, an integer, and
-corrections that need only the sums of the codes.
-
-The products are those of the C++ kernel, which has its own for every instruction set. torch ships
-oneDNN's as well, behind private operators; it has one scale for a whole tensor where here every row
-has its own, saturates on processors without dot products of integers, and is not faster.
-"""
+"""Rows of activations as codes, and products of them: what the kernel's calls are tested with."""
 
 from __future__ import annotations
 
@@ -49,20 +40,6 @@ def quantize_rows(x: Tensor) -> QuantizedRows:
     scale = ((high - low) / 255).clamp(min=torch.finfo(torch.float32).tiny)
     codes = torch.round((x.float() - low.unsqueeze(-1)) / scale.unsqueeze(-1))
     return QuantizedRows(codes.clamp(0, 255).to(torch.uint8), scale, -low)
-
-
-def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes from -127 to 127 of each row of a matrix on its own symmetric grid.
-
-    Args:
-        weight: ``(outputs, inputs)``.
-
-    Returns:
-        int8 codes of that shape, and float32 scales ``(outputs,)``.
-    """
-    weight = weight.detach().float()
-    scale = (weight.abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
-    return torch.round(weight / scale.unsqueeze(1)).to(torch.int8), scale
 
 
 class IntegerLinear:

@@ -7,15 +7,16 @@ import torch
 import torch.nn.functional as F
 
 from qmamba.errors import ShapeError
-from qmamba.inference import int8
-from qmamba.inference.int8 import IntegerLinear, QuantizedRows, quantize_rows, quantize_weight
+from qmamba.inference.layers import quantize_weight
 from qmamba.ops.native import library
+from tests.inference import integer_rows
+from tests.inference.integer_rows import IntegerLinear, QuantizedRows, quantize_rows
 
 
 @pytest.fixture(params=["kernel", "plain"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "plain":
-        monkeypatch.setattr(int8, "unavailable_reason", lambda: "not here")
+        monkeypatch.setattr(integer_rows, "unavailable_reason", lambda: "not here")
     elif library.unavailable_reason() is not None:
         pytest.skip(str(library.unavailable_reason()))
 
