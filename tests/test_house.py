@@ -13,7 +13,7 @@ PACKAGE = Path(qmamba.__file__).parent
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"files"}),
+    frozenset({"extras", "files"}),
     frozenset({"ops", "images"}),
     frozenset({"nn"}),
     frozenset({"models"}),

@@ -16,7 +16,7 @@ from qmamba.ops import (
     scan_routes,
     scatter_routes,
     ss2d,
-    ss2d_given_steps,
+    ss2d_given_delta,
     step_of_pixel,
 )
 from qmamba.ops.native import library
@@ -54,7 +54,7 @@ def test_given_time_steps_have_them_too(backend: str, merge: bool) -> None:
         t.float() for t in map_inputs(2, 3, 4, channels=5, states=2, rank=0, routes=2)
     )
     steps = torch.randn(2, 2, 12, 5, generator=torch.Generator().manual_seed(1))
-    scan = partial(ss2d_given_steps, dt_bias=bias, A=A, D=D, merge=merge)
+    scan = partial(ss2d_given_delta, dt_bias=bias, A=A, D=D, merge=merge)
     actual = scan(x, steps, projected, routes, backend=backend)
     expected = torch.cat(
         [

@@ -25,7 +25,7 @@ from qmamba.models import MambaIR, ModelMetadata, ScoreScale
 from qmamba.nn import ResidualGroup, ScaledSkipBlock
 from qmamba.nn.blocks import VSSBlock
 from qmamba.ops.native import library
-from qmamba.ops.native.scratch import Buffers
+from qmamba.ops.native.memory import Buffers
 from qmamba.quantization import FrozenTensor, QuantConfig, calibrate, quantize_
 from tests.models.micro_mambair import recording
 from tests.quantization.networks import NETWORKS, build, images

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from qmamba.ops.native.memory import Buffers
 from torch import Tensor
 
 from qmamba.checkpoints import load, save_model
@@ -19,7 +20,6 @@ from qmamba.inference.restoration import PreparedMambaIR
 from qmamba.models import MambaIRv2, MambaIRv2Config, ModelMetadata
 from qmamba.nn import AttentiveBlock
 from qmamba.ops.native import library
-from qmamba.ops.native.scratch import Buffers
 from qmamba.quantization import QuantConfig, calibrate, quantize_, quantized_names
 from qmamba.restore import Restorer
 
@@ -123,6 +123,7 @@ def test_blocks_on_codes_are_their_definition(model: MambaIRv2, bits: int) -> No
         assert error.square().mean().sqrt() < 1e-2 * expected.std()
 
 
+@torch.no_grad()
 def test_packed_file_round_trip(model: MambaIRv2, tmp_path: Path) -> None:
     quantized = converted(model)
     written = save_quantized(quantized, tmp_path / "packed.safetensors", METADATA, rest="fp32")
@@ -134,6 +135,7 @@ def test_packed_file_round_trip(model: MambaIRv2, tmp_path: Path) -> None:
     assert packed.stat().st_size < 0.5 * full.stat().st_size
 
 
+@torch.no_grad()
 def test_weights_file_and_official_file(model: MambaIRv2, tmp_path: Path) -> None:
     save_model(model, tmp_path / "ours.safetensors", metadata=METADATA, dtype=torch.float32)
     assert torch.equal(load(tmp_path / "ours.safetensors")(images()), model(images()))

@@ -35,7 +35,7 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request", "name"),
+    ("wanted", "name"),
     [
         ({}, "sr-x2"),
         ({"task": "sr"}, "sr-x2"),
@@ -47,23 +47,23 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"task": "jpeg", "quality": 40}, "jpeg-low"),
     ],
 )
-def test_embedded_weights(embedded: None, request: dict[str, Any], name: str) -> None:
-    assert find_weights(RestorationRequest(**request)) == name
+def test_embedded_weights(embedded: None, wanted: dict[str, Any], name: str) -> None:
+    assert find_weights(RestorationRequest(**wanted)) == name
 
 
 @pytest.mark.parametrize(
-    ("request", "asked"),
+    ("wanted", "asked"),
     [
         ({"scale": 3}, "sr scale 3"),
         ({"sigma": 51}, "denoise sigma 51"),
         ({"quality": 90}, "jpeg quality 90"),
     ],
 )
-def test_no_embedded_weights(embedded: None, request: dict[str, Any], asked: str) -> None:
+def test_no_embedded_weights(embedded: None, wanted: dict[str, Any], asked: str) -> None:
     with pytest.raises(CheckpointError, match=f"no embedded weights for {asked}") as raised:
-        find_weights(RestorationRequest(**request))
+        find_weights(RestorationRequest(**wanted))
     assert "sr-x4 (super-resolution x4)" in str(raised.value)
-    assert ("leave the strength out" in str(raised.value)) == ("scale" not in request)
+    assert ("leave the strength out" in str(raised.value)) == ("scale" not in wanted)
 
 
 def test_none_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,22 +73,22 @@ def test_none_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "request",
+    "wanted",
     [{"task": "sr", "sigma": 3}, {"task": "denoise", "scale": 2}, {"task": "jpeg", "sigma": 5}],
 )
-def test_contradictions(request: dict[str, Any]) -> None:
+def test_contradictions(wanted: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="belongs to the task"):
-        RestorationRequest(**request)
+        RestorationRequest(**wanted)
     with pytest.raises(ConfigError, match="belongs to the task"):
-        Restorer.from_pretrained(**request)
+        Restorer.from_pretrained(**wanted)
 
 
 @pytest.mark.parametrize(
-    "request", [{"scale": "2"}, {"sigma": "a"}, {"sigma": np.nan}, {"quality": 1.5}]
+    "wanted", [{"scale": "2"}, {"sigma": "a"}, {"sigma": np.nan}, {"quality": 1.5}]
 )
-def test_values_that_are_no_numbers(request: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=f"The {next(iter(request))} must be"):
-        Restorer.from_pretrained(**request)
+def test_values_that_are_no_numbers(wanted: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"The {next(iter(wanted))} must be"):
+        Restorer.from_pretrained(**wanted)
 
 
 def test_embedded_files_are_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,9 +120,9 @@ def test_named_weights_must_fit_the_wish(tmp_path: Path) -> None:
         ("sr", {"scale": 4}, "enlarges by 2, not by 4"),
         ("jpeg", {"quality": 95}, "quality 10 to 40; leave"),
     ]
-    for task, request, message in refused:
+    for task, wanted, message in refused:
         with pytest.raises(ConfigError, match=message):
-            Restorer.from_pretrained(paths[task], **request)
+            Restorer.from_pretrained(paths[task], **wanted)
 
 
 def test_official_checkpoints(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from qmamba.assess.maps import QualityMap, assemble
 from qmamba.assess.policies import CropsPolicy, Policy, parse_policy, policy_from_metadata
 from qmamba.assess.score import Score, pool_views
 from qmamba.assess.views import ImageInput, ImageViews, cut_views, read_views
-from qmamba.checkpoints import load, load_tuned, load_tuned_model
+from qmamba.checkpoints import Published, load, load_tuned, load_tuned_model, publish_model
 from qmamba.errors import CheckpointError, ConfigError, ImageError, QMambaError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, normalize
 from qmamba.inference import MappingNetwork, Precision, prepare
@@ -171,6 +171,44 @@ class Scorer:
             precision=precision,
             batch_size=batch_size,
             max_pixels=max_pixels,
+        )
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        license: str | None = None,
+        private: bool = False,
+        token: str | None = None,
+        message: str | None = None,
+        dry_run: bool = False,
+    ) -> Published:
+        """Publish the model with a card made from its metadata; see :func:`publish_model`.
+
+        Args:
+            repository: ``owner/name`` on the Hugging Face hub.
+            license: identifier of the license of the weights, such as ``"apache-2.0"``.
+            private: make a new repository private.
+            token: of the hub; ``None`` takes the one that ``hf auth login`` stored.
+            message: of the commit.
+            dry_run: make the file and the card and send nothing.
+
+        Returns:
+            Commit, digest and card.
+
+        Raises:
+            CheckpointError: the hub refuses, cannot be reached, or stored something else.
+            ConfigError: the repository or the license is malformed.
+        """
+        return publish_model(
+            self.model,
+            self.metadata,
+            repository,
+            license=license,
+            private=private,
+            token=token,
+            message=message,
+            dry_run=dry_run,
         )
 
     def __copy__(self) -> Scorer:

@@ -10,11 +10,13 @@ from qmamba import __version__
 from qmamba.cli.catalog.backends import backends
 from qmamba.cli.catalog.datasets import datasets
 from qmamba.cli.catalog.models import models
+from qmamba.cli.catalog.push import push
 from qmamba.cli.catalog.reproduce import reproduce
 from qmamba.cli.common import handled
 from qmamba.cli.quality.aggregate import aggregate
 from qmamba.cli.quality.compare import compare
 from qmamba.cli.quality.evaluate import evaluate
+from qmamba.cli.quality.report import report
 from qmamba.cli.quality.score import score
 from qmamba.cli.quality.train import train
 from qmamba.cli.quality.tune import tune
@@ -33,6 +35,7 @@ app = typer.Typer(
 )
 for _command in (
     score,
+    report,
     compare,
     models,
     backends,
@@ -47,6 +50,7 @@ for _command in (
 app.command("evaluate-restoration")(handled(evaluate_restoration))
 app.command("train-restoration")(handled(train_restoration_command))
 app.command()(handled(restore))
+app.command()(handled(push))
 app.add_typer(datasets)
 
 

@@ -9,7 +9,7 @@ from qmamba.inference.attentive import Router
 from qmamba.inference.quantized_layers import NotPreparable, depthwise, linear
 from qmamba.inference.quantized_mixer import projection_on_codes, scan_on_codes
 from qmamba.nn import AttentiveBlock, ConvolutionalMlp, GatedMlp
-from qmamba.ops.native.scratch import Buffers
+from qmamba.ops.native.memory import Buffers
 from qmamba.quantization.ss2d import QuantizedSelectiveScan
 
 
@@ -63,8 +63,8 @@ class QuantizedAttentiveBlock:
         projected = self._project(pixels, name="projected")
         projected[..., -self._states :] += prompts
         out = self._buffers("mixed", tuple(pixels.shape))
-        scanned, grids = self._scan(pixels, projected[:, :, None], route, out=out)
-        return self._out(scanned.view(y.shape), grids=grids, residual=x)
+        scanned, qparams = self._scan(pixels, projected[:, :, None], route, out=out)
+        return self._out(scanned.view(y.shape), qparams=qparams, residual=x)
 
 
 class _FeedForward:

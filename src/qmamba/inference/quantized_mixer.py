@@ -12,19 +12,19 @@ from qmamba.inference.quantized_layers import (
     Linear,
     constant,
     depthwise,
-    grid_rule,
     padded_channels,
+    qparams_rule,
     static_rule,
 )
 from qmamba.nn.ss2d import ROUTES
-from qmamba.ops.native.scratch import Buffers
-from qmamba.ops.quantized.operands import Constant, GridRule
-from qmamba.ops.quantized.scan import QuantizedScan, ScanRules
+from qmamba.ops.native.memory import Buffers
+from qmamba.ops.native.operands import Constant, QParamsRule
+from qmamba.ops.native.quantized_scan import QuantizedScan, ScanRules
 from qmamba.quantization.ss2d import QuantizedSelectiveScan, QuantizedSS2D
 
 
 def quantized_mixer(
-    layer: QuantizedSS2D, buffers: Buffers, output: GridRule | None = None
+    layer: QuantizedSS2D, buffers: Buffers, output: QParamsRule | None = None
 ) -> Mixer:
     """Convolution, projection, scan, norm and gate of a converted layer; the caller enters it.
 
@@ -63,7 +63,7 @@ def scan_on_codes(
     layer: QuantizedSelectiveScan,
     *,
     norm: nn.LayerNorm | None = None,
-    output: GridRule | None = None,
+    output: QParamsRule | None = None,
     merge: bool = True,
 ) -> QuantizedScan:
     """The scan of a converted layer; arguments as for :class:`QuantizedScan`.
@@ -82,7 +82,7 @@ def scan_on_codes(
 class _CodeScan:
     """The scan on codes; norm and gate are fused in where the routes are merged by a sum."""
 
-    def __init__(self, layer: QuantizedSS2D, buffers: Buffers, output: GridRule | None) -> None:
+    def __init__(self, layer: QuantizedSS2D, buffers: Buffers, output: QParamsRule | None) -> None:
         self._buffers = buffers
         self._route_gate, self._norm = layer.multi_scan, layer.out_norm
         if self._route_gate is None:
@@ -108,4 +108,4 @@ def _frozen(layer: QuantizedSelectiveScan, name: str) -> Constant:
 
 def _rules(layer: QuantizedSelectiveScan) -> ScanRules:
     operands = (layer.x_quantizer, layer.steps_quantizer, layer.B_quantizer, layer.C_quantizer)
-    return ScanRules(static_rule(layer.dt_proj_input_quantizer), *map(grid_rule, operands))
+    return ScanRules(static_rule(layer.dt_proj_input_quantizer), *map(qparams_rule, operands))

@@ -32,7 +32,7 @@ from qmamba.nn import (
 )
 from qmamba.nn.blocks import VSSBlock
 from qmamba.ops.native.maps import weighted_sum
-from qmamba.ops.native.scratch import Buffers
+from qmamba.ops.native.memory import Buffers
 from qmamba.quantization.ss2d import QuantizedSS2D
 
 
@@ -101,8 +101,8 @@ class QuantizedSkipBlock:
 
     def __call__(self, x: Tensor) -> Tensor:
         scanned, gate = self._in(x, name="inner").chunk(2, dim=-1)
-        mixed, grids = self._mix(scanned, gate)
-        x = self._out(mixed, grids=grids, residual=x, residual_scale=self._skip, name="scanned")
+        mixed, qparams = self._mix(scanned, gate)
+        x = self._out(mixed, qparams=qparams, residual=x, residual_scale=self._skip, name="scanned")
         y = self._convolutions(x)
         weights = torch.sigmoid(self._attention(y.mean((1, 2), keepdim=True)))
         return weighted_sum(x, self._skip2, y, weights)
@@ -122,6 +122,6 @@ class QuantizedVSSBlock:
         self._fc2 = linear(block.mlp.fc2, buffers)
 
     def __call__(self, x: Tensor) -> Tensor:
-        mixed, grids = self._mix(self._in(x, name="inner"))
-        x = self._out(mixed, grids=grids, residual=x, name="scanned")
+        mixed, qparams = self._mix(self._in(x, name="inner"))
+        x = self._out(mixed, qparams=qparams, residual=x, name="scanned")
         return self._fc2(F.gelu(self._fc1(x, name="hidden")), residual=x)

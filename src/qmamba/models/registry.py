@@ -92,8 +92,7 @@ def create_model(name: str, **config_overrides: Any) -> Network:
 
 
 def name_of(config: NetworkConfig) -> str | None:
-    """The name of a model that differs at most in its training and its number of outputs."""
+    """The name of a model that differs at most in its training, its outputs and its routing."""
     record = architecture_of(config)
-    plain = {"drop_path": 0.0, "num_outputs": 1} if record.rates else {"drop_path": 0.0}
-    config = config.replace(**plain)
+    config = config.without("drop_path", "num_outputs", "routing", "routing_seed")
     return next((name for name, known in record.models.items() if known == config), None)

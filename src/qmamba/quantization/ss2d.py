@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmamba.nn import SS2D, SelectiveScan
-from qmamba.ops import ss2d, ss2d_given_steps
+from qmamba.ops import ss2d, ss2d_given_delta
 from qmamba.quantization.config import QuantConfig
 from qmamba.quantization.layers import (
     FrozenTensor,
@@ -111,10 +111,10 @@ class QuantizedSelectiveScan(SelectiveScan):
         if self.steps_quantizer is None:
             projected = torch.cat([low, B, C], dim=-1)
             return ss2d(inputs, projected, routes, dt_weight, bias, A, D, merge=merge)
-        steps = torch.matmul(low.transpose(1, 2), dt_weight.transpose(1, 2))
-        steps = self.steps_quantizer(steps)
+        delta = torch.matmul(low.transpose(1, 2), dt_weight.transpose(1, 2))
+        delta = self.steps_quantizer(delta)
         B_and_C = torch.cat([B, C], dim=-1)
-        return ss2d_given_steps(inputs, steps, B_and_C, routes, bias, A, D, merge=merge)
+        return ss2d_given_delta(inputs, delta, B_and_C, routes, bias, A, D, merge=merge)
 
     def constant(self, name: str) -> Tensor:
         """What the layer computes with for one of its parameters: for ``A_logs``, the decay A."""

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from qmamba.checkpoints import load
+from qmamba.checkpoints import Published, load, publish_model
 from qmamba.errors import CheckpointError, ConfigError, ImageError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, ImageLayers, layers_of, read_layers
 from qmamba.inference import Precision, prepare
@@ -177,6 +177,46 @@ class Restorer:
         if named:
             check_request(request, restorer.config, restorer.metadata)
         return restorer
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        license: str | None = None,
+        private: bool = False,
+        token: str | None = None,
+        message: str | None = None,
+        dry_run: bool = False,
+    ) -> Published:
+        """Publish the model with a card made from its metadata; see :func:`publish_model`.
+
+        Args:
+            repository: ``owner/name`` on the Hugging Face hub.
+            license: identifier of the license of the weights, such as ``"apache-2.0"``.
+            private: make a new repository private.
+            token: of the hub; ``None`` takes the one that ``hf auth login`` stored.
+            message: of the commit.
+            dry_run: make the file and the card and send nothing.
+
+        Returns:
+            Commit, digest and card.
+
+        Raises:
+            CheckpointError: the hub refuses, cannot be reached, or stored something else.
+            ConfigError: the repository or the license is malformed.
+        """
+        if self.metadata is None:
+            raise ConfigError("The model has no metadata to make a card from; say what it is for.")
+        return publish_model(
+            self.model,
+            self.metadata,
+            repository,
+            license=license,
+            private=private,
+            token=token,
+            message=message,
+            dry_run=dry_run,
+        )
 
     @property
     def task(self) -> TaskName:

@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from qmamba.errors import ConfigError
-from qmamba.ops.quantized.quantizer_rounding import (
+from qmamba.ops.native.rounding import (
     DynamicSettings,
     dynamic_round,
     dynamic_round_backward,
     dynamic_state,
+    takes,
 )
 from qmamba.ops.quantized.rounding import (
     RowStatistics,
     add_statistics_gradient_,
-    native,
     round_rows,
     round_rows_backward,
     row_statistics,
@@ -121,7 +121,7 @@ class DLS(Quantizer):
 
     def kernel_settings(self, x: Tensor) -> DynamicSettings | None:
         """How the kernel does all of it, or ``None`` where it cannot or the moments are frozen."""
-        if not native(x) or (self.statistics == "frozen" and not self.training):
+        if not takes(x) or (self.statistics == "frozen" and not self.training):
             return None
         return DynamicSettings(self.low, self.high, self.operand.copies, _NARROWEST, _TINY)
 

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmamba.ops.quantized.quantizer_rounding import (
+from qmamba.ops.native.rounding import (
     ThresholdSettings,
+    takes,
     threshold_round,
     threshold_round_backward,
 )
-from qmamba.ops.quantized.rounding import native
 from qmamba.quantization.qparams import QuantParams
 from qmamba.quantization.quantizers.base import Operand, range_by_sign
 from qmamba.quantization.quantizers.initialization import Sample
@@ -151,7 +151,7 @@ class _ThresholdRounding(torch.autograd.Function):
     ) -> Tensor:
         ctx.settings = ThresholdSettings(low, high, first_level, _END_SLOPE), gradient
         ctx.save_for_backward(x, step, offset, points)
-        if native(x):
+        if takes(x):
             return threshold_round(x, step, offset, points, ctx.settings[0])
         steps = _in_steps(x, step, offset, low, high)
         index = torch.bucketize(steps.contiguous(), _boundaries(points))
@@ -161,7 +161,7 @@ class _ThresholdRounding(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,), (x, step, offset, points) = grads, ctx.saved_tensors
         settings, gradient = ctx.settings
-        backward = threshold_round_backward if native(x) else _threshold_backward
+        backward = threshold_round_backward if takes(x) else _threshold_backward
         on_x, on_step, *others = backward(grad, x, step, offset, points, settings)
         return on_x, on_step * gradient, *others, None, None, None, None
 
