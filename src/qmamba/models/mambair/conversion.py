@@ -16,6 +16,7 @@ from qmamba.models.state_dicts import Conversion, Refit, block_counts, size_of
 
 _PREFIX = "module."
 _GROUP = ".residual_group."
+_ATTENTIVE = ".assm."
 _BLOCK = re.compile(r"^layers\.(\d{1,4})\.residual_group\.blocks\.(\d{1,4})\.")
 _FIRST_BLOCK = "layers.0.residual_group.blocks.0."
 _CAB = _FIRST_BLOCK + "conv_blk.cab."
@@ -34,8 +35,11 @@ _TASKS = {
 
 
 def is_mambair(state: Mapping[str, Tensor]) -> bool:
-    """Whether a checkpoint is built of residual groups, as MambaIR and its relatives are."""
-    return any(_GROUP in key for key in state)
+    """Whether a checkpoint is built of residual groups, as MambaIR and its relatives are.
+
+    MambaIRv2 is another family, which its attentive scans tell.
+    """
+    return any(_GROUP in key for key in state) and not any(_ATTENTIVE in key for key in state)
 
 
 def convert_mambair(content: Mapping[str, Tensor]) -> Conversion:
