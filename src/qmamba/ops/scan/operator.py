@@ -101,7 +101,28 @@ def register_scan(
     forward_operator.register_vmap(one_by_one(forward_operator))
     backward_operator.register_vmap(one_by_one(backward_operator))
 
-    # An operator cannot be differentiated inside the transforms of torch.func; a function can.
+    function = _transformable(forward_operator, backward_operator, save, gradients, refuse)
+
+    def scan(*arguments: Any) -> tuple[Tensor, Tensor]:
+        run = function if _is_transformed() else forward_operator
+        result: tuple[Tensor, Tensor] = run(*arguments)
+        return result
+
+    return scan
+
+
+def _transformable(
+    forward_operator: Callable[..., Any],
+    backward_operator: Callable[..., Any],
+    save: Callable[..., None],
+    gradients: Callable[..., Arguments],
+    refuse: Callable[..., Any],
+) -> Callable[..., Any]:
+    """The same as a function, which the transforms of ``torch.func`` can differentiate.
+
+    Inside them an operator cannot be.
+    """
+
     class Backward(torch.autograd.Function):
         forward = staticmethod(lambda *inputs: tuple(backward_operator(*inputs)))
         setup_context = staticmethod(lambda ctx, inputs, output: None)
@@ -121,12 +142,7 @@ def register_scan(
         def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
             return one_by_one(Forward.apply)(info, in_dims, *arguments)
 
-    def scan(*arguments: Any) -> tuple[Tensor, Tensor]:
-        run = Forward.apply if _is_transformed() else forward_operator
-        result: tuple[Tensor, Tensor] = run(*arguments)
-        return result
-
-    return scan
+    return Forward.apply
 
 
 def _is_transformed() -> bool:
