@@ -26,13 +26,10 @@ sys.path.insert(0, str(HERE))
 
 from measure import write  # noqa: E402
 
-from qmamba.checkpoints import (
-    load,  # noqa: E402
-    save_quantized,  # noqa: E402
-)
+from qmamba.checkpoints import load, save_quantized  # noqa: E402
 from qmamba.images import read_image, to_tensor  # noqa: E402
-from qmamba.models import MambaIR, ModelMetadata
-from qmamba.quantization import QuantConfig, calibrate, quantize_
+from qmamba.models import MambaIR, ModelMetadata  # noqa: E402
+from qmamba.quantization import QuantConfig, calibrate, quantize_  # noqa: E402
 
 NETWORK = "mambair-nano-x2-w4a4"
 BITS = (2, 3, 4, 8)

@@ -102,8 +102,8 @@ class Features:
 def extract(ratings: Ratings) -> Features:
     """Features of the whole images, one image at a time because sizes may differ."""
     rows: tuple[list[FloatArray], ...] = ([], [], [])
-    for image in _progress(ratings.images):
-        image = to_tensor(read_image(ratings.folder / "images" / image).pixels).unsqueeze(0)
+    for name in _progress(ratings.images):
+        image = to_tensor(read_image(ratings.folder / "images" / name).pixels).unsqueeze(0)
         tables = (
             brisque_features(image),
             brisque_features(image, antialias=False),

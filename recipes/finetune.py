@@ -53,8 +53,8 @@ def read_rated(folder: Path, split: str, cache: Path) -> Rated:
     stored = cache / f"statistics_{split}.pt"
     if not stored.exists():
         measured = []
-        for image in images:
-            image = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
+        for pixels in images:
+            image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
             measured.append(torch.cat([brisque_features(image), image_statistics(image)], 1))
         with atomic_write(stored, "wb") as file_out:
             torch.save(torch.cat(measured), file_out)

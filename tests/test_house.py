@@ -18,16 +18,19 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"nn"}),
     frozenset({"models"}),
     frozenset({"quantization", "prompts"}),
+    frozenset({"checkpoints"}),
+    frozenset({"inference"}),
     frozenset({"assess", "restore"}),
     frozenset({"datasets"}),
     frozenset({"evaluation"}),
     frozenset({"training"}),
     frozenset({"reproduce"}),
+    frozenset({"interop", "scale", "web"}),
     frozenset({"cli"}),
 )
 DOORS = {"__init__", "__main__"}
 # `load` is one function for every kind of weights, and hands files of packed codes on.
-HANDED_UP = {("checkpoints/load.py", "quantization")}
+HANDED_UP = {("checkpoints/loading.py", "quantization")}
 
 
 def level(folder: str) -> int:

@@ -41,7 +41,7 @@ _HOMES = {
     "Scorer": "qmamba.assess",
     "create_model": "qmamba.models",
     "list_models": "qmamba.models",
-    "load": "qmamba.models",
+    "load": "qmamba.checkpoints",
     "quantize_": "qmamba.quantization",
     "selective_scan": "qmamba.ops",
     "ss2d": "qmamba.ops",

@@ -17,7 +17,8 @@ from qmamba.models import MambaIR, ModelMetadata, QMamba, ScoreScale
 from qmamba.quantization.quantizers import OfficialDLS
 from tests.datasets.images import textured_image
 from tests.models.micro_mambair import recording
-from tests.quantization.networks import build, images
+from tests.quantization.networks import build
+from tests.quantization.networks import images as random_images
 
 
 def run(*arguments: str | float | Path) -> Result:
@@ -57,7 +58,7 @@ def test_weights_are_quantized_after_training(weights: Path, images: Path, tmp_p
     assert small.metadata.name == "full-w3a8"
     record = small.metadata.training["quantization"]
     assert record["calibration"] == "16 crops of images" and record["bits"] == [3, 8]
-    difference = (small(images(1)) - load(weights)(images(1))).detach().abs().mean()
+    difference = (small(random_images(1)) - load(weights)(random_images(1))).detach().abs().mean()
     assert 0 < difference < 0.2
 
 

@@ -20,7 +20,7 @@ from tests.datasets.trees import (
     cell_array,
     csiq_names,
     csiq_workbook,
-    image,
+    image_bytes,
     koniq_sets,
     scores_of,
     write_files,
@@ -387,7 +387,9 @@ def test_registry_names() -> None:
 
 
 def test_file_finder(tmp_path: Path) -> None:
-    write_files(tmp_path, ["Sub/a.png", "Sub/A.PNG", "Sub/Mixed.Png", "folder.png/x"], image())
+    write_files(
+        tmp_path, ["Sub/a.png", "Sub/A.PNG", "Sub/Mixed.Png", "folder.png/x"], image_bytes()
+    )
     finder = FileFinder(tmp_path)
     assert finder.find(Path("Sub/a.png")) == tmp_path / "Sub" / "a.png"
     assert finder.find(Path("Sub/A.PNG")) == tmp_path / "Sub" / "A.PNG"

@@ -22,14 +22,14 @@ CONTENT_TYPES = (
 )
 
 
-def image() -> bytes:
+def image_bytes() -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", (1, 1), (90, 120, 60)).save(stream, "PNG")
     return stream.getvalue()
 
 
 def write_files(root: Path, names: Sequence[str], content: bytes | None = None) -> None:
-    content = image() if content is None else content
+    content = image_bytes() if content is None else content
     for folder in {(root / name).parent for name in names}:
         folder.mkdir(parents=True, exist_ok=True)
     for name in names:

@@ -17,7 +17,7 @@ from qmamba.datasets import RatedDataset, Split, split_by_content
 from qmamba.errors import ConfigError, DataError
 from qmamba.evaluation.metrics.correlation import krcc, plcc, rmse, srcc
 from qmamba.evaluation.quality.cache import PredictionCache, run_digest
-from qmamba.evaluation.quality.evaluate import evaluate, learnt_policies
+from qmamba.evaluation.quality.evaluation import evaluate, learnt_policies
 from qmamba.evaluation.quality.parts import RatedPart, select_part
 from qmamba.evaluation.quality.predictions import COLUMNS, UnscoredError, write_predictions
 from qmamba.evaluation.quality.report import QualityReport, read_report

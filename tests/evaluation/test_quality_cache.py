@@ -11,8 +11,8 @@ import pytest
 
 from qmamba.assess import Scorer
 from qmamba.errors import DataError
-from qmamba.evaluation.quality import evaluate
 from qmamba.evaluation.quality.cache import PredictionCache, run_digest
+from qmamba.evaluation.quality.evaluation import evaluate
 from qmamba.evaluation.quality.predictions import predict
 from tests.assess.samples import write_image
 from tests.evaluation.rated_images import rated, scorer

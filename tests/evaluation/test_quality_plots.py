@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from qmamba.errors import ConfigError, QMambaError
-from qmamba.evaluation.quality.evaluate import Evaluation, evaluate
+from qmamba.evaluation.quality.evaluation import Evaluation, evaluate
 from qmamba.evaluation.quality.plots import check_plot_path, plot_evaluation
 from tests.evaluation.rated_images import rated, scorer
 

@@ -34,7 +34,7 @@ def exif_block() -> bytes:
     return exif.tobytes().removeprefix(b"Exif\0\0")
 
 
-def image(
+def sample_layers(
     bits: int = 8, channels: int = 3, alpha: bool = False, size: tuple[int, int] = (13, 21)
 ) -> ImageLayers:
     dtype = np.uint8 if bits == 8 else np.uint16
@@ -58,7 +58,7 @@ def image(
 def test_lossless_formats(
     tmp_path: Path, suffix: str, bits: int, channels: int, alpha: bool, size: tuple[int, int]
 ) -> None:
-    layers = image(bits, channels, alpha, size)
+    layers = sample_layers(bits, channels, alpha, size)
     notes = write_layers(tmp_path / f"a{suffix}", layers)
     again = read_layers(tmp_path / f"a{suffix}")
     widened = suffix == ".tif" and (bits, channels, alpha) == (16, 1, True)
@@ -76,7 +76,7 @@ def test_lossless_formats(
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".webp"])
 def test_exif_is_kept_with_its_sizes_set(tmp_path: Path, suffix: str) -> None:
-    write_layers(tmp_path / f"a{suffix}", image())
+    write_layers(tmp_path / f"a{suffix}", sample_layers())
     with Image.open(tmp_path / f"a{suffix}") as image:
         exif = image.getexif()
         inner, place = exif.get_ifd(EXIF_DIRECTORY), exif.get_ifd(GPS_DIRECTORY)
@@ -89,7 +89,7 @@ def test_exif_is_kept_with_its_sizes_set(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".webp"])
 def test_strip_metadata_keeps_the_profile(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
-    layers = image()
+    layers = sample_layers()
     notes = write_layers(path, layers, strip_metadata=True)
     again = read_layers(path)
     assert again.profile == layers.profile
@@ -100,7 +100,7 @@ def test_strip_metadata_keeps_the_profile(tmp_path: Path, suffix: str) -> None:
 
 
 def test_texts(tmp_path: Path) -> None:
-    layers = image()
+    layers = sample_layers()
     write_layers(tmp_path / "a.png", layers)
     assert read_layers(tmp_path / "a.png").metadata.texts == layers.metadata.texts
     assert "texts dropped" in " ".join(write_layers(tmp_path / "a.jpg", layers))
@@ -134,7 +134,7 @@ def test_jpeg_colors_are_not_subsampled(tmp_path: Path) -> None:
 
 
 def test_webp_at_100_is_lossless(tmp_path: Path) -> None:
-    layers = image()
+    layers = sample_layers()
     write_layers(tmp_path / "a.webp", layers, quality=100)
     assert np.array_equal(read_layers(tmp_path / "a.webp").colors, layers.colors)
 
@@ -143,7 +143,7 @@ def test_too_much_metadata_for_jpeg(tmp_path: Path) -> None:
     block = exif_block() + bytes(70_000)
     texts = (("Comment", "c" * 70_000),)
     metadata = ImageMetadata(block, b"<x>" + b" " * 70_000, None, texts)
-    layers = replace(image(), metadata=metadata)
+    layers = replace(sample_layers(), metadata=metadata)
     notes = " ".join(write_layers(tmp_path / "a.jpg", layers))
     assert all(f"{kind} dropped" in notes for kind in ("EXIF data", "XMP data", "texts"))
     write_layers(tmp_path / "a.png", layers)
@@ -198,7 +198,7 @@ def test_png_is_about_as_small_as_pillows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.gif", "a.bmp", "a", "png", "a.png.txt"])
 def test_unknown_names(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="must end in"):
-        write_layers(tmp_path / name, image())
+        write_layers(tmp_path / name, sample_layers())
     assert not list(tmp_path.iterdir())
 
 
@@ -215,7 +215,7 @@ def test_names_of_formats() -> None:
 @pytest.mark.parametrize("quality", [0, 101, 9.5])
 def test_quality_out_of_range(tmp_path: Path, quality: Any) -> None:
     with pytest.raises(ConfigError, match="1 to 100"):
-        write_layers(tmp_path / "a.jpg", image(), quality=quality)
+        write_layers(tmp_path / "a.jpg", sample_layers(), quality=quality)
 
 
 @pytest.mark.parametrize(("name", "side"), [("a.webp", 16_384), ("a.jpg", 65_501)])
@@ -238,10 +238,10 @@ def test_full_disk_leaves_the_old_file(
 
     monkeypatch.setitem(encode._WRITERS, format_of(path), full)
     with pytest.raises(DataError, match="no space left"):
-        write_layers(path, image())
+        write_layers(path, sample_layers())
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
-        write_layers(tmp_path / "gone" / "a.png", image())
+        write_layers(tmp_path / "gone" / "a.png", sample_layers())

@@ -23,14 +23,14 @@ def model(request: pytest.FixtureRequest) -> MambaIR:
     return build(VARIANTS[request.param])
 
 
-def images(config: MambaIRConfig, height: int, width: int) -> torch.Tensor:
+def pair_of_images(config: MambaIRConfig, height: int, width: int) -> torch.Tensor:
     return images(2, config.channels, height, width)
 
 
 @needs_kernel
 @pytest.mark.parametrize("size", [(12, 17), (1, 3)])
 def test_it_computes_what_the_module_computes(model: MambaIR, size: tuple[int, int]) -> None:
-    x = images(model.config, *size)
+    x = pair_of_images(model.config, *size)
     before = x.clone()
     with torch.no_grad():
         expected = model(x)
@@ -44,7 +44,7 @@ def test_it_computes_what_the_module_computes(model: MambaIR, size: tuple[int, i
 
 @needs_kernel
 def test_bfloat16_stays_close_and_gives_float32(model: MambaIR) -> None:
-    x = images(model.config, 10, 9)
+    x = pair_of_images(model.config, 10, 9)
     with torch.no_grad():
         expected = model(x)
     actual = RestorationModel(model, "bf16")(x)
@@ -54,7 +54,7 @@ def test_bfloat16_stays_close_and_gives_float32(model: MambaIR) -> None:
 
 @needs_kernel
 def test_integers_stay_close_and_give_float32(model: MambaIR) -> None:
-    x = images(model.config, 10, 9)
+    x = pair_of_images(model.config, 10, 9)
     with torch.no_grad():
         expected = model(x)
     network = inference_network(model, "int8")
@@ -69,11 +69,11 @@ def test_integers_stay_close_and_give_float32(model: MambaIR) -> None:
 def test_weights_are_those_of_the_moment_of_preparation() -> None:
     model = build(VARIANTS["denoise"])
     network = inference_network(model)
-    before = network(images(model.config, 6, 6))
+    before = network(pair_of_images(model.config, 6, 6))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1)
-    assert torch.equal(network(images(model.config, 6, 6)), before)
+    assert torch.equal(network(pair_of_images(model.config, 6, 6)), before)
 
 
 @needs_kernel
@@ -93,6 +93,6 @@ def test_it_needs_no_compiled_code(backend: str, monkeypatch: pytest.MonkeyPatch
     network = inference_network(model)
     assert isinstance(network, RestorationModel)
     monkeypatch.setattr(library, "_load", lambda: "not here")
-    x = images(model.config, 9, 8)
+    x = pair_of_images(model.config, 9, 8)
     with torch.no_grad():
         torch.testing.assert_close(network(x), model(x), rtol=1e-4, atol=2e-5)

@@ -203,9 +203,9 @@ def test_a_run_and_its_files(images: tuple[CleanImage, ...], tmp_path: Path) -> 
     assert recorded_degradation(loaded) == SUPER
     assert loaded.metadata.training["data"] == "ours"
     assert loaded.metadata.training["figures"] == result.figures
-    images = torch.rand(1, 3, 8, 8)
+    x = torch.rand(1, 3, 8, 8)
     with torch.no_grad():
-        assert torch.equal(loaded(images), model(images))
+        assert torch.equal(loaded(x), model(x))
 
     with pytest.raises(DataError, match="--resume"):
         train_restoration(model, task, OPTIONS, tmp_path, name="tiny")

@@ -143,8 +143,8 @@ class Scorer:
         """Load weights and make a scorer of them; the parameters are frozen.
 
         Args:
-            name_or_path: embedded weights (:func:`~qmamba.checkpoints.list_weights`), path or hub id;
-                ``None`` is :data:`DEFAULT_WEIGHTS`, or the embedded base of a tuned file.
+            name_or_path: embedded weights (:func:`~qmamba.checkpoints.list_weights`), path or hub
+                id; ``None`` is :data:`DEFAULT_WEIGHTS`, or the embedded base of a tuned file.
             device: where the network runs, for example ``"cpu"``, ``"cuda:0"`` or ``"mps"``.
             policy, precision, batch_size, max_pixels: see the class.
             revision: branch, tag or commit of a hub repository.

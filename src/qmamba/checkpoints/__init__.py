@@ -1,7 +1,7 @@
 """Every file that holds weights: reading, checking and writing."""
 
-from qmamba.checkpoints.describe import describe
-from qmamba.checkpoints.load import MismatchError, load, save_model
+from qmamba.checkpoints.description import describe
+from qmamba.checkpoints.loading import MismatchError, load, save_model
 from qmamba.checkpoints.packed_file import load_quantized, save_quantized
 from qmamba.checkpoints.sources import list_weights
 from qmamba.checkpoints.tuned_file import is_tuned_file, load_tuned, load_tuned_model, save_tuned

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from qmamba.checkpoints.bit_packing import pack, packed_size, unpack
-from qmamba.checkpoints.load import METADATA_KEY, PACKED_KEY
+from qmamba.checkpoints.loading import METADATA_KEY, PACKED_KEY
 from qmamba.checkpoints.packed_structure import excluded_parts, frozen_structure
 from qmamba.checkpoints.safetensors_file import read_tensors
 from qmamba.checkpoints.sources import WeightsFile, read_weights

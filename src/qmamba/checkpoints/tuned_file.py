@@ -15,10 +15,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from qmamba.checkpoints import list_weights, load
-from qmamba.checkpoints.load import METADATA_KEY, MismatchError
+from qmamba.checkpoints.loading import METADATA_KEY, MismatchError, load
 from qmamba.checkpoints.safetensors_file import header_of, require_finite
-from qmamba.checkpoints.sources import WeightsFile, read_weights
+from qmamba.checkpoints.sources import WeightsFile, list_weights, read_weights
 from qmamba.errors import CheckpointError, ConfigError
 from qmamba.files import atomic_write
 from qmamba.models import LoadReport, Model, ModelMetadata, QMamba

@@ -37,7 +37,7 @@ from qmamba.files import require_writable
 if TYPE_CHECKING:
     from qmamba.assess import Scorer
     from qmamba.datasets import RatedDataset
-    from qmamba.evaluation.quality.evaluate import Breakdown
+    from qmamba.evaluation.quality.evaluation import Breakdown
     from qmamba.evaluation.quality.parts import PartName, RatedPart
     from qmamba.inference.prepare import Precision
 
@@ -169,9 +169,9 @@ def evaluate(
     Exit code: 0 measured, 1 images without a score (each is named; --skip-bad leaves them out) or
     undefined figures, 2 wrong usage or data, 130 interrupted.
     """
-    from qmamba.evaluation.quality import evaluate as measured
     from qmamba.evaluation.quality.cache import PredictionCache
-    from qmamba.evaluation.quality.evaluate import learnt_policies
+    from qmamba.evaluation.quality.evaluation import evaluate as measured
+    from qmamba.evaluation.quality.evaluation import learnt_policies
     from qmamba.evaluation.quality.predictions import UnscoredError, write_predictions
     from qmamba.evaluation.quality.tables import write_report
 

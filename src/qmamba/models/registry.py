@@ -112,7 +112,7 @@ def build_model(config: Config) -> Model:
 def create_model(name: str, **config_overrides: Any) -> Model:
     """Build a named model with fresh weights, in training mode, on torch's default device.
 
-    Weights are drawn from torch's global generator; :func:`qmamba.checkpoints.load` has trained ones.
+    Weights are drawn from torch's global generator; :func:`qmamba.load` has trained ones.
 
     Args:
         name: one of :func:`list_models`.

@@ -17,8 +17,8 @@ from qmamba.restore.restorer import ImageInput, Restorer
 __all__ = [
     "FORMATS",
     "Canceled",
-    "Job",
     "ImageInput",
+    "Job",
     "Progress",
     "RestoredImage",
     "RestoredRow",

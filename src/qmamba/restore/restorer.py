@@ -144,9 +144,9 @@ class Restorer:
         """Load weights and make a restorer of them; the parameters are frozen.
 
         Args:
-            name_or_path: embedded weights (:func:`~qmamba.checkpoints.list_weights`), path or hub id;
-                of a full-precision or a packed file of ours, or of an official checkpoint. ``None``
-                chooses among the embedded weights by the next four.
+            name_or_path: embedded weights (:func:`~qmamba.checkpoints.list_weights`), path or hub
+                id; of a full-precision or a packed file of ours, or of an official checkpoint.
+                ``None`` chooses among the embedded weights by the next four.
             task: ``"sr"`` (the default), ``"denoise"`` or ``"jpeg"``.
             scale: factor of ``sr``; the smallest there is where none is given.
             sigma: deviation of the noise on the scale 0 to 255, for ``denoise``.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from qmamba.errors import ConfigError, QMambaError
-from qmamba.evaluation.quality.evaluate import Evaluation
+from qmamba.evaluation.quality.evaluation import Evaluation
 from qmamba.evaluation.quality.predictions import Prediction
 from qmamba.evaluation.quality.report import DatasetRow
 from qmamba.files import atomic_write

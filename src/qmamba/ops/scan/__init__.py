@@ -1,1 +1,1 @@
-"""The selective scan: its definition, plain PyTorch forms of it, and the choice between implementations."""
+"""The selective scan: its definition, its plain PyTorch forms, and the choice of a backend."""

@@ -1,8 +1,8 @@
 """The selective scan in plain PyTorch operations: any device, any float dtype, no compiled code.
 
-Trades, against the definition in :mod:`qmamba.ops.scan.naive`: the sequence is cut into blocks, each
-block into chunks that advance together (:mod:`qmamba.ops.scan.recurrence`), so thousands of small
-operations become tens of wide ones. Scratch memory is one block, whatever the length. For training,
+Trades, against the definition in :mod:`qmamba.ops.scan.naive`: the sequence is cut into blocks,
+each block into chunks that advance together (:mod:`qmamba.ops.scan.recurrence`), so thousands of
+small operations become tens of wide ones. Scratch memory is one block, whatever the length. For training,
 the tape holds the arguments and one state per block; the backward pass computes the rest anew and
 is itself not differentiable. ``torch.compile`` and ``torch.export`` see single operators, not the
 many operations inside.

@@ -1,4 +1,4 @@
-"""The 2-D scan of :mod:`qmamba.ops.scan.chunked`: routes are read, scanned and put back in blocks."""
+"""The 2-D scan of :mod:`qmamba.ops.scan.chunked`: routes are read, scanned and merged in blocks."""
 
 from __future__ import annotations
 

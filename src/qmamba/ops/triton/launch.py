@@ -25,11 +25,10 @@ MOST_SHORT_ADDRESS = 2**31
 @cache
 def _modules() -> tuple[ModuleType, ModuleType]:
     try:
-        from qmamba.ops.triton import kernels
-        from qmamba.ops.triton import segments as triton_segments
+        from qmamba.ops.triton import kernels, segments
     except ImportError as error:
         raise BackendError(f"The Triton scan cannot be loaded: {error}.") from error
-    return triton_kernels, triton_segments
+    return kernels, segments
 
 
 def _power_of_two(number: int, least: int) -> int:

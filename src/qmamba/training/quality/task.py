@@ -331,9 +331,9 @@ def _readable(
     images: list[Images] = []
     kept: list[tuple[int, ...]] = []
     for positions, share in ((part.train, memory), (part.validation, 0)):
-        images = [part.dataset[position] for position in positions]
-        images.append(Images(ImageFile(image.path, part.shorter) for image in images))
+        rated = [part.dataset[position] for position in positions]
+        images.append(Images(ImageFile(image.path, part.shorter) for image in rated))
         bad = images[-1].read(share, report)
-        problems += [(images[place], reason) for place, reason in bad.items()]
-        kept.append(tuple(p for place, p in enumerate(positions) if place not in bad))
+        problems += [(rated[index], reason) for index, reason in bad.items()]
+        kept.append(tuple(p for index, p in enumerate(positions) if index not in bad))
     return replace(part, train=kept[0], validation=kept[1]), images[0], problems

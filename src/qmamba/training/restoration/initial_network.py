@@ -57,7 +57,8 @@ def restoration_network(
         name: of a model; None takes the nano one of the task, or that of the weights.
         weights: embedded name, path or hub id to start from.
         start: without weights, ``interpolation`` (see
-            :func:`~qmamba.training.restoration.interpolation.start_from_interpolation`) or ``random``.
+            :func:`~qmamba.training.restoration.interpolation.start_from_interpolation`) or
+            ``random``.
         seed: of fresh weights. The global random state is left as it was.
         config_overrides: fields of the configuration, such as ``drop_path=0.1``.
 

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-from qmamba.checkpoints.load import METADATA_KEY
+from qmamba.checkpoints.loading import METADATA_KEY
 from qmamba.checkpoints.safetensors_file import header_of
 from qmamba.checkpoints.sources import read_weights
 from qmamba.errors import CheckpointError, ConfigError
