@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import qmamba.ops
+import qmamba.ops.native
 from qmamba.ops.native import library as kernel
 from tests.conftest import REPOSITORY
 
@@ -33,7 +33,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def instructions(driver: Path, step: str, repeats: int) -> int:
-    folders = [Path(folder) for folder in qmamba.ops.__path__]
+    folders = [Path(folder) for folder in qmamba.ops.native.__path__]
     library = next(p for folder in folders for p in folder.glob("libqmamba_scan.*"))
     command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", str(driver)]
     command += [str(library), step, str(kernel.LANES["avx2"]), str(repeats)]

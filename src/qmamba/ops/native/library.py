@@ -167,7 +167,7 @@ def _choose_lanes(widest: int) -> int:
 def _load() -> Kernel | str:
     """The kernel, or one sentence that says why there is none."""
     # An editable install keeps the compiled file apart from the sources.
-    for folder in sys.modules["qmamba.ops"].__path__:
+    for folder in sys.modules["qmamba.ops.native"].__path__:
         for name in ("libqmamba_scan.so", "libqmamba_scan.dylib"):
             path = Path(folder) / name
             if path.exists():
