@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import secrets
+import socket
 import stat
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, TextIO, overload
 
@@ -120,6 +124,176 @@ def make_folder(path: Path) -> None:
         raise DataError(
             f"cannot make the folder {str(path)!r}: {reason}, choose another one"
         ) from error
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that an output belongs to."""
+
+    pid: int
+    """Its number."""
+    host: str
+    """The machine that it runs on."""
+    born: str = ""
+    """When it began, where the system tells: numbers of processes are used again."""
+
+    @classmethod
+    def here(cls) -> Owner:
+        """The process that asks."""
+        pid = os.getpid()
+        return cls(pid, _host(), _birth(pid) or "")
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Owner | None:
+        """What :meth:`to_json` wrote; None where the text is something else."""
+        try:
+            owner = cls(**json.loads(text))
+        except (ValueError, TypeError):
+            return None
+        sound = type(owner.pid) is int and owner.pid > 0
+        return (
+            owner if sound and all(isinstance(s, str) for s in (owner.host, owner.born)) else None
+        )
+
+    def to_json(self) -> bytes:
+        """One line of JSON."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    def is_alive(self) -> bool | None:
+        """Whether the process still runs; None where it would run on another machine."""
+        if self.host != _host():
+            return None
+        if os.name != "posix":
+            # Asking for a process that way would end it elsewhere.
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except (OverflowError, OSError):
+            pass
+        born = _birth(self.pid)
+        return born is None or not self.born or born == self.born
+
+
+@contextmanager
+def owned_output(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep an output to this process for the length of the block.
+
+    A small file beside the output, ``.NAME.lock``, names the process; for a folder that exists it
+    lies inside as ``.qmamba.lock``. What a killed process on this machine has left is taken over.
+
+    Args:
+        path: file or folder that will be written.
+
+    Raises:
+        DataError: another process has it, or the place is not writable.
+    """
+    path = Path(path)
+    lock, own = _lock_path(path), Owner.here().to_json()
+    _take(lock, path, own)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            if lock.read_bytes() == own:
+                lock.unlink()
+
+
+def _take(lock: Path, path: Path, own: bytes) -> None:
+    while not create_exclusively(lock, own):
+        try:
+            found = lock.read_bytes()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise DataError(f"Cannot read {str(lock)!r}: {_reason(error)}.") from error
+        owner = Owner.from_json(found)
+        if owner is not None and owner.is_alive() is not False:
+            advice = "" if owner.is_alive() else f", or delete {str(lock)!r} if that one is gone"
+            raise DataError(
+                f"Cannot write {str(path)!r}: process {owner.pid} on {owner.host!r} is writing it;"
+                f" wait until it is done or choose another output{advice}."
+            )
+        remove_if_unchanged(lock, found)
+
+
+def create_exclusively(path: Path, content: bytes) -> bool:
+    """Make a file that others see with its whole content at once; False if there is one already.
+
+    Raises:
+        DataError: the place is not writable.
+    """
+    target = Path(path)
+    descriptor, temporary = _temporary(target, path, 0)
+    try:
+        with _reported(path, everything=True), os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            return False
+        except OSError:
+            return _create_in_steps(target, content)
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _create_in_steps(path: Path, content: bytes) -> bool:
+    """As :func:`create_exclusively`, where the file system has no hard links."""
+    with _reported(path, everything=True):
+        try:
+            with open(path, "xb") as stream:
+                stream.write(content)
+        except FileExistsError:
+            return False
+    return True
+
+
+def remove_if_unchanged(path: Path, content: bytes) -> bool:
+    """Remove a file if it still has the content; False if another process was faster.
+
+    Of several processes that want to remove the same file one succeeds, and a file that has taken
+    its place since stays.
+    """
+    aside = path.with_name(f"{_start(path)}{secrets.token_hex(6)}.tmp")
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return False
+    try:
+        if aside.read_bytes() == content:
+            return True
+        with suppress(FileExistsError):
+            os.link(aside, path)
+        return False
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _lock_path(path: Path) -> Path:
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        return target / ".qmamba.lock"
+    kept = os.fsencode(target.name)[: 2 * _KEPT_NAME_BYTES].decode(errors="ignore")
+    return target.with_name(f".{kept}.lock")
+
+
+@cache
+def _host() -> str:
+    return socket.gethostname()
+
+
+def _birth(pid: int) -> str | None:
+    """What tells a process from an earlier one of the same number; None where nothing does."""
+    try:
+        # The name of a process, in parentheses, may hold spaces itself.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    return f"{boot}:{fields[19]}" if len(fields) > 19 else None
 
 
 def remove_temporaries(path: Path) -> None:
