@@ -22,7 +22,7 @@ from qmamba.images import DEFAULT_MAX_PIXELS, normalize
 from qmamba.inference.prepare import Precision, inference_network
 from qmamba.models import Model, ModelMetadata, QMamba, ScoreScale, TimmBackbone
 
-DEFAULT_WEIGHTS = "qmamba-nano-biq2021"
+DEFAULT_WEIGHTS = "qmamba-mini-biq2021"
 """The weights that come with the package and are taken where none are named."""
 
 PIXELS_PER_CALL = 4_194_304
