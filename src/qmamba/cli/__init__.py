@@ -13,6 +13,7 @@ from qmamba.cli.common import handled
 from qmamba.cli.datasets import datasets
 from qmamba.cli.evaluate import evaluate
 from qmamba.cli.evaluate_restoration import evaluate_restoration
+from qmamba.cli.export import export
 from qmamba.cli.models import models
 from qmamba.cli.quantize import quantize
 from qmamba.cli.reproduce import reproduce
@@ -35,6 +36,7 @@ for _command in (score, models, backends, train, evaluate, aggregate, tune, repr
 app.command("evaluate-restoration")(handled(evaluate_restoration))
 app.command("train-restoration")(handled(train_restoration_command))
 app.command()(handled(restore))
+app.command()(handled(export))
 app.add_typer(datasets)
 
 
