@@ -45,8 +45,8 @@ def _with_loud_scans(model: Network) -> Network:
     with torch.no_grad():
         for layer in model.modules():
             if isinstance(layer, SS2D):
-                layer.x_proj_weight *= 8
-                layer.dt_projs_bias -= 2
+                layer.x_proj_weight.mul_(8)
+                layer.dt_projs_bias.sub_(2)
     return model
 
 

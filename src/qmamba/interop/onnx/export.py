@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from qmamba.checkpoints import load, load_tuned_model
 from qmamba.errors import ConfigError, QMambaError
 from qmamba.files import atomic_write, require_writable
 from qmamba.images import normalize
-from qmamba.inference.prepare import inference_network
+from qmamba.inference import prepare
 from qmamba.interop.onnx.functions import DOMAIN, MERGED, ROUTES, VERSION, scan_functions
 from qmamba.interop.onnx.graph import RestorationGraph, ScoreGraph, scan_layers, traceable
 from qmamba.interop.onnx.libraries import library, require_libraries
@@ -34,7 +34,7 @@ from qmamba.interop.onnx.verification import (
     open_session,
     session_runner,
 )
-from qmamba.models import IMAGE_MEAN, IMAGE_STD, MambaIR, Model, ModelMetadata
+from qmamba.models import IMAGE_MEAN, IMAGE_STD, ModelMetadata, Network, architecture_of
 from qmamba.restore import Restorer
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ DEFAULT_OPSET = 21
 OPSETS = (18, 19, 20, 21, 22, 23)
 """Versions of the standard operators that a file can be written for."""
 
-Exportable: TypeAlias = str | Path | Scorer | Restorer | Model
+Exportable: TypeAlias = str | Path | Scorer | Restorer | Network
 
 _INPUT = "image"
 _EXAMPLE = (2, 72, 88)
@@ -142,21 +142,21 @@ def export_onnx(
     )
 
 
-def _loaded(model: Exportable, tuned: str | Path | None) -> Model:
+def _loaded(model: Exportable, tuned: str | Path | None) -> Network:
     if isinstance(model, str | Path):
         return load(model) if tuned is None else load_tuned_model(model, tuned)
     if tuned is not None:
         raise ConfigError("A tuned file is put on weights that are named; give their name.")
-    return cast(Model, model.model) if isinstance(model, Scorer | Restorer) else model
+    return model.model if isinstance(model, Scorer | Restorer) else model
 
 
-def _subject(model: Model) -> _Subject:
-    if getattr(model, "quantization", None) is not None:
+def _subject(model: Network) -> _Subject:
+    if model.quantization is not None:
         raise ConfigError(
             "The network is quantized; export the full-precision weights that it was made from."
         )
-    run = inference_network(copy.deepcopy(model).cpu())
-    if isinstance(model, MambaIR):
+    run = prepare(copy.deepcopy(model).cpu())
+    if not architecture_of(model).rates:
         restorer = Restorer(model)
         about = _about(restorer.metadata) | {
             "qmamba.task": restorer.task,
@@ -167,7 +167,7 @@ def _subject(model: Model) -> _Subject:
             ours=lambda images: run(images).clamp(0, 1),
             output="restored",
             unit=1.0,
-            channels=model.config.channels,
+            channels=restorer.config.channels,
             metadata=about,
             side=None,
         )

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmamba.interop.onnx.functions import DOMAIN, MERGED, ROUTES, VERSION
-from qmamba.models import IMAGE_MEAN, IMAGE_STD, MambaIR, QualityModel, ScoreScale
+from qmamba.models import IMAGE_MEAN, IMAGE_STD, Network, ScoreScale
 from qmamba.nn import SS2D
 from qmamba.nn.scale_shift import without_scale_shift
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 class ScoreGraph(nn.Module):
     """Images to opinion scores, normalization and scale inside."""
 
-    def __init__(self, network: QualityModel, scale: ScoreScale) -> None:
+    def __init__(self, network: Network, scale: ScoreScale) -> None:
         super().__init__()
         self.network = network
         self.scale = scale
@@ -38,7 +36,7 @@ class ScoreGraph(nn.Module):
 class RestorationGraph(nn.Module):
     """Images to restored images, clamped to [0, 1]."""
 
-    def __init__(self, network: MambaIR) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
