@@ -99,9 +99,13 @@ def export_onnx(
         DataError: the file cannot be written.
 
     Example:
-        >>> report = export_onnx("qmamba-nano-biq2021", "nano.onnx")  # doctest: +SKIP
-        >>> report.deviation < 1e-4  # doctest: +SKIP
-        True
+        >>> import qmamba
+        >>> from tempfile import TemporaryDirectory
+        >>> model = qmamba.create_model("mambair-nano-x2", depths=(1,))
+        >>> with TemporaryDirectory() as folder:
+        ...     report = qmamba.export_onnx(model, f"{folder}/larger.onnx")
+        >>> report.deviation < 1e-4, report.metadata["qmamba.task"]
+        (True, 'sr')
     """
     require_libraries()
     path = Path(path)
