@@ -12,7 +12,7 @@ from torch import Tensor
 from qmamba.inference.layers import Layer, LayerNorm, apply, integer_weight, sequence
 from qmamba.inference.mixer import plain_mixer
 from qmamba.inference.packed import PackedLinear
-from qmamba.inference.precision import Precision, require_cpu
+from qmamba.inference.precision import Precision, ProcessBound, own_precision, require_cpu
 from qmamba.models.qmamba.network import QMamba, Stage
 from qmamba.nn import SS2D, VSSBlock
 from qmamba.nn.scale_shift import without_scale_shift
@@ -25,7 +25,7 @@ _FLOAT = 4
 _USUAL_IMAGES = 10
 
 
-class PreparedQMamba:
+class PreparedQMamba(ProcessBound):
     """What :class:`~qmamba.models.QMamba` computes, faster, on the CPU.
 
     In ``int8`` every output of a weight has its own scale, and so has every row of activations,
@@ -102,12 +102,12 @@ class PreparedQMamba:
             outputs)``, whose mean over the positions they are to rounding.
         """
         features = self._last_map(images)
-        return self._head(features.mean((1, 2))), self._head(features)
+        return self._rated(features.mean((1, 2))), self._rated(features)
 
     def _last_map(self, images: Tensor) -> Tensor:
         # Stages halve the sides and double the widths, so the first one has the largest maps.
         pixels = images[:, 0].numel() // _STEM_STRIDE**2
-        with kept_memory(pixels * self._widest * _FLOAT):
+        with own_precision(), kept_memory(pixels * self._widest * _FLOAT):
             x = apply(self._stem, images.to(self._dtype).permute(0, 2, 3, 1))
             for layers in self._stages:
                 x = apply(layers, x)
@@ -116,7 +116,12 @@ class PreparedQMamba:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Normalized images ``(batch, 3, height, width)`` to float32 ``(batch, outputs)``."""
-        return self._head(self.forward_features(images))
+        return self._rated(self.forward_features(images))
+
+    def _rated(self, features: Tensor) -> Tensor:
+        with own_precision():
+            outputs: Tensor = self._head(features)
+        return outputs
 
 
 class _Block:
