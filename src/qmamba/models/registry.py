@@ -8,14 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from qmamba.errors import ConfigError
+from qmamba.errors import ConfigError, unknown_name
 from qmamba.models.architecture import Architecture
 from qmamba.models.deiqt.architecture import DEIQT_FAMILY
 from qmamba.models.fields import NetworkConfig
 from qmamba.models.loda.architecture import LODA
 from qmamba.models.mambair.architecture import MAMBAIR
 from qmamba.models.mambairv2.architecture import MAMBAIRV2
-from qmamba.models.names import unknown_name
 from qmamba.models.network import Network
 from qmamba.models.qmamba.architecture import QMAMBA
 from qmamba.models.timm.architecture import TIMM
@@ -52,7 +51,12 @@ def named_configs() -> dict[str, NetworkConfig]:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the models that match a shell pattern, for example ``"lq*"``."""
+    """Names of the models that match a shell pattern, for example ``"lq*"``.
+
+    Example:
+        >>> list_models("lqmamba-t*")
+        ['lqmamba-tiny']
+    """
     return [name for name in named_configs() if fnmatchcase(name, pattern)]
 
 
@@ -92,6 +96,11 @@ def create_model(name: str, **config_overrides: Any) -> Network:
     Raises:
         ConfigError: the name or a field is unknown, or a value is not allowed.
         QMambaError: a backbone of timm is asked for, and timm is not installed.
+
+    Example:
+        >>> model = create_model("lqmamba-nano", windows=(4, 4, 2, 2), num_outputs=5)
+        >>> model.config.windows
+        (4, 4, 2, 2)
     """
     return build_model(model_config(name, **config_overrides))
 
