@@ -67,7 +67,7 @@ def test_comma_separated() -> None:
         "method",
         *(f"KonIQ+LIVEC to KADID PLCC {kind}" for kind in ("ours", "paper", "difference")),
     ]
-    assert rows[0][:4] == ["DEIQT", "0.6000", "0.583", "0.0170"]
+    assert rows[0][:4] == ["DEIQT", "0.600", "0.583", "+0.017"]
     assert all(len(row) == 1 + 3 * 17 for row in rows)
 
 

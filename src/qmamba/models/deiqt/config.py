@@ -47,7 +47,9 @@ class DEIQTConfig(NetworkConfig):
         choice("num_outputs", self.num_outputs, (1,))
         for field, value, divisor in (("dim", self.dim, self.heads), ("side", self.side, PATCH)):
             if value % divisor:
-                raise ConfigError(f"{field} must be a multiple of {divisor}, got {value}.")
+                raise ConfigError(
+                    f"The option {field} must be a multiple of {divisor}, got {value}."
+                )
 
     @property
     def image_size(self) -> int | None:

@@ -42,7 +42,9 @@ class LoDaConfig(NetworkConfig):
         whole("heads", self.heads, 1, self.width)
         choice("num_outputs", self.num_outputs, (1,))
         if self.width % self.heads:
-            raise ConfigError(f"width must be a multiple of {self.heads}, got {self.width}.")
+            raise ConfigError(
+                f"The option width must be a multiple of {self.heads}, got {self.width}."
+            )
 
     @property
     def dim(self) -> int:
