@@ -340,7 +340,7 @@ def _weight(source: str, key: str, tensor: Tensor, wanted: torch.dtype) -> Tenso
 
 def _usable(device: torch.device | str) -> torch.device:
     try:
-        return torch.empty(0, device=device).device
+        return torch.empty(0, dtype=torch.uint8, device=device).device
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"The device {str(device)!r} cannot be used here: {reason}") from error
