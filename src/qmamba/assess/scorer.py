@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, overload
 
@@ -53,8 +54,8 @@ class Scorer:
     changes of the model.
 
     The same image always gets the same bits on one machine with one number of threads: its views
-    go through the network in a call of their own. Images never share a call, because the sums
-    inside a matrix product depend on the number of its rows.
+    go through the network in a call of their own. Images share a call only on demand
+    (``batch_images``), because the sums inside a matrix product depend on the number of its rows.
 
     A scorer can be pickled and copied; one that was pickled or copied deeply is prepared anew, with
     the weights that its model has then.
@@ -69,6 +70,9 @@ class Scorer:
             instructions for them and change scores slightly.
         batch_size: number of images that are sent to a GPU before the first result is waited
             for. Scores do not depend on it; the CPU finishes one image after the other.
+        batch_images: number of neighboring images of one view size that share a call of the
+            network. More than 1 is faster where an image has few views; the last bits of a score
+            then depend on its neighbors, and the same images in the same order give the same bits.
         max_pixels: largest image, in pixels, that is decoded from a file.
         tuned: a tuned file (:mod:`qmamba.prompts`) that is put on the model, which stays as it is.
 
@@ -86,6 +90,7 @@ class Scorer:
         policy: Policy | str | None = None,
         precision: Precision = "fp32",
         batch_size: int = 16,
+        batch_images: int = 1,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         tuned: str | Path | None = None,
     ) -> None:
@@ -125,6 +130,7 @@ class Scorer:
         """Which views of an image are scored."""
         _require_views(self.policy, model.config.image_size, _named(metadata))
         self.batch_size = _positive("batch_size", batch_size)
+        self.batch_images = _positive("batch_images", batch_images)
         self.max_pixels = _positive("max_pixels", max_pixels)
 
     @classmethod
@@ -136,6 +142,7 @@ class Scorer:
         policy: Policy | str | None = None,
         precision: Precision = "fp32",
         batch_size: int = 16,
+        batch_images: int = 1,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         revision: str | None = None,
         tuned: str | Path | None = None,
@@ -146,7 +153,7 @@ class Scorer:
             name_or_path: embedded weights (:func:`~qmamba.checkpoints.list_weights`), path or hub
                 id; ``None`` is :data:`DEFAULT_WEIGHTS`, or the embedded base of a tuned file.
             device: where the network runs, for example ``"cpu"``, ``"cuda:0"`` or ``"mps"``.
-            policy, precision, batch_size, max_pixels: see the class.
+            policy, precision, batch_size, batch_images, max_pixels: see the class.
             revision: branch, tag or commit of a hub repository.
             tuned: path or hub id of a tuned file that belongs to these weights.
 
@@ -167,6 +174,7 @@ class Scorer:
             policy=policy,
             precision=precision,
             batch_size=batch_size,
+            batch_images=batch_images,
             max_pixels=max_pixels,
         )
 
@@ -271,12 +279,18 @@ class Scorer:
         """
         depth = 1 if self.device.type == "cpu" else self.batch_size
         sent: list[_Sent | QMambaError] = []
-        for image in images:
-            sent.append(image if isinstance(image, QMambaError) else self._send(image))
-            if len(sent) == depth:
+        for group in _grouped(images, self.batch_images):
+            sent += self._send(group)
+            if len(sent) >= depth:
                 yield from map(self._receive, sent)
                 sent = []
         yield from map(self._receive, sent)
+
+    def with_batch_images(self, number: int) -> Scorer:
+        """A scorer that shares model and network and differs in ``batch_images``."""
+        other = copy.copy(self)
+        other.batch_images = _positive("batch_images", number)
+        return other
 
     def _score_all(self, images: Iterable[Any]) -> Iterator[Score]:
         for result in self.score_prepared(self.prepare(image) for image in images):
@@ -287,26 +301,37 @@ class Scorer:
     # Under inference_mode, index tables that layers cache on first use would be unfit for the
     # gradients that score_tensor asks for later.
     @torch.no_grad()
-    def _send(self, image: ImageViews) -> _Sent | QMambaError:
-        """Start the network on the views of one image, without waiting for the result."""
-        views, _, height, width = image.views.shape
+    def _send(self, group: Sequence[ImageViews | QMambaError]) -> list[_Sent | QMambaError]:
+        """Start the network on the views of images of one size, without waiting for the results."""
+        images = [image for image in group if not isinstance(image, QMambaError)]
+        results = iter(self._run(images)) if images else iter(())
+        return [entry if isinstance(entry, QMambaError) else next(results) for entry in group]
+
+    def _run(self, images: Sequence[ImageViews]) -> list[_Sent | QMambaError]:
+        height, width = images[0].views.shape[-2:]
+        counts = [len(image.views) for image in images]
         chunk = max(1, PIXELS_PER_CALL // (height * width))
         parameter = next(self.model.parameters())
+        views = images[0].views if len(images) == 1 else torch.cat([i.views for i in images])
         try:
             outputs = torch.cat(
-                [
-                    self._network(normalize(part.to(parameter)))[:, 0]
-                    for part in image.views.split(chunk)
-                ]
+                [self._network(normalize(p.to(parameter)))[:, 0] for p in views.split(chunk)]
             )
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
-            return ImageError(
-                f"the memory of {self.device} is too small for {min(chunk, views)} views of "
-                f"{width} x {height} pixels; choose a policy with smaller views"
-            )
-        return _Sent(outputs, image.width, image.height, image.notes, image.name)
+            if len(images) > 1:
+                return [result for image in images for result in self._run([image])]
+            return [
+                ImageError(
+                    f"the memory of {self.device} is too small for {min(chunk, counts[0])} views of"
+                    f" {width} x {height} pixels; choose a policy with smaller views"
+                )
+            ]
+        return [
+            _Sent(part, image.width, image.height, image.notes, image.name)
+            for part, image in zip(outputs.split(counts), images, strict=True)
+        ]
 
     def _receive(self, sent: _Sent | QMambaError) -> Score | QMambaError:
         if isinstance(sent, QMambaError):
@@ -332,6 +357,31 @@ class Scorer:
             notes=sent.notes,
             image=sent.name,
         )
+
+
+def _grouped(
+    images: Iterable[ImageViews | QMambaError], number: int
+) -> Iterator[list[ImageViews | QMambaError]]:
+    """Neighbors that share a call: up to `number` images whose views have one size, errors along.
+
+    A group depends on the images before it and on nothing else, so that scores can be repeated.
+    """
+    group: list[ImageViews | QMambaError] = []
+    size: torch.Size | None = None
+    held = 0
+    for image in images:
+        if not isinstance(image, QMambaError):
+            if size is not None and image.views.shape[-2:] != size:
+                yield group
+                group, held = [], 0
+            size = image.views.shape[-2:]
+            held += 1
+        group.append(image)
+        if held == number or (held == 0 and len(group) == 1):
+            yield group
+            group, held, size = [], 0, None
+    if group:
+        yield group
 
 
 def _require_views(policy: Policy, side: int | None, name: str) -> None:

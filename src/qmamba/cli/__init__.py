@@ -18,6 +18,7 @@ from qmamba.cli.quantize import quantize
 from qmamba.cli.reproduce import reproduce
 from qmamba.cli.restore import restore
 from qmamba.cli.score import score
+from qmamba.cli.scores import scores, select
 from qmamba.cli.train import train
 from qmamba.cli.train_restoration import train_restoration_command
 from qmamba.cli.tune import tune
@@ -35,7 +36,9 @@ for _command in (score, models, backends, train, evaluate, aggregate, tune, repr
 app.command("evaluate-restoration")(handled(evaluate_restoration))
 app.command("train-restoration")(handled(train_restoration_command))
 app.command()(handled(restore))
+app.command()(handled(select))
 app.add_typer(datasets)
+app.add_typer(scores)
 
 
 def _print_version(wanted: bool) -> None:

@@ -18,6 +18,8 @@ from qmamba.cli.common import (
     say,
 )
 from qmamba.cli.report import JsonScreen, Order, Report, Screen, TextScreen
+from qmamba.cli.score_shards import score_shards
+from qmamba.cli.shard_options import ShardArguments, with_shard_options
 from qmamba.cli.shared_options import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
 from qmamba.errors import ConfigError, DataError
 
@@ -26,26 +28,37 @@ if TYPE_CHECKING:
     from qmamba.inference.prepare import Precision
 
 
+@with_shard_options
 def score(
+    sharded: ShardArguments,
     paths: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="PATH",
             help="Image files, folders, quoted patterns such as 'photos/**/*.jpg', or - for a list "
-            "on standard input (one per line, or NUL-separated).",
+            "on standard input (one per line, or NUL-separated). With --shards tar and Parquet "
+            "files as well, and nothing to go on with a folder of scores.",
             show_default=False,
         ),
-    ],
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
             metavar="FILE",
-            help="Write all rows to this .csv or .jsonl file.",
+            help="Write all rows to this .csv or .jsonl file, or to this folder with --shards.",
             show_default=False,
         ),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the rows that a stopped run left for -o FILE."),
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Begin anew where a stopped run has left rows for -o FILE."),
+    ] = False,
     model: Annotated[
         str | None,
         typer.Option(
@@ -78,9 +91,24 @@ def score(
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="Go into the folders inside folders.")
     ] = False,
+    batch_images: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Images that share a call of the network; more than 1 is faster with few views"
+            " and changes the last digits.",
+        ),
+    ] = 1,
     workers: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Threads that decode images.")
-    ] = 2,
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Threads that decode images (2; with --shards one per process).",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON array of all rows instead of a table.")
     ] = False,
@@ -108,6 +136,28 @@ def score(
     """
     from qmamba.assess import TableFile, find_images, require_existing, score_paths
 
+    sharded.check()
+    paths = paths or []
+    if sharded.shards or sharded.ray is not None:
+        if as_json or sort is not Order.input:
+            raise ConfigError("--json and --sort have no effect on a folder of scores.")
+        scorer = _scorer(
+            model, tuned, policy, device, precision, batch_size, batch_images, max_pixels, seed
+        )
+        say(_legend(scorer))
+        score_shards(
+            paths,
+            output,
+            sharded,
+            scorer,
+            model=model,
+            tuned=tuned,
+            recursive=recursive,
+            decoders=workers,
+        )
+        return
+    if not paths:
+        raise ConfigError("Name images, folders or patterns to score.")
     if paths.count("-") > 1:
         raise ConfigError("The list on standard input (-) can be read once only.")
     require_existing(paths)
@@ -120,12 +170,14 @@ def score(
     try:
         with ExitStack() as stack:
             table = None if output is None else stack.enter_context(TableFile(output))
-            scorer = _scorer(model, tuned, policy, device, precision, batch_size, max_pixels, seed)
+            scorer = _scorer(
+                model, tuned, policy, device, precision, batch_size, batch_images, max_pixels, seed
+            )
             say(_legend(scorer))
             screen = _screen(scorer, as_json=as_json, quiet=table is not None)
             report = stack.enter_context(Report(table, screen, sort))
             rows = stack.enter_context(
-                closing(score_paths(scorer, chain([first], found), workers=workers))
+                closing(score_paths(scorer, chain([first], found), workers=workers or 2))
             )
             progress = None
             if screen is None or sort is Order.score or not sys.stdout.isatty():
@@ -157,6 +209,7 @@ def _scorer(
     device: str,
     precision: str,
     batch_size: int,
+    batch_images: int,
     max_pixels: int | None,
     seed: int | None,
 ) -> Scorer:
@@ -170,6 +223,7 @@ def _scorer(
         policy=policy,
         precision=cast("Precision", precision),
         batch_size=batch_size,
+        batch_images=batch_images,
         max_pixels=max_pixels or DEFAULT_MAX_PIXELS,
     )
     if seed is not None:
