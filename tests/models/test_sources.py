@@ -80,6 +80,23 @@ def test_embedded_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         load("micro-biq2")
 
 
+def test_the_name_of_a_model_stands_for_its_only_embedded_weights(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = folder / "weights"
+    weights.mkdir()
+    content = (folder / "micro.safetensors").read_bytes()
+    (weights / "qmamba-mini-one.safetensors").write_bytes(content)
+    monkeypatch.setattr(sources_module.resources, "files", lambda package: folder)
+    found = sources_module.read_weights("qmamba-mini")
+    assert (found.stem, found.source) == ("qmamba-mini-one", "qmamba-mini")
+    with pytest.raises(CheckpointError, match="Unknown weights 'qmamba-m'"):
+        load("qmamba-m")
+    (weights / "qmamba-mini-two.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"only an architecture.*mini-one, qmamba-mini-two"):
+        load("qmamba-mini")
+
+
 def test_every_embedded_file_loads() -> None:
     for name in list_weights():
         model = load(name)

@@ -5,25 +5,26 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, overload
+from typing import Any, NamedTuple, TypeAlias, TypeVar, overload
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from qmamba.assess.maps import QualityMap, assemble
 from qmamba.assess.policies import CropsPolicy, Policy, parse_policy, policy_from_metadata
 from qmamba.assess.score import Score, pool_views
 from qmamba.assess.views import ImageInput, ImageViews, cut_views, prepare
 from qmamba.checkpoints import load, load_tuned, load_tuned_model
 from qmamba.errors import CheckpointError, ConfigError, ImageError, QMambaError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, normalize
-from qmamba.inference.prepare import Precision, inference_network
+from qmamba.inference.prepare import InferenceModel, PlainModel, Precision, inference_network
 from qmamba.models import Model, ModelMetadata, QMamba, ScoreScale, TimmBackbone
 
-DEFAULT_WEIGHTS = "qmamba-nano-biq2021"
+DEFAULT_WEIGHTS = "qmamba-mini-biq2021"
 """The weights that come with the package and are taken where none are named."""
 
 PIXELS_PER_CALL = 4_194_304
@@ -33,6 +34,8 @@ The views of an image with more of them take several calls."""
 
 _OVERSHOOT = 0.5
 _SINGLE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor)
+
+_Output = TypeVar("_Output")
 
 Scored: TypeAlias = Score | list[Score] | Iterator[Score]
 
@@ -261,6 +264,42 @@ class Scorer:
         per_image = outputs.view(len(images), -1).mean(1)
         return self.scale.target_mean + self.scale.target_std * per_image
 
+    def map(self, image: ImageInput, *, max_side: int | None = None) -> QualityMap:
+        """The score of one image and where in the image it comes from.
+
+        Args:
+            image: see :data:`~qmamba.assess.ImageInput`.
+            max_side: longest side of the map; ``None`` gives every pixel of the image a value.
+
+        Returns:
+            The map, whose ``score`` has the bits that a call gives and whose mean it is.
+
+        Raises:
+            ImageError: the image cannot be decoded or is not in an accepted form.
+            ConfigError: the model is not a QMamba, or ``max_side`` is below 1.
+
+        >>> from qmamba import Scorer
+        >>> quality = Scorer.from_pretrained().map("examples/coffee.jpg")  # doctest: +SKIP
+        >>> quality.values.shape, quality.worst(1)  # doctest: +SKIP
+        """
+        network = self._network
+        if not isinstance(network, InferenceModel | PlainModel):
+            raise ConfigError(f"{_named(self.metadata)} has no quality map.")
+        views = self.prepare(image)
+        parts = self._through(network.forward_with_map, views.views)
+        outputs = torch.cat([part[0][:, 0] for part in parts])
+        score = self._receive(_Sent(outputs, views.width, views.height, views.notes, views.name))
+        if isinstance(score, QMambaError):
+            raise score
+        positions = torch.cat([part[1][..., 0] for part in parts]).float().cpu()
+        opinions = self.scale.target_mean + self.scale.target_std * positions
+        return assemble(
+            opinions.numpy(),
+            self.policy.plan(views.height, views.width),
+            score,
+            max_side,
+        )
+
     def prepare(self, image: ImageInput) -> ImageViews:
         """Decode one image and take the policy's views; safe to call from many threads."""
         return prepare(image, self.policy, max_pixels=self.max_pixels)
@@ -308,38 +347,43 @@ class Scorer:
         return [entry if isinstance(entry, QMambaError) else next(results) for entry in group]
 
     def _run(self, images: Sequence[ImageViews]) -> list[_Sent | QMambaError]:
-        height, width = images[0].views.shape[-2:]
         counts = [len(image.views) for image in images]
-        chunk = max(1, PIXELS_PER_CALL // (height * width))
-        parameter = next(self.model.parameters())
         views = images[0].views if len(images) == 1 else torch.cat([i.views for i in images])
         try:
-            outputs = torch.cat(
-                [self._network(normalize(p.to(parameter)))[:, 0] for p in views.split(chunk)]
-            )
-        except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
-                raise
-            if len(images) > 1:
-                return [result for image in images for result in self._run([image])]
-            return [
-                ImageError(
-                    f"the memory of {self.device} is too small for {min(chunk, counts[0])} views of"
-                    f" {width} x {height} pixels; choose a policy with smaller views"
-                )
-            ]
+            outputs = torch.cat(self._through(self._network, views))[:, 0]
+        except ImageError as error:
+            if len(images) == 1:
+                return [error]
+            return [result for image in images for result in self._run([image])]
         return [
             _Sent(part, image.width, image.height, image.notes, image.name)
             for part, image in zip(outputs.split(counts), images, strict=True)
         ]
 
+    @torch.no_grad()
+    def _through(self, network: Callable[[Tensor], _Output], views: Tensor) -> list[_Output]:
+        """What a network makes of views of one size, in as many calls as its memory asks for.
+
+        Raises:
+            ImageError: memory does not suffice.
+        """
+        count, _, height, width = views.shape
+        chunk = max(1, PIXELS_PER_CALL // (height * width))
+        parameter = next(self.model.parameters())
+        try:
+            return [network(normalize(part.to(parameter))) for part in views.split(chunk)]
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            raise ImageError(
+                f"the memory of {self.device} is too small for {min(chunk, count)} views of "
+                f"{width} x {height} pixels; choose a policy with smaller views"
+            ) from error
+
     def _receive(self, sent: _Sent | QMambaError) -> Score | QMambaError:
         if isinstance(sent, QMambaError):
             return sent
-        opinions = [
-            self.scale.target_mean + self.scale.target_std * value
-            for value in sent.outputs.tolist()
-        ]
+        opinions = self._opinions(sent.outputs)
         if not all(map(math.isfinite, opinions)):
             return ImageError("the network's output for this image is not finite")
         raw, spread = pool_views(opinions)
@@ -356,7 +400,12 @@ class Scorer:
             height=sent.height,
             notes=sent.notes,
             image=sent.name,
+            opinions=tuple(opinions),
         )
+
+    def _opinions(self, outputs: Tensor) -> list[float]:
+        scale = self.scale
+        return [scale.target_mean + scale.target_std * value for value in outputs.tolist()]
 
 
 def _grouped(

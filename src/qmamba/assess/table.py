@@ -137,7 +137,7 @@ class TableFile:
         """Take up the rows of a partial file; the number of its bytes that stay."""
         try:
             content = self.partial.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return 0
         except OSError as error:
             raise DataError(f"Cannot read {str(self.partial)!r}: {error.strerror}.") from error

@@ -61,12 +61,12 @@ def prepare(
             else torch.stack([_padded(to_tensor(cut), plan) for cut in _cuts(decoded.pixels, plan)])
         )
         return ImageViews(views, width, height, decoded.notes + plan.notes, decoded.path)
-    image = to_tensor(image)
-    height, width = image.shape[-2:]
-    plan = policy.plan(height, width)
     name = getattr(image, "filename", None)
+    pixels = to_tensor(image)
+    height, width = pixels.shape[-2:]
+    plan = policy.plan(height, width)
     return ImageViews(
-        cut_views(image, plan), width, height, plan.notes, name if isinstance(name, str) else None
+        cut_views(pixels, plan), width, height, plan.notes, name if isinstance(name, str) else None
     )
 
 

@@ -45,7 +45,8 @@ def read_weights(source: str | Path, revision: str | None = None) -> WeightsFile
     """Find and read a weights file.
 
     Args:
-        source: name of embedded weights (:func:`list_weights`); or a path; or a hub id
+        source: name of embedded weights (:func:`list_weights`), or of a model of which only one
+            set of weights is embedded, for example ``qmamba-nano``; or a path; or a hub id
             ``owner/name``, which means its ``model.safetensors``, or ``owner/name/file``. What lies
             in an existing folder ``owner`` is a path.
         revision: branch, tag or commit of a hub repository.
@@ -58,9 +59,9 @@ def read_weights(source: str | Path, revision: str | None = None) -> WeightsFile
         raise CheckpointError(
             "The name of the weights is empty or '.'; give a file, an embedded name or a hub id."
         )
-    if isinstance(source, str) and source in list_weights():
-        entry = resources.files("qmamba") / "weights" / (source + _SUFFIX)
-        return WeightsFile(entry.read_bytes(), source, source)
+    if isinstance(source, str) and (name := _embedded(source)) is not None:
+        entry = resources.files("qmamba") / "weights" / (name + _SUFFIX)
+        return WeightsFile(entry.read_bytes(), source, name)
     try:
         path = _local_path(source, revision)
         if not path.is_file():
@@ -73,6 +74,15 @@ def read_weights(source: str | Path, revision: str | None = None) -> WeightsFile
         raise
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"The weights file {source} cannot be read: {error}.") from error
+
+
+def _embedded(source: str) -> str | None:
+    """The embedded weights that a name stands for: their own, or that of their model."""
+    weights = list_weights()
+    if source in weights:
+        return source
+    of_model = [name for name in weights if source in MODELS and name.startswith(f"{source}-")]
+    return of_model[0] if len(of_model) == 1 else None
 
 
 def _local_path(source: str | Path, revision: str | None) -> Path:

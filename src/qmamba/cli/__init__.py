@@ -10,6 +10,7 @@ from qmamba import __version__
 from qmamba.cli.aggregate import aggregate
 from qmamba.cli.backends import backends
 from qmamba.cli.common import handled
+from qmamba.cli.compare import compare
 from qmamba.cli.datasets import datasets
 from qmamba.cli.evaluate import evaluate
 from qmamba.cli.evaluate_restoration import evaluate_restoration
@@ -31,7 +32,18 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for _command in (score, models, backends, train, evaluate, aggregate, tune, reproduce, quantize):
+for _command in (
+    score,
+    compare,
+    models,
+    backends,
+    train,
+    evaluate,
+    aggregate,
+    tune,
+    reproduce,
+    quantize,
+):
     app.command()(handled(_command))
 app.command("evaluate-restoration")(handled(evaluate_restoration))
 app.command("train-restoration")(handled(train_restoration_command))

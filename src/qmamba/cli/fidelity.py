@@ -4,44 +4,74 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from qmamba.assess import Scorer
+from qmamba.cli.compare import described
 from qmamba.errors import DataError, QMambaError
+from qmamba.evaluation.comparison import compare_images
 from qmamba.evaluation.restoration.protocol import judge
-from qmamba.images import ImageLayers, read_image, read_layers
+from qmamba.images import ImageLayers, read_layers
 from qmamba.images.samples import reduced
-from qmamba.restore import RestoredRow
+from qmamba.restore import Job, RestoredRow
 from qmamba.restore.degradations import enlarge
 
 UNLIMITED = sys.maxsize
 """Largest image, in pixels, where the image is a result of our own."""
 
 
+class Gains:
+    """The comparison of results with their inputs, by the quality score.
+
+    Args:
+        scorer: what scores both.
+    """
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._known: dict[str, tuple[str, bool]] = {}
+
+    def accept(self, job: Job, result: Path) -> bool:
+        """Whether a result is clearly better than its input; one that cannot be scored is not."""
+        line, has_figures, verdict = self._compared(job.source, result)
+        self._known[job.source] = line, has_figures
+        return verdict == "better"
+
+    def line(self, row: RestoredRow) -> tuple[str, bool]:
+        """What is to be said about a result, and whether it holds figures."""
+        return self._known.pop(row.image, None) or self._compared(row.image, row.output)[:2]
+
+    def _compared(self, image: str, result: str | Path) -> tuple[str, bool, str]:
+        try:
+            # The restorer has read the input within its limit, and the result is our own.
+            found = compare_images(self._scorer, image, result, max_pixels=UNLIMITED)
+        except Exception as error:
+            # The image is restored, so whatever happens here must not end the work on the others.
+            return f"  no quality score: {_reason(error)}", False, ""
+        return f"  quality {described(found)}", True, found.gain.verdict
+
+
 def measured(
-    row: RestoredRow, original: ImageLayers | None, scorer: Scorer | None, max_pixels: int
+    row: RestoredRow, original: ImageLayers | None, gains: Gains | None, max_pixels: int
 ) -> Iterator[tuple[str, bool]]:
     """Lines on a written image, each with whether it holds figures or says why there are none.
 
     Args:
-        row: of a restored image.
+        row: of a restored image, or one whose result was refused.
         original: what it is compared with; None for no comparison.
-        scorer: what scores it; None for no score.
+        gains: what compares the scores; None for no score.
         max_pixels: largest input that is decoded.
     """
-    if original is not None:
+    if original is not None and row.restored is not None:
         try:
             yield compared(row, original, max_pixels), True
         except Exception as error:
             yield f"  not compared: {_reason(error)}", False
-    if scorer is not None:
-        try:
-            yield scored(row, scorer, max_pixels), True
-        except Exception as error:
-            # The image is restored, so whatever happens here must not end the work on the others.
-            yield f"  no quality score: {_reason(error)}", False
+    if gains is not None:
+        yield gains.line(row)
 
 
 def require_fitting_size(original: ImageLayers, image: ImageLayers, scale: int) -> None:
@@ -96,21 +126,6 @@ def compared(row: RestoredRow, original: ImageLayers, max_pixels: int) -> str:
             f" (luma, {scale} pixels of border left out)"
         )
     return f"  {_judged(result, clean)}; input {_judged(before, clean)}"
-
-
-def scored(row: RestoredRow, scorer: Scorer, max_pixels: int) -> str:
-    """Quality scores of a written result and of its input, in one line.
-
-    The input of super-resolution is enlarged by bicubic interpolation first, because the score of a
-    image depends on its size.
-    """
-    assert row.restored is not None, "only a restored image can be compared"
-    scale = row.restored.scale
-    before = read_image(row.image, max_pixels=max_pixels).pixels
-    if scale > 1:
-        before = enlarge(_eight_bits(before), scale)
-    name = "bicubic" if scale > 1 else "input"
-    return f"  quality {scorer(row.output).score:.4g}; {name} {scorer(before).score:.4g}"
 
 
 def _fits(original: ImageLayers, height: int, width: int, scale: int) -> bool:

@@ -25,7 +25,7 @@ from qmamba.errors import ConfigError, DataError, ImageError
 from qmamba.files import require_writable
 
 if TYPE_CHECKING:
-    from qmamba.assess import Scorer
+    from qmamba.cli.fidelity import Gains
     from qmamba.images import ImageLayers
     from qmamba.inference.prepare import Precision
     from qmamba.restore import Job, RestoredRow, Restorer, Source
@@ -191,7 +191,18 @@ def restore(
     ] = None,
     score: Annotated[
         bool,
-        typer.Option("--score", help="Print the quality score of the result and of its input."),
+        typer.Option(
+            "--score",
+            help="Print the quality score of the result beside that of its input at the same size, "
+            "and whether it has become better.",
+        ),
+    ] = False,
+    keep_if_better: Annotated[
+        bool,
+        typer.Option(
+            "--keep-if-better",
+            help="Write only results whose score is clearly better; implies --score.",
+        ),
     ] = False,
     max_pixels: MaxPixelsOption = None,
 ) -> None:
@@ -236,8 +247,8 @@ def restore(
     if original is not None:
         _require_fitting(original, jobs[0], restorer.scale, limit)
     say(_legend(restorer))
-    scorer = _scorer(device) if score else None
-    done = failed = skipped = unmeasured = 0
+    gains = _gains(device) if score or keep_if_better else None
+    done = failed = skipped = declined = unmeasured = 0
     try:
         with ExitStack() as stack:
             progress = Progress(len(jobs))
@@ -253,18 +264,20 @@ def restore(
                 strip_metadata=strip_metadata,
                 overwrite=force,
                 skip_existing=skip_existing,
+                accept=gains.accept if gains is not None and keep_if_better else None,
                 progress=tiles,
             )
             for row in rows:
                 progress.clear()
                 write(_line(row) + "\n", sys.stdout)
-                if row.restored is not None:
-                    for line, has_figures in measured(row, original, scorer, limit):
+                if row.restored is not None or row.declined:
+                    for line, has_figures in measured(row, original, gains, limit):
                         write(shown(line) + "\n", sys.stdout)
                         unmeasured += not has_figures
                 done += 1
                 failed += row.error is not None
                 skipped += row.skipped
+                declined += row.declined
                 progress.update(done, failed)
     except KeyboardInterrupt:
         say(
@@ -273,7 +286,8 @@ def restore(
         )
         raise typer.Exit(EXIT_INTERRUPTED) from None
     say(
-        f"{done - failed - skipped} images restored"
+        f"{done - failed - skipped - declined} images restored"
+        + (f", {declined} left as they were" if declined else "")
         + (f", {skipped} skipped" if skipped else "")
         + (f", {failed} failed" if failed else "")
         + (f", {unmeasured} measurements failed" if unmeasured else "")
@@ -294,16 +308,18 @@ def _require_fitting(original: ImageLayers, job: Job, scale: int, max_pixels: in
     require_fitting_size(original, image, scale)
 
 
-def _scorer(device: str) -> Scorer:
+def _gains(device: str) -> Gains:
     from qmamba.assess import Scorer
-    from qmamba.cli.fidelity import UNLIMITED
+    from qmamba.cli.fidelity import UNLIMITED, Gains
+    from qmamba.evaluation.comparison import RULE
 
     # It reads results of our own only, which are larger than what --max-pixels is about.
     scorer = Scorer.from_pretrained(device=device, max_pixels=UNLIMITED)
     scale = scorer.scale
     better = "higher" if scale.higher_is_better else "lower"
     say(f"{scale.name or 'score'}: {scale.low:g} to {scale.high:g}, {better} is better")
-    return scorer
+    say(RULE)
+    return Gains(scorer)
 
 
 def _tile(text: str) -> Tile:
@@ -390,6 +406,8 @@ def _line(row: RestoredRow) -> str:
     name = shown(row.image)
     if row.error is not None:
         return f"error: {name}: {shown(row.error)}"
+    if row.declined:
+        return f"{name}: left as it was, the result is not clearly better"
     if row.restored is None:
         return f"{name}: skipped, {shown(row.output)} exists"
     layers = row.restored.layers

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from enum import Enum
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -22,10 +24,21 @@ from qmamba.cli.score_shards import score_shards
 from qmamba.cli.shard_options import ShardArguments, with_shard_options
 from qmamba.cli.shared_options import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
 from qmamba.errors import ConfigError, DataError
+from qmamba.files import require_writable
 
 if TYPE_CHECKING:
-    from qmamba.assess import Scorer
+    from collections.abc import Iterator
+
+    from qmamba.assess import ImageRow, MapFormat, Scorer, TableFile
+    from qmamba.assess.map_files import Target
     from qmamba.inference.prepare import Precision
+
+
+class MapFileFormat(str, Enum):
+    """Formats of quality maps."""
+
+    png = "png"
+    npy = "npy"
 
 
 @with_shard_options
@@ -116,6 +129,28 @@ def score(
         Order, typer.Option(help="Rows in input order as they come, or best score first.")
     ] = Order.input,
     max_pixels: MaxPixelsOption = None,
+    map_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--map",
+            metavar="FILE",
+            help="Write the quality map of one image: .png over the image, .npy the values.",
+            show_default=False,
+        ),
+    ] = None,
+    map_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--maps",
+            metavar="FOLDER",
+            help="Write the quality map of every image into this folder.",
+            show_default=False,
+        ),
+    ] = None,
+    map_format: Annotated[
+        MapFileFormat | None,
+        typer.Option(help="Format of the maps in --maps (png).", show_default=False),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -130,11 +165,11 @@ def score(
 
     One row per image: its score, or why it has none. Without -o a table goes to standard output,
     everything else to standard error. With -o the rows are in FILE.partial until the file is
-    complete, and stay there after Ctrl-C.
+    complete, and stay there after Ctrl-C; --resume goes on with them.
 
     Exit code: 0 all images scored, 1 some failed, 2 wrong usage, 130 interrupted.
     """
-    from qmamba.assess import TableFile, find_images, require_existing, score_paths
+    from qmamba.assess import TableFile, find_images, map_paths, require_existing, score_paths
 
     sharded.check()
     paths = paths or []
@@ -158,9 +193,12 @@ def score(
         return
     if not paths:
         raise ConfigError("Name images, folders or patterns to score.")
+    if (resume or force) and output is None:
+        raise ConfigError("--resume and --force are about the rows of -o FILE; add it.")
     if paths.count("-") > 1:
         raise ConfigError("The list on standard input (-) can be read once only.")
     require_existing(paths)
+    maps = _maps(paths, map_file, map_folder, map_format)
     found = find_images(paths, recursive=recursive, stdin=sys.stdin.buffer)
     first = next(found, None)
     if first is None:
@@ -169,15 +207,28 @@ def score(
     done = failed = 0
     try:
         with ExitStack() as stack:
-            table = None if output is None else stack.enter_context(TableFile(output))
             scorer = _scorer(
                 model, tuned, policy, device, precision, batch_size, batch_images, max_pixels, seed
             )
+            table = None
+            if output is not None:
+                settings = _settings(scorer)
+                table = TableFile(output, settings=settings, resume=resume, force=force)
+                stack.enter_context(table)
             say(_legend(scorer))
             screen = _screen(scorer, as_json=as_json, quiet=table is not None)
             report = stack.enter_context(Report(table, screen, sort))
+            found = chain([first], found)
+            for row in [] if table is None else _kept(table, found):
+                report.show(row)
+                done += 1
+                failed += row.score is None
             rows = stack.enter_context(
-                closing(score_paths(scorer, chain([first], found), workers=workers or 2))
+                closing(
+                    score_paths(scorer, found, workers=workers or 2)
+                    if maps is None
+                    else map_paths(scorer, found, *maps)
+                )
             )
             progress = None
             if screen is None or sort is Order.score or not sys.stdout.isatty():
@@ -190,16 +241,75 @@ def score(
                 if progress is not None:
                     progress.update(done, failed)
     except KeyboardInterrupt:
-        kept = f"; their rows are in {output}.partial" if output and done else ""
+        kept = f"; their rows are in {output}.partial, --resume goes on" if output and done else ""
         say(f"interrupted after {done} images{kept}")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     say(
         f"{done - failed} images scored"
         + (f", {failed} failed" if failed else "")
         + (f", written to {output}" if output else "")
+        + (f", map in {map_file}" if map_file and done > failed else "")
+        + (f", maps in {map_folder}" if map_folder and done > failed else "")
     )
     if failed:
         raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _settings(scorer: Scorer) -> dict[str, str | int]:
+    """What scores depend on beside the images, as a stopped run leaves it for a later one."""
+    return {
+        "model": scorer.metadata.name,
+        "sha256": scorer.metadata.sha256 or "",
+        "policy": str(scorer.policy),
+        "precision": scorer.precision,
+        "max_pixels": scorer.max_pixels,
+        "batch_images": scorer.batch_images,
+    }
+
+
+def _kept(table: TableFile, found: Iterator[str | ImageRow]) -> list[ImageRow]:
+    """The rows of an earlier run, whose images are taken off the front of what was found."""
+    for number, row in enumerate(table.kept, 1):
+        entry = next(found, None)
+        name = entry if entry is None or isinstance(entry, str) else entry.image
+        if name is None or not table.is_of(row, name):
+            now = "nothing" if name is None else repr(name)
+            raise DataError(
+                f"{str(table.partial)!r} cannot be resumed: image {number} was {row.image!r} and is"
+                f" {now} now; give the same inputs, or --force."
+            )
+    if table.kept:
+        say(f"going on after {len(table.kept)} images of an earlier run")
+    return table.kept
+
+
+def _maps(
+    paths: list[str],
+    file: Path | None,
+    folder: Path | None,
+    wanted: MapFileFormat | None,
+) -> tuple[Target, MapFormat] | None:
+    """Where the quality maps go and their format; None where none are asked for."""
+    from qmamba.assess.map_files import MapFolder, format_of_map
+
+    if file is not None and folder is not None:
+        raise ConfigError("--map writes one map and --maps a folder of them; choose one.")
+    if file is not None:
+        if len(paths) != 1 or paths == ["-"] or not os.path.isfile(paths[0]):
+            raise ConfigError("--map is for one image file; --maps FOLDER takes many.")
+        kind = format_of_map(file)
+        if wanted is not None and wanted.value != kind:
+            raise ConfigError(f"--map-format {wanted.value} contradicts the name {str(file)!r}.")
+        if os.path.realpath(file) == os.path.realpath(paths[0]):
+            raise ConfigError(f"{str(file)!r} is the image itself; choose another name.")
+        require_writable(file)
+        return (lambda image: file), kind
+    if folder is None:
+        if wanted is not None:
+            raise ConfigError("--map-format needs --maps FOLDER.")
+        return None
+    kind = "npy" if wanted is MapFileFormat.npy else "png"
+    return MapFolder(folder, paths, kind), kind
 
 
 def _scorer(

@@ -101,18 +101,74 @@ class InferenceModel:
     @torch.no_grad()
     def forward_features(self, images: Tensor) -> Tensor:
         """The last map, normalized and averaged: float32 ``(batch, dims[-1])``."""
+        return self._last_map(images).mean((1, 2))
+
+    @torch.no_grad()
+    def forward_with_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The outputs, and the head's output at each position of the last map.
+
+        Args:
+            images: as in a call.
+
+        Returns:
+            float32 ``(batch, outputs)``, the bits of a call, and ``(batch, height, width,
+            outputs)``, whose mean over the positions they are to rounding.
+        """
+        features = self._last_map(images)
+        return self._head(features.mean((1, 2))), self._head(features)
+
+    def _last_map(self, images: Tensor) -> Tensor:
         # Stages halve the sides and double the widths, so the first one has the largest maps.
         pixels = images[:, 0].numel() // _STEM_STRIDE**2
         with kept_memory(pixels * self._widest * _FLOAT):
             x = apply(self._stem, images.to(self._dtype).permute(0, 2, 3, 1))
             for layers in self._stages:
                 x = apply(layers, x)
-            return self._norm(x.float()).mean((1, 2))
+            return self._norm(x.float())
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Normalized images ``(batch, 3, height, width)`` to float32 ``(batch, outputs)``."""
         return self._head(self.forward_features(images))
+
+
+class PlainModel:
+    """A model as it is, without gradients.
+
+    Args:
+        model: any network; later changes of its weights count.
+        bf16: compute under autocast to bfloat16.
+    """
+
+    def __init__(self, model: Model, *, bf16: bool = False) -> None:
+        self._model = model
+        self._autocast = (next(model.parameters()).device.type, torch.bfloat16, bf16)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images to float32 results."""
+        with torch.autocast(*self._autocast):
+            return self._model(images).float()
+
+    @torch.no_grad()
+    def forward_with_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`InferenceModel.forward_with_map`, for a :class:`~qmamba.models.QMamba`.
+
+        Raises:
+            ConfigError: another network, which does not end with a mean and a linear head.
+        """
+        model = self._model
+        if not isinstance(model, QMamba):
+            raise ConfigError(
+                f"A {type(model).__name__} has no quality map; give weights of a QMamba model."
+            )
+        with torch.autocast(*self._autocast):
+            features = model.last_map(images)
+            outputs = model.classifier.head(features.mean((1, 2))).float()
+        head = model.classifier.head
+        # In bfloat16 the rounding of each position would not average out.
+        positions = torch.nn.functional.linear(features.float(), head.weight.float(), head.bias)
+        return outputs, positions
 
 
 def inference_network(
@@ -148,24 +204,14 @@ def inference_network(
     if isinstance(model, MambaIR) and device == "cpu":
         return RestorationModel(model, precision, timed=timed)
 
-    @torch.no_grad()
-    def run(images: Tensor) -> Tensor:
-        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            return model(images).float()
-
-    return run
+    return PlainModel(model, bf16=precision == "bf16")
 
 
 def _own_precision(model: Model, precision: Precision) -> Callable[[Tensor], Tensor]:
     """A quantized model, whose layers know how they are computed."""
     if precision != "fp32":
         raise ConfigError(f"The model is quantized; its precision cannot be {precision}, too.")
-
-    @torch.no_grad()
-    def run(images: Tensor) -> Tensor:
-        return model(images).float()
-
-    return run
+    return PlainModel(model)
 
 
 def _require_cpu(model: nn.Module) -> None:

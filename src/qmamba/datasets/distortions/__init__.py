@@ -4,6 +4,7 @@ The 25 kinds of KADID-10k (Lin, Hosu and Saupe, "KADID-10k: A Large-scale Artifi
 Database", QoMEX 2019) in seven families, and an eighth family of what cameras and sharing do.
 """
 
+from qmamba.datasets.distortions.arrays import Pixels
 from qmamba.datasets.distortions.catalog import (
     DISTORTIONS,
     FAMILIES,
@@ -18,6 +19,7 @@ __all__ = [
     "FAMILIES",
     "UNAVAILABLE",
     "Distortion",
+    "Pixels",
     "distort",
     "random_distortion_chain",
 ]

@@ -47,17 +47,27 @@ def mean_shift(image: Pixels, amount: float, generator: np.random.Generator) -> 
 
 
 def contrast_change(image: Pixels, amount: float, generator: np.random.Generator) -> Pixels:
-    """Contrast raised by an S-curve or lowered towards the mean, at random.
+    """Contrast raised by an S-curve or lowered towards the mean, at random."""
+    if generator.random() < 0.5:
+        return raise_contrast(image, amount, generator)
+    return lower_contrast(image, amount, generator)
 
-    Raised: a cubic through (0, 0), (0.25, 0.25 - amount / 4), (0.5, 0.5), (0.75, 0.75 + amount / 4)
-    and (1, 1). Lowered: distances to the mean intensity multiplied by 1 - ``amount``.
+
+def raise_contrast(image: Pixels, amount: float, generator: np.random.Generator) -> Pixels:
+    """Contrast raised by an S-curve.
+
+    A cubic through (0, 0), (0.25, 0.25 - amount / 4), (0.5, 0.5), (0.75, 0.75 + amount / 4) and
+    (1, 1).
     """
     x = unit_ramp()
-    if generator.random() < 0.5:
-        shape = x * (x - np.float32(0.5)) * (x - np.float32(1.0))
-        return apply_curve(image, x - np.float32(16.0 / 3.0 * amount) * shape)
+    shape = x * (x - np.float32(0.5)) * (x - np.float32(1.0))
+    return apply_curve(image, x - np.float32(16.0 / 3.0 * amount) * shape)
+
+
+def lower_contrast(image: Pixels, amount: float, generator: np.random.Generator) -> Pixels:
+    """Contrast lowered: distances to the mean intensity multiplied by 1 - ``amount``."""
     mean = np.float32(image.mean() / 255.0)
-    return apply_curve(image, mean + np.float32(1.0 - amount) * (x - mean))
+    return apply_curve(image, mean + np.float32(1.0 - amount) * (unit_ramp() - mean))
 
 
 def high_sharpen(image: Pixels, amount: float, generator: np.random.Generator) -> Pixels:

@@ -122,10 +122,17 @@ class QMamba(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The last map, normalized and averaged over its pixels: ``(batch, dims[-1])``."""
+        return self.last_map(images).mean((1, 2))
+
+    def last_map(self, images: Tensor) -> Tensor:
+        """The last map, normalized at each position: ``(batch, height, width, dims[-1])``.
+
+        The head is linear, so its output at each position averages to the output for the image.
+        """
         x = self.embed(images)
         for index, layer in enumerate(self.layers):
             x = self._prompted(index, layer(x))
-        return self.classifier.pool(x)
+        return self.classifier.norm(x)
 
     def embed(self, images: Tensor) -> Tensor:
         """The stem: images to ``(batch, ceil(height / 4), ceil(width / 4), dims[0])``."""

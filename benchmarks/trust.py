@@ -1,0 +1,279 @@
+"""Can the scores be trusted? Damage in known steps, images without content, ratings, sizes.
+
+What is asked of the default weights, each with its bar:
+
+- twelve kinds of damage at five levels on photographs: the score falls with the level (mean
+  Spearman correlation of the two), the first level is seldom above the undamaged photograph, and
+  for blur, noise, JPEG and resampling the score falls at every step in nearly all photographs;
+- pure noise, flat colors and gradients score below the 20th percentile of photographs;
+- rank and linear correlation with ratings, and the spread of the scores beside that of the ratings;
+- a data set with other kinds of damage that was not trained on;
+- the same photographs at 1, 2 and 4 times the size are ranked alike.
+
+Nothing is trained or chosen here. Parts whose folder is not given are left out. Folders of ratings
+hold ``scores.csv`` (image, mos, split, for the other set also distortion) and ``images/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measure import write
+from numpy.typing import NDArray
+from PIL import Image
+
+from qmamba.assess import Scorer
+from qmamba.datasets.distortions import DISTORTIONS, Pixels, distort
+from qmamba.datasets.distortions.tone import lower_contrast
+from qmamba.evaluation.metrics.correlation import bootstrap_interval, plcc, srcc
+from qmamba.images import IMAGE_SUFFIXES
+
+LEVELS = range(6)
+"""0 is the undamaged photograph."""
+
+DAMAGES = (
+    "gaussian_blur",
+    "motion_blur",
+    "white_noise",
+    "sensor_noise",
+    "impulse_noise",
+    "jpeg",
+    "downscale",
+    "overexposure",
+    "underexposure",
+    "lower_contrast",
+    "haze",
+    "quantization",
+)
+STRICT = ("gaussian_blur", "white_noise", "jpeg", "downscale")
+"""Where every level must score lower than the one before."""
+
+BARS = {
+    "spearman": 0.97,
+    "first_level_above": 0.05,
+    "strictly_falling": 0.90,
+    "no_content_percentile": 20.0,
+    "rated_srcc": 0.76,
+    "spread": 0.8,
+    "other_srcc": 0.80,
+    "sizes_srcc": 0.95,
+}
+
+ScoreOf = Callable[[Iterable[Pixels]], NDArray[np.float64]]
+
+
+def damaged(photograph: Pixels, kind: str, level: int, seed: int) -> Pixels:
+    """The photograph itself at level 0; the same chance at every level."""
+    if level == 0:
+        return photograph
+    generator = np.random.default_rng(seed)
+    if kind == "lower_contrast":
+        amount = DISTORTIONS["contrast_change"].parameter(level)
+        return lower_contrast(photograph, amount, generator)
+    return distort(photograph, kind, level, generator)
+
+
+def without_content(side: int = 384) -> dict[str, Pixels]:
+    """Images that show nothing: noise, flat colors, gradients."""
+    generator = np.random.default_rng(0)
+    shape = (side, side, 3)
+    ramp = np.linspace(0.0, 1.0, side)[:, None, None]
+    images = {
+        "uniform noise": generator.uniform(0, 256, shape),
+        "gray noise": np.broadcast_to(generator.normal(128, 50, (side, side, 1)), shape),
+        "gaussian noise": generator.normal(128, 40, shape),
+        "weak noise": generator.normal(128, 12, shape),
+    }
+    for name, color in (
+        ("black", (0, 0, 0)),
+        ("gray", (128, 128, 128)),
+        ("white", (255, 255, 255)),
+        ("red", (255, 0, 0)),
+        ("sky blue", (110, 160, 230)),
+    ):
+        images[f"flat {name}"] = np.broadcast_to(np.array(color, dtype=float), shape)
+    images["gray gradient"] = np.broadcast_to(255 * ramp, shape)
+    blue = np.array([40, 80, 160]) * (1 - ramp) + np.array([200, 220, 255]) * ramp
+    images["blue gradient"] = blue
+    images["sideways gradient"] = blue.transpose(1, 0, 2)
+    return {
+        name: np.ascontiguousarray(np.clip(np.broadcast_to(image, shape), 0, 255).astype(np.uint8))
+        for name, image in images.items()
+    }
+
+
+def damage_report(score: ScoreOf, photographs: list[Pixels]) -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    for kind in DAMAGES:
+        ladders = np.array(
+            [
+                score(damaged(photograph, kind, level, seed) for level in LEVELS)
+                for seed, photograph in enumerate(photographs)
+            ]
+        )
+        rows[kind] = {
+            "spearman": float(np.mean([srcc(-ladder, list(LEVELS)) for ladder in ladders])),
+            "first_level_above": float(np.mean(ladders[:, 1] > ladders[:, 0])),
+            "strictly_falling": float(np.mean((np.diff(ladders, axis=1) < 0).all(axis=1))),
+            "mean_score": ladders.mean(axis=0).round(4).tolist(),
+        }
+        print(f"{kind:15}", _line(rows[kind]), flush=True)
+    return rows
+
+
+def no_content_report(score: ScoreOf, photographs: NDArray[np.float64]) -> dict[str, Any]:
+    images = without_content()
+    values = score(images.values())
+    percentiles = [100 * float(np.mean(photographs < value)) for value in values]
+    return {
+        name: {"score": float(value), "percentile": percentile}
+        for name, value, percentile in zip(images, values, percentiles, strict=True)
+    }
+
+
+def rated_report(predicted: NDArray[np.float64], ratings: NDArray[np.float64]) -> dict[str, Any]:
+    interval = partial(bootstrap_interval, predicted, ratings)
+    return {
+        "images": len(ratings),
+        "srcc": [srcc(predicted, ratings), *interval(srcc)],
+        "plcc": [plcc(predicted, ratings), *interval(plcc)],
+        "spread": float(predicted.std() / ratings.std()),
+        "bias": float((predicted - ratings).mean()),
+    }
+
+
+def size_report(score: ScoreOf, photographs: list[Pixels]) -> dict[str, Any]:
+    values = {
+        factor: score(enlarged(photograph, factor) for photograph in photographs)
+        for factor in (1, 2, 4)
+    }
+    return {
+        "images": len(photographs),
+        "srcc": {
+            f"{first}x to {second}x": srcc(values[first], values[second])
+            for first, second in ((1, 2), (1, 4), (2, 4))
+        },
+        "mean_score": {f"{factor}x": float(value.mean()) for factor, value in values.items()},
+    }
+
+
+def enlarged(photograph: Pixels, factor: int) -> Pixels:
+    if factor == 1:
+        return photograph
+    height, width = photograph.shape[:2]
+    image = Image.fromarray(photograph)
+    return np.array(image.resize((factor * width, factor * height), Image.Resampling.BICUBIC))
+
+
+def read_photographs(folder: Path, count: int) -> list[Pixels]:
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    chosen = [files[index * len(files) // count] for index in range(min(count, len(files)))]
+    return [np.array(Image.open(path).convert("RGB")) for path in chosen]
+
+
+def read_ratings(folder: Path, split: str | None) -> list[dict[str, str]]:
+    with open(folder / "scores.csv", newline="") as file:
+        return [row for row in csv.DictReader(file) if split in (None, row["split"])]
+
+
+def verdicts(report: dict[str, Any]) -> dict[str, bool]:
+    """Every bar that could be looked at: was it reached?"""
+    found: dict[str, bool] = {}
+    for kind, row in report.get("damage", {}).items():
+        found[f"{kind}: falls with the level"] = row["spearman"] >= BARS["spearman"]
+        found[f"{kind}: first level"] = row["first_level_above"] <= BARS["first_level_above"]
+        if kind in STRICT:
+            found[f"{kind}: every step"] = row["strictly_falling"] >= BARS["strictly_falling"]
+    for name, row in report.get("no_content", {}).items():
+        found[name] = row["percentile"] < BARS["no_content_percentile"]
+    if "rated" in report:
+        found["ratings: SRCC"] = report["rated"]["srcc"][0] >= BARS["rated_srcc"]
+        found["ratings: spread"] = report["rated"]["spread"] >= BARS["spread"]
+    if "other" in report:
+        found["other set: SRCC"] = report["other"]["all"]["srcc"][0] >= BARS["other_srcc"]
+    for pair, value in report.get("sizes", {}).get("srcc", {}).items():
+        found[f"sizes {pair}"] = value >= BARS["sizes_srcc"]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--photographs", type=Path, help="folder of clean photographs to damage")
+    parser.add_argument("--count", type=int, default=20, help="photographs taken of that folder")
+    parser.add_argument("--rated", type=Path, help="folder with ratings of photographs")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--limit", type=int, help="rated images to score, the first of the split")
+    parser.add_argument("--other", type=Path, help="folder with ratings of another data set")
+    parser.add_argument("--sizes", type=int, default=40, help="rated images to enlarge")
+    parser.add_argument("--model", help="weights; without it the default")
+    parser.add_argument("--policy", help="views of an image; without it the model's own")
+    parser.add_argument("-o", "--out", type=Path, help="JSON file to write")
+    arguments = parser.parse_args()
+    scorer = Scorer.from_pretrained(arguments.model, policy=arguments.policy)
+    report: dict[str, Any] = {
+        "model": scorer.metadata.name,
+        "sha256": scorer.metadata.sha256,
+        "policy": str(scorer.policy),
+        "bars": BARS,
+    }
+
+    def score(images: Iterable[Any]) -> NDArray[np.float64]:
+        return np.array([result.raw for result in scorer(iter(images))])
+
+    photographs: NDArray[np.float64] | None = None
+    if arguments.rated is not None:
+        rows = read_ratings(arguments.rated, arguments.split)[: arguments.limit]
+        paths = [arguments.rated / "images" / row["image"] for row in rows]
+        photographs = score(paths)
+        ratings = np.array([float(row["mos"]) for row in rows])
+        report["rated"] = rated_report(photographs, ratings)
+        print("ratings", report["rated"], flush=True)
+        every = max(1, len(paths) // max(1, arguments.sizes))
+        chosen = [np.array(Image.open(path).convert("RGB")) for path in paths[::every]]
+        if arguments.sizes:
+            report["sizes"] = size_report(score, chosen[: arguments.sizes])
+            print("sizes", report["sizes"], flush=True)
+    if arguments.other is not None:
+        rows = read_ratings(arguments.other, None)
+        predicted = score(arguments.other / "images" / row["image"] for row in rows)
+        ratings = np.array([float(row["mos"]) for row in rows])
+        kinds = np.array([row["distortion"] for row in rows])
+        report["other"] = {"all": rated_report(predicted, ratings)}
+        for kind in sorted(set(kinds)):
+            if (kinds == kind).sum() > 5:
+                report["other"][kind] = {
+                    "images": int((kinds == kind).sum()),
+                    "srcc": srcc(predicted[kinds == kind], ratings[kinds == kind]),
+                }
+        print("other set", report["other"], flush=True)
+    if arguments.photographs is not None:
+        clean = read_photographs(arguments.photographs, arguments.count)
+        report["damage"] = damage_report(score, clean)
+        photographs = score(clean) if photographs is None else photographs
+    if photographs is not None:
+        report["no_content"] = no_content_report(score, photographs)
+        print("no content", report["no_content"], flush=True)
+    report["reached"] = verdicts(report)
+    for name, reached in report["reached"].items():
+        print(f"{'reached' if reached else 'MISSED ':8} {name}")
+    if arguments.out is not None:
+        write(arguments.out, report)
+
+
+def _line(row: dict[str, Any]) -> str:
+    return (
+        f"Spearman {row['spearman']:.3f}, first level above {row['first_level_above']:.0%}, "
+        f"strictly falling {row['strictly_falling']:.0%}, {row['mean_score']}"
+    )
+
+
+if __name__ == "__main__":
+    main()
