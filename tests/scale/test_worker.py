@@ -159,7 +159,9 @@ def test_a_stop_drops_the_shard(tmp_path: Path, weights: Path, data: Path) -> No
     assert not list(ScoresFolder(job.folder).claims.iterdir())
 
 
-def test_parts_of_the_work(tmp_path: Path, weights: Path, data: Path, whole: dict[str, bytes]):
+def test_parts_of_the_work(
+    tmp_path: Path, weights: Path, data: Path, whole: dict[str, bytes]
+) -> None:
     jobs = [
         make_job(tmp_path / "scores", weights, threads=None, shard_index=i, shard_count=2)
         for i in range(2)

@@ -192,7 +192,7 @@ def score(
         )
         return
     if not paths:
-        raise ConfigError("Name images, folders or patterns to score.")
+        raise ConfigError("Give a PATH: images, folders or patterns to score.")
     if (resume or force) and output is None:
         raise ConfigError("--resume and --force are about the rows of -o FILE; add it.")
     if paths.count("-") > 1:

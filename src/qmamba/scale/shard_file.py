@@ -57,7 +57,7 @@ def choose_format(wanted: str | None) -> Format:
         raise ConfigError(f"format={wanted!r} is unknown; choose {' or '.join(FORMATS)}.")
     if wanted == "parquet":
         require_arrow()
-    return wanted  # type: ignore[return-value]
+    return wanted
 
 
 def require_arrow() -> None:
