@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from qmamba.assess import ImageViews, Scorer
 from qmamba.errors import ImageError, QMambaError
 from qmamba.files import remove_temporaries
-from qmamba.inference.prepare import Precision
+from qmamba.inference import Precision
 from qmamba.scale import faults
 from qmamba.scale.claims import STALE_SECONDS, Claim, Claims, Deaths
 from qmamba.scale.members import Member, ShardGone, members

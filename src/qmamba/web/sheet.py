@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,26 +41,29 @@ class Section(NamedTuple):
     tiles: Sequence[Tile]
 
 
-def best_and_worst(rows: Iterable[ImageRow], count: int) -> list[Section]:
+def best_and_worst(
+    rows: Iterable[ImageRow], count: int, paths: Mapping[str, str] | None = None
+) -> list[Section]:
     """The sections of a contact sheet of scored images.
 
     Args:
         rows: error rows are left out.
         count: images in each section; where there are not twice as many in all, one section shows
             all.
+        paths: where the images lie, by name; ``None`` takes the names.
 
     Raises:
         ConfigError: ``count`` is below 1.
     """
     _check_count(count)
-    scores = [row.score for row in rows if row.score is not None]
-    scores.sort(key=lambda score: -score.raw if score.higher_is_better else score.raw)
+    scores = [(row.score, row.image) for row in rows if row.score is not None]
+    scores.sort(key=lambda entry: -entry[0].raw if entry[0].higher_is_better else entry[0].raw)
     tiles = [
         Tile(
-            (score.image or "",),
-            (f"{place}.  {score.score:.4g}", os.path.basename(score.image or "")),
+            ((paths or {}).get(image, image),),
+            (f"{place}.  {score.score:.4g}", os.path.basename(image)),
         )
-        for place, score in enumerate(scores, start=1)
+        for place, (score, image) in enumerate(scores, start=1)
     ]
     if len(tiles) <= 2 * count:
         return [Section(f"{len(tiles)} images, best first", tiles)]
