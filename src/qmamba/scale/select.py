@@ -99,7 +99,7 @@ def select(folder: str | os.PathLike[str], wanted: Wanted) -> Iterator[Selection
         DataError: it is no folder of scores, a file is damaged, or files were made by models whose
             directions differ.
     """
-    files = [path for path, _ in score_files(folder)]
+    files = list(score_files(folder))
     values, kept, groups = [], [], []
     names: dict[str, int] = {}
     pattern = None if wanted.per_key is None else re.compile(wanted.per_key)

@@ -12,7 +12,14 @@ from pathlib import Path
 from qmamba.errors import DataError
 from qmamba.scale.claims import Claims
 from qmamba.scale.plan import ScoresFolder
-from qmamba.scale.shard_file import FORMATS, Footer, read_footer
+from qmamba.scale.rows import error_kind
+from qmamba.scale.shard_file import read_columns, read_footer
+
+RAY_RECORD = "ray.json"
+"""File of a folder of scores that says what Ray scores into it."""
+
+RAY_DONE = "ray-done.json"
+"""File that a finished run of Ray leaves."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +27,7 @@ class Status:
     """How far a folder of scores is."""
 
     shards: int
-    """Number of shards of the plan."""
+    """Number of shards of the plan; with Ray, which has none, the whole counts as one."""
     done: int
     """Those that have their file."""
     at_work: int
@@ -49,6 +56,8 @@ def read_status(path: str | os.PathLike[str]) -> Status:
         DataError: it is no folder of scores.
     """
     folder = ScoresFolder(path)
+    if is_of_ray(folder):
+        return _status_of_ray(folder)
     plan = folder.load()
     rows, finished, damaged = 0, [], []
     errors: Counter[str] = Counter()
@@ -102,20 +111,47 @@ def read_status(path: str | os.PathLike[str]) -> Status:
     )
 
 
-def score_files(path: str | os.PathLike[str]) -> Iterator[tuple[Path, Footer]]:
-    """The files of scores in a folder, in the order of the plan.
+def score_files(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """The files of scores in a folder, in the order of the plan, or of their names without one.
 
     Raises:
         DataError: it is no folder of scores, a file is damaged, or belongs to another plan.
     """
     folder = ScoresFolder(path)
+    if is_of_ray(folder):
+        yield from sorted(folder.path.glob("*.parquet"))
+        return
     plan = folder.load()
-    assert plan.settings.format in FORMATS
     for shard in plan.shards:
         output = folder.output(shard, plan)
         if not output.exists():
             continue
-        footer = read_footer(output)
-        if footer.plan != plan.hash:
+        if read_footer(output).plan != plan.hash:
             raise DataError(f"{str(output)!r} belongs to another plan; delete it.")
-        yield output, footer
+        yield output
+
+
+def is_of_ray(folder: ScoresFolder) -> bool:
+    """Whether Ray scores into the folder, which has no plan then."""
+    return (folder.books / RAY_RECORD).exists()
+
+
+def _status_of_ray(folder: ScoresFolder) -> Status:
+    errors: Counter[str] = Counter()
+    files = sorted(folder.path.glob("*.parquet"))
+    rows = 0
+    for path in files:
+        column = read_columns(path, ("error",))["error"]
+        rows += len(column)
+        errors.update(error_kind(error) for error in column if error is not None)
+    done = (folder.books / RAY_DONE).exists()
+    return Status(
+        shards=1,
+        done=int(done),
+        at_work=0,
+        rows=rows,
+        errors=dict(sorted(errors.items())),
+        rate=None,
+        seconds_left=None,
+        damaged=(),
+    )

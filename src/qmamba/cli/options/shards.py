@@ -102,10 +102,11 @@ class ShardArguments:
             raise ConfigError("--shard-index and --shard-count belong together; give both.")
         if self.shards:
             return
+        allowed = ("shards", "ray", "processes") if self.ray is not None else ("shards", "ray")
         given = [
             f"--{field.name.replace('_', '-')}"
             for field in fields(self)
-            if field.name not in ("shards", "ray") and getattr(self, field.name) != field.default
+            if field.name not in allowed and getattr(self, field.name) != field.default
         ]
         if given:
             raise ConfigError(f"{given[0]} has no effect without --shards; add it.")

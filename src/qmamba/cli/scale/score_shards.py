@@ -41,10 +41,13 @@ def score_shards(
     from qmamba.scale import Job, Runner, ScoresFolder
 
     if output is None:
-        raise ConfigError("--shards writes a folder; name it with -o.")
+        raise ConfigError("A folder of scores needs a name; give it with -o.")
     folder = ScoresFolder(output)
     if folder.path.is_file():
         raise ConfigError(f"--shards writes a folder and {str(output)!r} is a file; name another.")
+    if sharded.ray is not None:
+        _with_ray(paths, output, sharded, scorer, model, tuned)
+        return
     plan, roots = _plan(paths, folder, sharded, scorer, recursive)
     say(_described(plan))
     if sharded.plan_only:
@@ -73,6 +76,47 @@ def score_shards(
     outcome = runner.run()
     display.clear()
     _finish(outcome, output, folder, plan, job)
+
+
+def _with_ray(
+    paths: list[str],
+    output: Path,
+    sharded: ShardArguments,
+    scorer: Scorer,
+    model: str | None,
+    tuned: Path | None,
+) -> None:
+    from qmamba.assess import require_existing
+    from qmamba.scale import Job, Settings
+    from qmamba.scale.ray import require_ray, score_with_ray
+
+    if sharded.shards:
+        raise ConfigError("--ray and --shards are two ways to divide the work; choose one.")
+    if not paths:
+        raise ConfigError("Name the images, tar files or Parquet files.")
+    require_ray()
+    here = [path for path in paths if "://" not in path]
+    if here:
+        require_existing(here)
+    job = Job(
+        folder=str(output),
+        model=model,
+        tuned=None if tuned is None else str(tuned),
+        policy=str(scorer.policy),
+        device=str(scorer.device),
+        precision=scorer.precision,
+        max_pixels=scorer.max_pixels,
+        batch_images=scorer.batch_images,
+    )
+    on_cpu = scorer.device.type == "cpu"
+    rows = score_with_ray(
+        paths,
+        job,
+        Settings.of(scorer, "parquet"),
+        address=sharded.ray or "local",
+        actors=sharded.processes or (usable_cores() if on_cpu else 1),
+    )
+    say(f"{rows} rows in all, written to {shown(str(output))}")
 
 
 def usable_cores() -> int:
