@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from qmamba.errors import ImageError
-from qmamba.images.profiles import ProfileError, SRGBTransform
+from qmamba.images.color.profiles import ProfileError, SRGBTransform
 from qmamba.images.samples import (
     as_mode,
     bands,
