@@ -120,7 +120,7 @@ def load(
         described = ModelMetadata(
             name=name or name_of(wanted) or file.stem, architecture=wanted.architecture
         )
-    elif wanted.replace(drop_path=0) != config.replace(drop_path=0):
+    elif wanted.without("drop_path") != config.without("drop_path"):
         described = dataclasses.replace(
             described, name=name or described.name, score=None, policy=None
         )

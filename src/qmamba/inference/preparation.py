@@ -22,7 +22,15 @@ from qmamba.inference.precision import Precision
 from qmamba.inference.quality import PreparedQMamba
 from qmamba.inference.quantized_networks import quantized_mambair, quantized_qmamba
 from qmamba.inference.restoration import PreparedMambaIR
-from qmamba.models import MambaIR, MambaIRConfig, Network, QMamba, QMambaConfig
+from qmamba.models import (
+    MambaIR,
+    MambaIRConfig,
+    MambaIRv2,
+    MambaIRv2Config,
+    Network,
+    QMamba,
+    QMambaConfig,
+)
 from qmamba.ops.native.library import unavailable_reason
 from qmamba.ops.scan.dispatch import kernel_is_live
 from qmamba.quantization.layers import FrozenTensor
@@ -58,6 +66,7 @@ class _Family:
 _FAMILIES = {
     QMambaConfig.architecture: _Family(QMamba, PreparedQMamba, quantized_qmamba),
     MambaIRConfig.architecture: _Family(MambaIR, PreparedMambaIR, quantized_mambair),
+    MambaIRv2Config.architecture: _Family(MambaIRv2, PreparedMambaIR, quantized_mambair),
 }
 """By the name of the architecture."""
 
@@ -109,7 +118,7 @@ def prepare(
         return ModuleNetwork(model, precision)
     if precision == "int8" and not (family is not None and kernel_is_live()):
         raise ConfigError(
-            "precision='int8' is for QMamba and MambaIR on the CPU with the C++ kernel "
+            "precision='int8' is for QMamba, MambaIR and MambaIRv2 on the CPU with the C++ kernel "
             "(`qmamba backends` shows whether it is there); choose fp32 or bf16."
         )
     if family is not None:

@@ -12,12 +12,15 @@ from qmamba.errors import ConfigError
 from qmamba.models.architecture import Architecture
 from qmamba.models.fields import NetworkConfig
 from qmamba.models.mambair.architecture import MAMBAIR
+from qmamba.models.mambairv2.architecture import MAMBAIRV2
 from qmamba.models.names import unknown_name
 from qmamba.models.network import Network
 from qmamba.models.qmamba.architecture import QMAMBA
 from qmamba.models.timm.architecture import TIMM
 
-ARCHITECTURES: dict[str, Architecture] = {record.name: record for record in (QMAMBA, MAMBAIR, TIMM)}
+ARCHITECTURES: dict[str, Architecture] = {
+    record.name: record for record in (QMAMBA, MAMBAIR, MAMBAIRV2, TIMM)
+}
 """Every family of networks, by the name that weights files have for it."""
 
 
@@ -89,8 +92,7 @@ def create_model(name: str, **config_overrides: Any) -> Network:
 
 
 def name_of(config: NetworkConfig) -> str | None:
-    """The name of a model that differs at most in its training and its number of outputs."""
+    """The name of a model that differs at most in its training, its outputs and its routing."""
     record = architecture_of(config)
-    plain = {"drop_path": 0.0, "num_outputs": 1} if record.rates else {"drop_path": 0.0}
-    config = config.replace(**plain)
+    config = config.without("drop_path", "num_outputs", "routing", "routing_seed")
     return next((name for name, known in record.models.items() if known == config), None)

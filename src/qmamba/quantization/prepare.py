@@ -13,7 +13,7 @@ from qmamba.quantization.config import QuantConfig
 from qmamba.quantization.layers import QuantizedConv2d, QuantizedLinear
 from qmamba.quantization.placement import Filter, replace_layers
 from qmamba.quantization.quantizers import Quantizer
-from qmamba.quantization.ss2d import QuantizedSS2D
+from qmamba.quantization.ss2d import QuantizedSelectiveScan
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
@@ -114,7 +114,7 @@ def calibrate(model: AnyModel, batches: Iterable[Tensor]) -> AnyModel:
 def _initialize_constants(model: nn.Module) -> None:
     """Start the quantizers of weights and of the scan's constants."""
     for layer in _quantized_layers(model):
-        if isinstance(layer, QuantizedSS2D):
+        if isinstance(layer, QuantizedSelectiveScan):
             layer.initialize_constants()
         elif layer.weight_quantizer is not None:
             layer.weight_quantizer(layer.weight)
@@ -131,7 +131,7 @@ def _convert(model: nn.Module) -> None:
 
 def _quantized_layers(
     model: nn.Module,
-) -> Iterator[QuantizedSS2D | QuantizedLinear | QuantizedConv2d]:
+) -> Iterator[QuantizedSelectiveScan | QuantizedLinear | QuantizedConv2d]:
     for module in list(model.modules()):
-        if isinstance(module, QuantizedSS2D | QuantizedLinear | QuantizedConv2d):
+        if isinstance(module, QuantizedSelectiveScan | QuantizedLinear | QuantizedConv2d):
             yield module

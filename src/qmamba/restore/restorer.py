@@ -18,7 +18,7 @@ from qmamba.checkpoints import Published, load, publish_model
 from qmamba.errors import CheckpointError, ConfigError, ImageError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, ImageLayers, layers_of, read_layers
 from qmamba.inference import Precision, prepare
-from qmamba.models import MambaIRConfig, ModelMetadata, Network
+from qmamba.models import ModelMetadata, Network, RestorationConfig
 from qmamba.restore import memory
 from qmamba.restore.adaptive_tiles import Progress, Watch, restore_tiles
 from qmamba.restore.catalog import RestorationRequest, check_request, find_weights, purpose_of
@@ -85,11 +85,11 @@ class Restorer:
     ) -> None:
         metadata = metadata or getattr(model, "metadata", None)
         config = getattr(model, "config", None)
-        if not isinstance(config, MambaIRConfig):
+        if not isinstance(config, RestorationConfig):
             name = "The model" if metadata is None else f"The model {metadata.name!r}"
             raise CheckpointError(
                 f"{name} is a {type(model).__name__} network, which restores nothing; give weights "
-                "of a MambaIR."
+                "of a MambaIR or MambaIRv2."
             )
         if tile not in ("auto", "whole") and not (isinstance(tile, int) and tile >= MIN_TILE):
             raise ConfigError(

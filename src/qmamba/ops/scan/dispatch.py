@@ -234,7 +234,9 @@ def ss2d(
         projected: ``(batch, pixels, routes, rank + 2 * states)``: the low-rank time step, B and C
             of each pixel and route, computed on the map as it lies (a pointwise projection
             commutes with any route).
-        routes: int32 ``(routes, steps)`` from :func:`qmamba.ops.scan_routes`.
+        routes: int32 ``(routes, steps)`` from :func:`qmamba.ops.scan_routes`, or
+            ``(batch, routes, steps)`` where each image has its own. Every pixel must occur exactly
+            once in each route.
         dt_weight: ``(routes, channels, rank)``.
         dt_bias: ``(routes, channels)``.
         A: ``(routes, channels, states)``, negative.
