@@ -85,6 +85,20 @@ def test_gray_and_damaged_files() -> None:
         read_draft(stream.getvalue(), 100, max_pixels=1000)
 
 
+@pytest.mark.parametrize("size", [(640, 480), (641, 483), (1603, 1201)])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_whether_a_file_is_whole(size: tuple[int, int], progressive: bool) -> None:
+    data = jpeg(*size, progressive=progressive)
+    image, _ = read_draft(data, 100)
+    assert min(image.pixels.shape[:2]) < min(size) // 2
+    with pytest.raises(ImageError):
+        read_draft(data[: len(data) // 2], 100)
+    gray = np.full((size[1], size[0], 3), 128, np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(gray).save(stream, "JPEG", progressive=progressive)
+    read_draft(stream.getvalue(), 100)
+
+
 def test_a_policy_with_draft() -> None:
     text = "crops(size=224,count=2,layout=fixed,shorter=256,draft=yes)"
     policy = parse_policy(text)
