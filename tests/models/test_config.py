@@ -20,6 +20,7 @@ from qmamba.models import (
     named_configs,
 )
 from tests.models.micro import LOCAL_MICRO, qmamba_config
+from tests.models.values import json_values
 
 
 @pytest.mark.parametrize("config", [*named_configs().values(), LOCAL_MICRO.replace(drop_path=0.1)])
@@ -82,13 +83,6 @@ def test_unknown_fields_are_errors() -> None:
         QMambaConfig.from_dict({"window": [1]})
     with pytest.raises(ConfigError, match="must be a mapping, got list"):
         QMambaConfig.from_dict([])  # type: ignore[arg-type]
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=3), inner),
-    max_leaves=6,
-)
 
 
 @settings(max_examples=60, deadline=None)

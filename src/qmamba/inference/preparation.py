@@ -101,7 +101,9 @@ def prepare(
         torch.Size([1, 3, 16, 16])
     """
     if precision not in get_args(Precision):
-        raise ConfigError(f"precision={precision!r} is unknown; choose fp32, bf16 or int8.")
+        raise ConfigError(
+            f"The option precision={precision!r} is unknown; choose fp32, bf16 or int8."
+        )
     device = next(iter(model.state_dict().values())).device.type
     family = _FAMILIES.get(model.config.architecture)
     # A stand-in may have the configuration of a family and not its layers.
@@ -118,7 +120,8 @@ def prepare(
         return ModuleNetwork(model, precision)
     if precision == "int8" and not (family is not None and kernel_is_live()):
         raise ConfigError(
-            "precision='int8' is for QMamba, MambaIR and MambaIRv2 on the CPU with the C++ kernel "
+            "The option precision='int8' is for QMamba, MambaIR and MambaIRv2 on the CPU with the "
+            "C++ kernel "
             "(`qmamba backends` shows whether it is there); choose fp32 or bf16."
         )
     if family is not None:

@@ -47,7 +47,12 @@ def named_configs() -> dict[str, NetworkConfig]:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the models that match a shell pattern, for example ``"lq*"``."""
+    """Names of the models that match a shell pattern, for example ``"lq*"``.
+
+    Example:
+        >>> list_models("lqmamba-t*")
+        ['lqmamba-tiny']
+    """
     return [name for name in named_configs() if fnmatchcase(name, pattern)]
 
 
@@ -87,6 +92,11 @@ def create_model(name: str, **config_overrides: Any) -> Network:
     Raises:
         ConfigError: the name or a field is unknown, or a value is not allowed.
         QMambaError: a backbone of timm is asked for, and timm is not installed.
+
+    Example:
+        >>> model = create_model("lqmamba-nano", windows=(4, 4, 2, 2), num_outputs=5)
+        >>> model.config.windows
+        (4, 4, 2, 2)
     """
     return build_model(model_config(name, **config_overrides))
 

@@ -49,6 +49,16 @@ def quantize_(
             the layers that are quantized.
 
     Source: conventions of torchao's ``quantize_``.
+
+    Example:
+        >>> import torch
+        >>> from qmamba.models import create_model
+        >>> model = create_model("mambair-nano-x2", dim=8, depths=(1,))
+        >>> model = quantize_(model, QuantConfig(step="ptq", weight_bits=4, activation_bits=4))
+        >>> model = calibrate(model, [torch.rand(1, 3, 8, 8)])
+        >>> model = quantize_(model, QuantConfig(step="convert"))
+        >>> model(torch.rand(1, 3, 8, 8)).shape
+        torch.Size([1, 3, 16, 16])
     """
     config = config or QuantConfig()
     if config.step == "convert":

@@ -133,7 +133,8 @@ class MambaIRConfig(RestorationConfig):
             object.__setattr__(self, field, number(field, getattr(self, field), low, high))
         if self.cab == "depthwise" and self.cab_reduction != 1:
             raise ConfigError(
-                f"cab_reduction must be 1 with cab='depthwise', which has no hidden channels, got "
+                f"The option cab_reduction must be 1 with cab='depthwise', which has no hidden "
+                "channels, got "
                 f"{self.cab_reduction}."
             )
 

@@ -113,7 +113,8 @@ class QuantizedScan:
         self._kernel = load_kernel()
         if A.codes.dim() != 3 or dt_weight.codes.dim() != 3 or 0 in A.codes.shape:
             raise ShapeError(
-                "dt_weight must be (routes, rank, padded channels) and A (routes, channels, "
+                "The argument dt_weight must be (routes, rank, padded channels) and A (routes, "
+                "channels, "
                 f"states), not empty, got {tuple(dt_weight.codes.shape)} and "
                 f"{tuple(A.codes.shape)}."
             )
@@ -268,7 +269,8 @@ class QuantizedScan:
         """Images and pixels of a map."""
         if x.dim() != 3 or x.shape[2] != self.channels or 0 in x.shape:
             raise ShapeError(
-                f"x must be (batch, pixels, {self.channels}) and not empty, got {tuple(x.shape)}."
+                f"The argument x must be (batch, pixels, {self.channels}) and not empty, got "
+                f"{tuple(x.shape)}."
             )
         return x.shape[0], x.shape[1]
 
@@ -289,7 +291,8 @@ class QuantizedScan:
             and (batch == 1 or gate.stride(0) == pixels * stride)
         ):
             raise ShapeError(
-                f"gate must be float32 {shape} on the CPU, its rows at one distance, for merged "
+                f"The argument gate must be float32 {shape} on the CPU, its rows at one distance, "
+                "for merged "
                 f"routes, got {described(gate)}."
             )
         return gate.data_ptr(), max(stride, channels)

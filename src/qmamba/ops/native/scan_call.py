@@ -51,7 +51,8 @@ class PackedParameters(NamedTuple):
         """
         if dt_weight.dim() != 3 or A.dim() != 3:
             raise ShapeError(
-                "dt_weight must be (routes, channels, rank) and A (routes, channels, states), got "
+                "The argument dt_weight must be (routes, channels, rank) and A (routes, channels, "
+                "states), got "
                 f"{tuple(dt_weight.shape)} and {tuple(A.shape)}."
             )
         rows = tuple(A.shape[:2])
@@ -104,7 +105,8 @@ class ScanCall:
             or (merge and not shared)
         ):
             raise ShapeError(
-                "x must be (batch, pixels, channels), or unmerged (batch, routes, pixels, "
+                "The argument x must be (batch, pixels, channels), or unmerged (batch, routes, "
+                "pixels, "
                 "channels), not empty, and the route table ([batch,] routes, steps), got "
                 f"{tuple(x.shape)} and {tuple(order.shape)}."
             )

@@ -173,7 +173,7 @@ def require_routes(routes: Tensor, pixels: int) -> None:
         return
     if routes.dtype != torch.int32 or routes.dim() not in (2, 3):
         raise ShapeError(
-            "routes must be int32 (routes, steps) or (batch, routes, steps), got "
+            "The argument routes must be int32 (routes, steps) or (batch, routes, steps), got "
             f"{routes.dtype} {tuple(routes.shape)}."
         )
     table = routes.detach().flatten(0, -2)

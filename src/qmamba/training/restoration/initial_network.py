@@ -129,10 +129,10 @@ def prepare_quantized(
     batch = torch.stack(
         [
             task.example(
-                place % task.examples,
-                torch.Generator().manual_seed(derived_seed(seed, "calibration", place)),
+                index % task.examples,
+                torch.Generator().manual_seed(derived_seed(seed, "calibration", index)),
             )["degraded"]
-            for place in range(examples)
+            for index in range(examples)
         ]
     )
     return calibrate(model, [batch])
