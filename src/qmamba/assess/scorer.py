@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from qmamba.assess.calls import grouped, through
 from qmamba.assess.maps import QualityMap, assemble
 from qmamba.assess.policies import CropsPolicy, Policy, parse_policy, policy_from_metadata
 from qmamba.assess.score import Score, pool_views
@@ -26,11 +27,6 @@ from qmamba.models import ModelMetadata, Network, ScoreScale, architecture_of
 
 DEFAULT_WEIGHTS = "qmamba-mini-biq2021"
 """The weights that come with the package and are taken where none are named."""
-
-PIXELS_PER_CALL = 4_194_304
-"""Pixels that one call of the network takes at most (83 crops of 224), unless one view has more.
-
-The views of an image with more of them take several calls."""
 
 _OVERSHOOT = 0.5
 _SINGLE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor)
@@ -328,7 +324,7 @@ class Scorer(Publishable):
         """
         depth = 1 if self.device.type == "cpu" else self.batch_size
         sent: list[_Sent | QMambaError] = []
-        for group in _grouped(images, self.batch_images):
+        for group in grouped(images, self.batch_images):
             sent += self._send(group)
             if len(sent) >= depth:
                 yield from map(self._receive, sent)
@@ -370,25 +366,8 @@ class Scorer(Publishable):
             for part, image in zip(outputs.split(counts), images, strict=True)
         ]
 
-    @torch.no_grad()
     def _through(self, network: Callable[[Tensor], _Output], views: Tensor) -> list[_Output]:
-        """What a network makes of views of one size, in as many calls as its memory asks for.
-
-        Raises:
-            ImageError: memory does not suffice.
-        """
-        count, _, height, width = views.shape
-        chunk = max(1, PIXELS_PER_CALL // (height * width))
-        parameter = next(self.model.parameters())
-        try:
-            return [network(normalize(part.to(parameter))) for part in views.split(chunk)]
-        except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
-                raise
-            raise ImageError(
-                f"The memory of {self.device} is too small for {min(chunk, count)} views of "
-                f"{width} x {height} pixels; choose a policy with smaller views."
-            ) from error
+        return through(network, views, next(self.model.parameters()))
 
     def _receive(self, sent: _Sent | QMambaError) -> Score | QMambaError:
         if isinstance(sent, QMambaError):
@@ -418,31 +397,6 @@ class Scorer(Publishable):
         return [scale.target_mean + scale.target_std * value for value in outputs.tolist()]
 
 
-def _grouped(
-    images: Iterable[ImageViews | QMambaError], number: int
-) -> Iterator[list[ImageViews | QMambaError]]:
-    """Neighbors that share a call: up to `number` images whose views have one size, errors along.
-
-    A group depends on the images before it and on nothing else, so that scores can be repeated.
-    """
-    group: list[ImageViews | QMambaError] = []
-    size: torch.Size | None = None
-    held = 0
-    for image in images:
-        if not isinstance(image, QMambaError):
-            if size is not None and image.views.shape[-2:] != size:
-                yield group
-                group, held = [], 0
-            size = image.views.shape[-2:]
-            held += 1
-        group.append(image)
-        if held == number or (held == 0 and len(group) == 1):
-            yield group
-            group, held, size = [], 0, None
-    if group:
-        yield group
-
-
 def _require_views(policy: Policy, side: int | None, name: str) -> None:
     if side is not None and getattr(policy, "size", None) != side:
         raise ConfigError(
@@ -459,9 +413,3 @@ def _positive(name: str, value: int) -> int:
     if not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name} must be a whole number of 1 or more, got {value!r}.")
     return value
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        "can't allocate memory" in str(error)
-    )

@@ -34,13 +34,13 @@ COLUMNS: dict[str, str] = {
 WORKER_DIED = "the worker died while it was at work on this image"
 
 _KINDS = {
-    "missing": "there is no such file",
-    "empty": "is empty",
-    "unreadable": "permission denied",
-    "damaged": "damaged",
-    "too large": "the limit is",
-    "not an image": "it is not a JPEG",
-    "worker died": WORKER_DIED,
+    "missing": ("there is no such file",),
+    "empty": ("is empty",),
+    "unreadable": ("permission denied",),
+    "damaged": ("damaged", "truncated", "cut short", "checksum"),
+    "too large": ("the limit is",),
+    "not an image": ("it is not a JPEG",),
+    "worker died": (WORKER_DIED,),
 }
 _IN_MEMORY = re.compile(r" image of \d+ bytes in memory")
 
@@ -64,7 +64,8 @@ def error_row(key: str, uid: str | None, error: str, notes: tuple[str, ...], sou
 
 def error_kind(error: str) -> str:
     """In a word or two what an error is about: "missing", "damaged", ..., "other"."""
-    return next((kind for kind, phrase in _KINDS.items() if phrase in error), "other")
+    found = (kind for kind, phrases in _KINDS.items() if any(p in error for p in phrases))
+    return next(found, "other")
 
 
 def count_errors(rows: Iterable[Row]) -> dict[str, int]:

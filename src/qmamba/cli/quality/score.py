@@ -170,7 +170,7 @@ def score(
 
     Exit code: 0 all images scored, 1 some failed, 2 wrong usage, 130 interrupted.
     """
-    from qmamba.assess import TableFile, find_images, map_paths, require_existing, score_paths
+    from qmamba.assess import TableFile, map_paths, require_existing, score_paths
 
     sharded.check()
     paths = paths or []
@@ -200,11 +200,7 @@ def score(
         raise ConfigError("The list on standard input (-) can be read once only.")
     require_existing(paths)
     maps = _maps(paths, map_file, map_folder, map_format)
-    found = find_images(paths, recursive=recursive, stdin=sys.stdin.buffer)
-    first = next(found, None)
-    if first is None:
-        hint = "" if recursive or paths == ["-"] else "; --recursive looks into folders inside"
-        raise DataError(f"No images found in {', '.join(map(repr, paths))}{hint}.")
+    found = _found(paths, recursive)
     done = failed = 0
     try:
         with ExitStack() as stack:
@@ -219,7 +215,6 @@ def score(
             say(_legend(scorer))
             screen = _screen(scorer, as_json=as_json, quiet=table is not None)
             report = stack.enter_context(Report(table, screen, sort))
-            found = chain([first], found)
             for row in [] if table is None else _kept(table, found):
                 report.show(row)
                 done += 1
@@ -254,6 +249,18 @@ def score(
     )
     if failed:
         raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _found(paths: list[str], recursive: bool) -> Iterator[str | ImageRow]:
+    """The images that the paths stand for, of which there is one at least."""
+    from qmamba.assess import find_images
+
+    found = find_images(paths, recursive=recursive, stdin=sys.stdin.buffer)
+    first = next(found, None)
+    if first is None:
+        hint = "" if recursive or paths == ["-"] else "; --recursive looks into folders inside"
+        raise DataError(f"No images found in {', '.join(map(repr, paths))}{hint}.")
+    return chain([first], found)
 
 
 def _settings(scorer: Scorer) -> dict[str, str | int]:
