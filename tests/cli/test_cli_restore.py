@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from qmamba import Restorer, Scorer
 from qmamba.cli import app
+from qmamba.evaluation.comparison import Comparison, Gain
 from qmamba.images import read_image, read_layers
 from qmamba.ops.native import library
 from qmamba.restore import catalog
@@ -295,9 +297,30 @@ def test_output_inside_the_input_is_not_restored_again(run: Run, photos: Path) -
 def test_score(run: Run, photos: Path) -> None:
     result = run("photos/a.png", "-o", "b.png", "--score")
     assert result.exit_code == 0, result.output
-    line = result.stdout.splitlines()[1].split()
-    assert line[::2] == ["quality", "bicubic"]
-    assert "BIQ2021 MOS: 0 to 1, higher is better" in result.stderr
+    line = result.stdout.splitlines()[1]
+    figures = r"  quality [\d.]+ -> [\d.]+, [+-][\d.]+: (better|worse|no clear change)"
+    assert re.fullmatch(figures + r"; PSNR to the input [\d.]+ dB", line), line
+    assert "higher is better" in result.stderr and "2 standard errors" in result.stderr
+
+
+def test_only_better_results_are_kept(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdicts = iter(["worse", "better", "no clear change"])
+    monkeypatch.setattr(Gain, "verdict", property(lambda self: next(verdicts)))
+    seen: list[str] = []
+
+    def described(comparison: Comparison) -> str:
+        seen.append("figures")
+        return "figures"
+
+    monkeypatch.setattr("qmamba.cli.display.fidelity.described", described)
+    result = run("photos", "-o", "out", "-r", "--keep-if-better")
+    assert result.exit_code == 0, result.output
+    assert files("out") == ["inner/gray.jpg"]
+    assert result.stdout.count("  quality figures") == 3 == len(seen)
+    assert result.stdout.count("left as it was, the result is not clearly better") == 2
+    assert "1 images restored, 2 left as they were" in result.stderr
 
 
 def test_interrupt(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

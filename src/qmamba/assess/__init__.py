@@ -1,6 +1,9 @@
 """Quality scores of images."""
 
 from qmamba.assess.folder import COLUMNS, ImageRow, find_images, require_existing, score_paths
+from qmamba.assess.map_files import MapFolder, MapFormat, map_paths
+from qmamba.assess.maps import QualityMap, Region
+from qmamba.assess.overlay import colorize, overlay
 from qmamba.assess.policies import (
     CropsPolicy,
     NativePolicy,
@@ -23,13 +26,20 @@ __all__ = [
     "ImageInput",
     "ImageRow",
     "ImageViews",
+    "MapFolder",
+    "MapFormat",
     "NativePolicy",
     "Policy",
+    "QualityMap",
+    "Region",
     "ResizePolicy",
     "Score",
     "Scorer",
     "TableFile",
+    "colorize",
     "find_images",
+    "map_paths",
+    "overlay",
     "parse_policy",
     "policy_from_metadata",
     "policy_to_metadata",

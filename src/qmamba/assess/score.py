@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -39,6 +39,9 @@ class Score:
     """What was done to the image on the way, e.g. "padded from 100x80 by reflection"."""
     image: str | None = None
     """Name of the source: the path, or None for an image given as an array."""
+    opinions: tuple[float, ...] = field(default=(), repr=False)
+    """The opinion score of each view, in the order of the policy; ``raw`` is their mean. Not part
+    of a table; empty for a score that was read from one."""
 
     def __float__(self) -> float:
         return self.score

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, overload
+from typing import Any, NamedTuple, TypeAlias, TypeVar, overload
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from qmamba.assess.maps import QualityMap, assemble
 from qmamba.assess.policies import CropsPolicy, Policy, parse_policy, policy_from_metadata
 from qmamba.assess.score import Score, pool_views
-from qmamba.assess.views import ImageInput, ImageViews, cut_views, prepare
-from qmamba.checkpoints import load, load_tuned, load_tuned_model
+from qmamba.assess.views import ImageInput, ImageViews, cut_views, read_views
+from qmamba.checkpoints import Published, load, load_tuned, load_tuned_model, publish_model
 from qmamba.errors import CheckpointError, ConfigError, ImageError, QMambaError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, normalize
-from qmamba.inference.prepare import Precision, inference_network
-from qmamba.models import Model, ModelMetadata, QMamba, ScoreScale, TimmBackbone
+from qmamba.inference import MappingNetwork, Precision, prepare
+from qmamba.models import ModelMetadata, Network, ScoreScale, architecture_of
 
 DEFAULT_WEIGHTS = "qmamba-mini-biq2021"
 """The weights that come with the package and are taken where none are named."""
@@ -32,6 +33,8 @@ The views of an image with more of them take several calls."""
 
 _OVERSHOOT = 0.5
 _SINGLE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor)
+
+_Output = TypeVar("_Output")
 
 Scored: TypeAlias = Score | list[Score] | Iterator[Score]
 
@@ -80,7 +83,7 @@ class Scorer:
 
     def __init__(
         self,
-        model: Model,
+        model: Network,
         metadata: ModelMetadata | None = None,
         *,
         policy: Policy | str | None = None,
@@ -92,7 +95,7 @@ class Scorer:
         if tuned is not None:
             model = load_tuned(model, tuned)
         metadata = metadata or model.metadata
-        if not isinstance(model, QMamba | TimmBackbone):
+        if not architecture_of(model).rates:
             raise CheckpointError(
                 f"{_named(metadata)} is a {type(model).__name__} network, which gives no score; "
                 "give weights of a quality model."
@@ -102,9 +105,9 @@ class Scorer:
                 f"{_named(metadata)} has no score scale, so its output is no quality score; train "
                 "it on rated images or give weights that were."
             )
-        if model.config.num_outputs != 1:
+        if model.config.outputs != 1:
             raise CheckpointError(
-                f"{_named(metadata)} has {model.config.num_outputs} outputs and a quality model "
+                f"{_named(metadata)} has {model.config.outputs} outputs and a quality model "
                 "has one; give weights that were trained to score."
             )
         own = CropsPolicy() if metadata.policy is None else policy_from_metadata(metadata.policy)
@@ -115,7 +118,7 @@ class Scorer:
         self.model = model.eval()
         self.precision: Precision = precision
         """How the network computes."""
-        self._network = inference_network(self.model, precision)
+        self._network = prepare(self.model, precision)
         self.metadata = metadata
         self.scale: ScoreScale = metadata.score
         """The range and direction of the scores."""
@@ -155,7 +158,7 @@ class Scorer:
                 file does not belong to them.
             ConfigError: the device or an option is not available.
         """
-        model: Model
+        model: Network
         if tuned is None:
             source = DEFAULT_WEIGHTS if name_or_path is None else name_or_path
             model = load(source, device=device, revision=revision)
@@ -170,6 +173,44 @@ class Scorer:
             max_pixels=max_pixels,
         )
 
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        license: str | None = None,
+        private: bool = False,
+        token: str | None = None,
+        message: str | None = None,
+        dry_run: bool = False,
+    ) -> Published:
+        """Publish the model with a card made from its metadata; see :func:`publish_model`.
+
+        Args:
+            repository: ``owner/name`` on the Hugging Face hub.
+            license: identifier of the license of the weights, such as ``"apache-2.0"``.
+            private: make a new repository private.
+            token: of the hub; ``None`` takes the one that ``hf auth login`` stored.
+            message: of the commit.
+            dry_run: make the file and the card and send nothing.
+
+        Returns:
+            Commit, digest and card.
+
+        Raises:
+            CheckpointError: the hub refuses, cannot be reached, or stored something else.
+            ConfigError: the repository or the license is malformed.
+        """
+        return publish_model(
+            self.model,
+            self.metadata,
+            repository,
+            license=license,
+            private=private,
+            token=token,
+            message=message,
+            dry_run=dry_run,
+        )
+
     def __copy__(self) -> Scorer:
         """A scorer with the same model and network, whose policy may be another."""
         other = type(self).__new__(type(self))
@@ -182,7 +223,7 @@ class Scorer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._network = inference_network(self.model, self.precision)
+        self._network = prepare(self.model, self.precision)
 
     @overload
     def __call__(self, images: ImageInput) -> Score: ...  # type: ignore[overload-overlap]
@@ -253,9 +294,45 @@ class Scorer:
         per_image = outputs.view(len(images), -1).mean(1)
         return self.scale.target_mean + self.scale.target_std * per_image
 
+    def map(self, image: ImageInput, *, max_side: int | None = None) -> QualityMap:
+        """The score of one image and where in the image it comes from.
+
+        Args:
+            image: see :data:`~qmamba.assess.ImageInput`.
+            max_side: longest side of the map; ``None`` gives every pixel of the image a value.
+
+        Returns:
+            The map, whose ``score`` has the bits that a call gives and whose mean it is.
+
+        Raises:
+            ImageError: the image cannot be decoded or is not in an accepted form.
+            ConfigError: the model is not a QMamba, or ``max_side`` is below 1.
+
+        >>> from qmamba import Scorer
+        >>> quality = Scorer.from_pretrained().map("examples/coffee.jpg")  # doctest: +SKIP
+        >>> quality.values.shape, quality.worst(1)  # doctest: +SKIP
+        """
+        network = self._network
+        if not isinstance(network, MappingNetwork):
+            raise ConfigError(f"{_named(self.metadata)} has no quality map.")
+        views = self.prepare(image)
+        parts = self._through(network.forward_with_map, views)
+        outputs = torch.cat([part[0][:, 0] for part in parts])
+        score = self._receive(_Sent(outputs, views.width, views.height, views.notes, views.name))
+        if isinstance(score, QMambaError):
+            raise score
+        positions = torch.cat([part[1][..., 0] for part in parts]).float().cpu()
+        opinions = self.scale.target_mean + self.scale.target_std * positions
+        return assemble(
+            opinions.numpy(),
+            self.policy.plan(views.height, views.width),
+            score,
+            max_side,
+        )
+
     def prepare(self, image: ImageInput) -> ImageViews:
         """Decode one image and take the policy's views; safe to call from many threads."""
-        return prepare(image, self.policy, max_pixels=self.max_pixels)
+        return read_views(image, self.policy, max_pixels=self.max_pixels)
 
     def score_prepared(
         self, images: Iterable[ImageViews | QMambaError]
@@ -289,32 +366,36 @@ class Scorer:
     @torch.no_grad()
     def _send(self, image: ImageViews) -> _Sent | QMambaError:
         """Start the network on the views of one image, without waiting for the result."""
+        try:
+            outputs = torch.cat(self._through(self._network, image))[:, 0]
+        except ImageError as error:
+            return error
+        return _Sent(outputs, image.width, image.height, image.notes, image.name)
+
+    @torch.no_grad()
+    def _through(self, network: Callable[[Tensor], _Output], image: ImageViews) -> list[_Output]:
+        """What a network makes of the views of one image, in as many calls as its memory asks for.
+
+        Raises:
+            ImageError: memory does not suffice for a single view.
+        """
         views, _, height, width = image.views.shape
         chunk = max(1, PIXELS_PER_CALL // (height * width))
         parameter = next(self.model.parameters())
         try:
-            outputs = torch.cat(
-                [
-                    self._network(normalize(part.to(parameter)))[:, 0]
-                    for part in image.views.split(chunk)
-                ]
-            )
+            return [network(normalize(part.to(parameter))) for part in image.views.split(chunk)]
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
-            return ImageError(
+            raise ImageError(
                 f"the memory of {self.device} is too small for {min(chunk, views)} views of "
                 f"{width} x {height} pixels; choose a policy with smaller views"
-            )
-        return _Sent(outputs, image.width, image.height, image.notes, image.name)
+            ) from error
 
     def _receive(self, sent: _Sent | QMambaError) -> Score | QMambaError:
         if isinstance(sent, QMambaError):
             return sent
-        opinions = [
-            self.scale.target_mean + self.scale.target_std * value
-            for value in sent.outputs.tolist()
-        ]
+        opinions = self._opinions(sent.outputs)
         if not all(map(math.isfinite, opinions)):
             return ImageError("the network's output for this image is not finite")
         raw, spread = pool_views(opinions)
@@ -331,7 +412,12 @@ class Scorer:
             height=sent.height,
             notes=sent.notes,
             image=sent.name,
+            opinions=tuple(opinions),
         )
+
+    def _opinions(self, outputs: Tensor) -> list[float]:
+        scale = self.scale
+        return [scale.target_mean + scale.target_std * value for value in outputs.tolist()]
 
 
 def _require_views(policy: Policy, side: int | None, name: str) -> None:

@@ -6,9 +6,8 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-from qmamba.checkpoints.loading import METADATA_KEY
-from qmamba.checkpoints.safetensors_file import header_of
-from qmamba.checkpoints.sources import read_weights
+from qmamba.checkpoints.safetensors_file import METADATA_KEY, header_of
+from qmamba.checkpoints.sources import WeightsFile, read_weights
 from qmamba.errors import CheckpointError, ConfigError
 from qmamba.models import metadata as descriptions
 from qmamba.models.metadata import ModelMetadata
@@ -24,7 +23,11 @@ def describe(source: str | Path, *, revision: str | None = None) -> ModelMetadat
     Raises:
         CheckpointError: the file cannot be found or is not one of ours.
     """
-    file = read_weights(source, revision)
+    return describe_content(read_weights(source, revision))
+
+
+def describe_content(file: WeightsFile) -> ModelMetadata:
+    """The metadata of a weights file that has been read; see :func:`describe`."""
     try:
         text = header_of(file.content)["__metadata__"][METADATA_KEY]
         _, metadata = descriptions.decode(text)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from qmamba.checkpoints.hub.download import HubId, download
 from qmamba.errors import CheckpointError
 from qmamba.models.names import unknown_name
-from qmamba.models.registry import MODELS
-
-HUB_FILE = "model.safetensors"
-"""The file that is taken from a hub repository when the id names none."""
+from qmamba.models.registry import named_configs
 
 _SUFFIX = ".safetensors"
 _FILE_SUFFIXES = (_SUFFIX, ".pth", ".pt", ".bin", ".ckpt")
-# An owner starts with a letter or digit, so "./file" and "../file" are paths.
-_HUB_ID = re.compile(r"(?P<owner>\w[\w.-]*)/(?P<name>[\w.-]+)(?:/(?P<file>[\w.-]+(?:/[\w.-]+)*))?")
 
 
 @dataclass(frozen=True)
@@ -26,7 +21,7 @@ class WeightsFile:
 
     content: bytes
     source: str
-    """What was asked for: embedded name, path or hub id."""
+    """What was asked for: embedded name or path; a hub id with the commit that was taken."""
     stem: str
     """Name of the file without its folder and suffix."""
 
@@ -47,12 +42,14 @@ def read_weights(source: str | Path, revision: str | None = None) -> WeightsFile
     Args:
         source: name of embedded weights (:func:`list_weights`), or of a model of which only one
             set of weights is embedded, for example ``qmamba-nano``; or a path; or a hub id
-            ``owner/name``, which means its ``model.safetensors``, or ``owner/name/file``. What lies
-            in an existing folder ``owner`` is a path.
+            ``owner/name``, which means its ``model.safetensors``, or ``owner/name/file``; with
+            ``owner/name@revision`` at a branch, tag or commit. What lies in an existing folder
+            ``owner`` is a path.
         revision: branch, tag or commit of a hub repository.
 
     Raises:
-        CheckpointError: there is no such file or it cannot be read or downloaded.
+        CheckpointError: there is no such file, or it cannot be read or downloaded.
+        ConfigError: ``source`` names one revision and ``revision`` is another.
     """
     # An empty name becomes the path "." where it is read as one.
     if str(source) in ("", "."):
@@ -62,8 +59,14 @@ def read_weights(source: str | Path, revision: str | None = None) -> WeightsFile
     if isinstance(source, str) and (name := _embedded(source)) is not None:
         entry = resources.files("qmamba") / "weights" / (name + _SUFFIX)
         return WeightsFile(entry.read_bytes(), source, name)
+    hub_id = _hub_id(source)
+    if hub_id is not None:
+        content, taken = download(hub_id.at(revision))
+        return WeightsFile(content, str(taken), Path(taken.file).stem)
     try:
-        path = _local_path(source, revision)
+        path = Path(source).expanduser()
+        if not _is_path(source) and not path.exists():
+            raise CheckpointError(_unknown(str(source)))
         if not path.is_file():
             problem = (
                 "is not a file; give the weights file itself" if path.exists() else "is absent"
@@ -81,19 +84,18 @@ def _embedded(source: str) -> str | None:
     weights = list_weights()
     if source in weights:
         return source
-    of_model = [name for name in weights if source in MODELS and name.startswith(f"{source}-")]
+    of_model = [
+        name for name in weights if source in named_configs() and name.startswith(f"{source}-")
+    ]
     return of_model[0] if len(of_model) == 1 else None
 
 
-def _local_path(source: str | Path, revision: str | None) -> Path:
-    path = Path(source).expanduser()
-    hub_id = _HUB_ID.fullmatch(source) if isinstance(source, str) else None
-    if hub_id and not Path(hub_id["owner"]).exists() and not _has_file_suffix(hub_id["name"]):
-        repository = f"{hub_id['owner']}/{hub_id['name']}"
-        return _download(repository, hub_id["file"] or HUB_FILE, revision)
-    if not _is_path(source) and not path.exists():
-        raise CheckpointError(_unknown(str(source)))
-    return path
+def _hub_id(source: str | Path) -> HubId | None:
+    """What the source means on the hub, if it is not a path."""
+    found = HubId.parse(source) if isinstance(source, str) else None
+    if found is None or Path(found.owner).exists() or _has_file_suffix(found.name):
+        return None
+    return found
 
 
 def _is_path(source: str | Path) -> bool:
@@ -105,22 +107,9 @@ def _has_file_suffix(name: str) -> bool:
 
 
 def _unknown(source: str) -> str:
-    if source in MODELS:
+    if source in named_configs():
         return (
             f"There are no weights named {source!r}, only an architecture: use create_model for "
             f"fresh weights, or give a file, a hub id or one of {', '.join(list_weights()) or '-'}."
         )
     return unknown_name("weights", source, [*list_weights(), "a path", "a hub id owner/name"])
-
-
-def _download(repository: str, file: str, revision: str | None) -> Path:
-    import huggingface_hub
-
-    try:
-        return Path(huggingface_hub.hf_hub_download(repository, file, revision=revision))
-    except Exception as error:  # The hub client lets through errors of several HTTP libraries.
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(
-            f"There is no local file {repository}/{file}, and the hub did not give it either "
-            f"({lines[0].rstrip('.:')}); check the name and the connection."
-        ) from error

@@ -15,12 +15,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from qmamba.checkpoints.loading import METADATA_KEY, MismatchError, load
-from qmamba.checkpoints.safetensors_file import header_of, require_finite
+from qmamba.checkpoints.loading import load
+from qmamba.checkpoints.mismatch import MismatchError
+from qmamba.checkpoints.safetensors_file import METADATA_KEY, header_of, require_finite
 from qmamba.checkpoints.sources import WeightsFile, list_weights, read_weights
 from qmamba.errors import CheckpointError, ConfigError
 from qmamba.files import atomic_write
-from qmamba.models import LoadReport, Model, ModelMetadata, QMamba
+from qmamba.models import LoadReport, ModelMetadata, Network, QMamba
 from qmamba.models import metadata as descriptions
 from qmamba.prompts.config import TuningConfig
 from qmamba.prompts.tuned import BaseIdentity, TunedQMamba, attach, identity_of
@@ -74,7 +75,7 @@ def save_tuned(
     return dataclasses.replace(metadata, sha256=digest, source=str(path))
 
 
-def load_tuned(base: Model, file: str | Path, *, revision: str | None = None) -> TunedQMamba:
+def load_tuned(base: Network, file: str | Path, *, revision: str | None = None) -> TunedQMamba:
     """A tuned model on a base that is already loaded, in evaluation mode.
 
     The frozen tensors share the memory of the base, however many tuned files are loaded on it. Do
@@ -91,7 +92,7 @@ def load_tuned(base: Model, file: str | Path, *, revision: str | None = None) ->
     Raises:
         CheckpointError: the file cannot be found, is malformed, or was tuned on another base.
     """
-    return _read(file, revision).on(base)
+    return read_tuned(file, revision).on(base)
 
 
 def load_tuned_model(
@@ -113,7 +114,7 @@ def load_tuned_model(
         CheckpointError: a file cannot be found, is malformed, or does not fit the other.
         ConfigError: the device cannot be used.
     """
-    tuned = _read(file, None)
+    tuned = read_tuned(file, None)
     source = tuned.embedded_base() if base is None else base
     return tuned.on(load(source, device=device, revision=revision).requires_grad_(False))
 
@@ -131,7 +132,9 @@ def is_tuned_file(file: str | Path) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class _TunedFile:
+class TunedFile:
+    """A tuned file that has been read and checked, not yet put on its base."""
+
     source: str
     sha256: str
     state: Mapping[str, Tensor]
@@ -150,7 +153,7 @@ class _TunedFile:
             "weights; give that base as well."
         )
 
-    def on(self, base: Model) -> TunedQMamba:
+    def on(self, base: Network) -> TunedQMamba:
         """The tuned model; raises CheckpointError where the base is another one."""
         if not isinstance(base, QMamba):
             raise CheckpointError(
@@ -194,7 +197,12 @@ class _TunedFile:
             raise MismatchError(self.source, missing, unexpected, misshapen)
 
 
-def _read(source: str | Path, revision: str | None) -> _TunedFile:
+def read_tuned(source: str | Path, revision: str | None = None) -> TunedFile:
+    """Read a tuned file without its base.
+
+    Raises:
+        CheckpointError: the file cannot be found or is malformed.
+    """
     file = read_weights(source, revision)
     state, text = _tensors(file)
     try:
@@ -213,7 +221,7 @@ def _read(source: str | Path, revision: str | None) -> _TunedFile:
             raise CheckpointError(f"{key} of {file.source} is {tensor.dtype}, not floating point.")
     require_finite(state, f"The tensors of {file.source} are damaged")
     digest = hashlib.sha256(file.content).hexdigest()
-    return _TunedFile(file.source, digest, state, tuning, base, described)
+    return TunedFile(file.source, digest, state, tuning, base, described)
 
 
 def _tensors(file: WeightsFile) -> tuple[dict[str, Tensor], str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias, TypedDict
 
 from qmamba.errors import ConfigError, QMambaError
 from qmamba.files import make_folder
@@ -23,6 +24,13 @@ FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
 
 _NEAREST_SUFFIX = {".jpe": ".jpg", ".jfif": ".jpg", ".mpo": ".jpg"}
 _NO_SPACE = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name)}
+
+
+class _Saving(TypedDict):
+    """How results are encoded."""
+
+    quality: int
+    strip_metadata: bool
 
 
 class Source(NamedTuple):
@@ -47,6 +55,10 @@ class Job:
     """Why it cannot be done, known beforehand."""
 
 
+Accept: TypeAlias = Callable[[Job, Path], bool]
+"""Asked with each result, written to a file of another name, whether it shall get its own."""
+
+
 @dataclass(frozen=True)
 class RestoredRow:
     """What became of one image."""
@@ -56,18 +68,21 @@ class RestoredRow:
     output: str
     """Path of the restored image."""
     restored: RestoredImage | None = None
-    """The restored image; ``None`` where there is an error or the image was passed over."""
+    """The restored image; ``None`` where there is an error, the image was passed over, or the
+    result was refused."""
     notes: tuple[str, ...] = ()
     """What was done to the image from decoding to encoding, one phrase each."""
     seconds: float = 0.0
     """Time from reading to writing."""
     error: str | None = None
     """Why it was not restored: one sentence."""
+    declined: bool = False
+    """Whether it was restored and the result refused, so that there is no output."""
 
     @property
     def skipped(self) -> bool:
         """Whether the image was passed over because its output was there."""
-        return self.restored is None and self.error is None
+        return self.restored is None and self.error is None and not self.declined
 
 
 def target_name(source: str, file_format: str | None = None) -> str:
@@ -144,6 +159,7 @@ def restore_paths(
     strip_metadata: bool = False,
     overwrite: bool = False,
     skip_existing: bool = False,
+    accept: Accept | None = None,
     progress: Progress | None = None,
 ) -> Generator[RestoredRow, None, None]:
     """Restore image files, one row per file in the order given; a bad file gives an error row.
@@ -157,6 +173,7 @@ def restore_paths(
         quality, strip_metadata: see :func:`qmamba.images.write_layers`.
         overwrite: replace files that are there; otherwise they give error rows.
         skip_existing: pass over images whose output is there.
+        accept: see :data:`Accept`; ``None`` takes every result.
         progress: called with the tiles of the present image that are done, and all of them.
 
     Raises:
@@ -166,7 +183,7 @@ def restore_paths(
     if overwrite and skip_existing:
         raise ConfigError("Files that are there can be replaced or passed over, not both.")
     return (
-        _row(restorer, job, quality, strip_metadata, overwrite, skip_existing, progress)
+        _row(restorer, job, quality, strip_metadata, overwrite, skip_existing, accept, progress)
         for job in jobs
     )
 
@@ -178,6 +195,7 @@ def _row(
     strip_metadata: bool,
     overwrite: bool,
     skip_existing: bool,
+    accept: Accept | None,
     progress: Progress | None,
 ) -> RestoredRow:
     output = os.fspath(job.target)
@@ -191,9 +209,16 @@ def _row(
             return RestoredRow(job.source, output, error=f"{output!r} exists already")
         restored = restorer.restore(job.source, progress=progress)
         make_folder(job.target.parent)
-        lost = restored.save(
-            job.target, quality=quality, strip_metadata=strip_metadata, overwrite=overwrite
-        )
+        options: _Saving = {"quality": quality, "strip_metadata": strip_metadata}
+        if accept is None:
+            lost = restored.save(job.target, overwrite=overwrite, **options)
+        else:
+            with tempfile.TemporaryDirectory(prefix=".qmamba-", dir=job.target.parent) as folder:
+                written = Path(folder) / job.target.name
+                lost = restored.save(written, **options)
+                if not accept(job, written):
+                    return RestoredRow(job.source, output, declined=True)
+                os.replace(written, os.path.realpath(job.target))
     except Canceled:
         raise
     except QMambaError as error:

@@ -12,17 +12,17 @@ from typing import BinaryIO, Literal, TypeAlias, get_args
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
+from qmamba.checkpoints import Published, load, publish_model
 from qmamba.errors import CheckpointError, ConfigError, ImageError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, ImageLayers, layers_of, read_layers
-from qmamba.inference.prepare import Precision
-from qmamba.models import MambaIRConfig, ModelMetadata
+from qmamba.inference import Precision, prepare
+from qmamba.models import MambaIRConfig, ModelMetadata, Network
 from qmamba.restore import memory
 from qmamba.restore.adaptive_tiles import Progress, Watch, restore_tiles
-from qmamba.restore.catalog import Wish, check_wish, find_weights, purpose_of, task_of
-from qmamba.restore.degradations import Degradation, RestorationTask
-from qmamba.restore.network import load_network, runner
+from qmamba.restore.catalog import RestorationRequest, check_request, find_weights, purpose_of
+from qmamba.restore.degradations import Degradation, TaskName
 from qmamba.restore.planes import Alpha, PlaneNetwork
 from qmamba.restore.restored import RestoredImage
 from qmamba.restore.tiles import MIN_TILE, RestoreTile, TilePlan, plan_tiles
@@ -72,7 +72,7 @@ class Restorer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Network,
         metadata: ModelMetadata | None = None,
         *,
         tile: Tile = "auto",
@@ -114,7 +114,7 @@ class Restorer:
         self.max_pixels = max_pixels
         self.memory_budget = memory_budget
         self._planes = PlaneNetwork(
-            runner(model, precision),
+            prepare(model, precision),
             channels=config.channels,
             scale=config.scale,
             device=self.device,
@@ -127,7 +127,7 @@ class Restorer:
         cls,
         name_or_path: str | Path | None = None,
         *,
-        task: RestorationTask | None = None,
+        task: TaskName | None = None,
         scale: int | None = None,
         sigma: float | None = None,
         quality: int | None = None,
@@ -160,10 +160,10 @@ class Restorer:
             ConfigError: the weights are for something else than what is asked for, or the device
                 or an option is not available.
         """
-        wish = Wish(task, scale, sigma, quality)
+        request = RestorationRequest(task, scale, sigma, quality)
         named = name_or_path is not None
-        source = name_or_path if name_or_path is not None else find_weights(wish)
-        model = load_network(source, device=device, revision=revision)
+        source = name_or_path if name_or_path is not None else find_weights(request)
+        model = load(source, device=device, revision=revision).requires_grad_(False)
         restorer = cls(
             model,
             tile=tile,
@@ -175,13 +175,53 @@ class Restorer:
             memory_budget=memory_budget,
         )
         if named:
-            check_wish(wish, restorer.config, restorer.metadata)
+            check_request(request, restorer.config, restorer.metadata)
         return restorer
 
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        license: str | None = None,
+        private: bool = False,
+        token: str | None = None,
+        message: str | None = None,
+        dry_run: bool = False,
+    ) -> Published:
+        """Publish the model with a card made from its metadata; see :func:`publish_model`.
+
+        Args:
+            repository: ``owner/name`` on the Hugging Face hub.
+            license: identifier of the license of the weights, such as ``"apache-2.0"``.
+            private: make a new repository private.
+            token: of the hub; ``None`` takes the one that ``hf auth login`` stored.
+            message: of the commit.
+            dry_run: make the file and the card and send nothing.
+
+        Returns:
+            Commit, digest and card.
+
+        Raises:
+            CheckpointError: the hub refuses, cannot be reached, or stored something else.
+            ConfigError: the repository or the license is malformed.
+        """
+        if self.metadata is None:
+            raise ConfigError("The model has no metadata to make a card from; say what it is for.")
+        return publish_model(
+            self.model,
+            self.metadata,
+            repository,
+            license=license,
+            private=private,
+            token=token,
+            message=message,
+            dry_run=dry_run,
+        )
+
     @property
-    def task(self) -> RestorationTask:
+    def task(self) -> TaskName:
         """``sr``, ``denoise`` or ``jpeg``."""
-        return task_of(self.config)
+        return self.config.task_name
 
     @property
     def scale(self) -> int:
