@@ -21,15 +21,16 @@ SMALLEST_SIDE = 32
 
 _TINY = 1e-6
 _BLOCK = 8
+_FAR = 6.0
 
 
 def image_statistics(images: Tensor) -> Tensor:
     """The statistics of each image; float32, each of the order of 1, differentiable.
 
-    Light (mean, spread, shadows, highlights), color (saturation, casts), energy of three octaves and its
-    spread over the image, noise floor (harmonic mean over blocks), edges with the period of the
-    blocks of JPEG in lightness and color, flatness, direction of edges, and the moments of locally
-    normalized lightness at two scales.
+    Light (mean, spread, shadows, highlights), color (saturation, casts), energy of three octaves
+    and its spread over the image, noise floor (harmonic mean over blocks), edges with the period of
+    the blocks of JPEG in lightness and color, flatness, direction of edges, and the moments of
+    locally normalized lightness at two scales.
 
     Args:
         images: ``(batch, 3, height, width)`` sRGB in [0, 1], both sides at least
@@ -41,9 +42,9 @@ def image_statistics(images: Tensor) -> Tensor:
     Raises:
         ShapeError: another shape, or smaller sides.
 
-    Source: blocks after Wang, Sheikh and Bovik, "No-reference perceptual quality assessment of JPEG
-    compressed images" (ICIP 2002); normalized lightness after Mittal, Moorthy and Bovik, "No-reference
-    image quality assessment in the spatial domain" (TIP 2012).
+    Source: blocks after Wang, Sheikh and Bovik, "No-reference perceptual quality assessment of
+    JPEG compressed images" (ICIP 2002); normalized lightness after Mittal, Moorthy and Bovik,
+    "No-reference image quality assessment in the spatial domain" (TIP 2012).
 
     Example::
 
@@ -81,16 +82,33 @@ class StatisticsBranch(nn.Module):
         outputs: number of outputs; they start at zero.
     """
 
+    mean: Tensor
+    """What is subtracted from the statistics, ``(STATISTICS,)``; see :meth:`standardize_by`."""
+    deviation: Tensor
+    """What they are divided by."""
+
     def __init__(self, hidden: int, outputs: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(STATISTICS, hidden)
         self.fc2 = nn.Linear(hidden, outputs)
+        self.register_buffer("mean", torch.zeros(STATISTICS))
+        self.register_buffer("deviation", torch.ones(STATISTICS))
         nn.init.zeros_(self.fc2.weight)
         nn.init.zeros_(self.fc2.bias)
 
+    @torch.no_grad()
+    def standardize_by(self, statistics: Tensor) -> None:
+        """Take mean and deviation from the statistics ``(images, STATISTICS)`` of usual images."""
+        self.mean.copy_(statistics.mean(0))
+        self.deviation.copy_(statistics.std(0) + 1e-3)
+
     def forward(self, images: Tensor) -> Tensor:
         """sRGB in [0, 1] ``(batch, 3, height, width)`` to ``(batch, outputs)``."""
-        return self.fc2(functional.gelu(self.fc1(image_statistics(images))))
+        # The statistics reach 14 and matter to hundredths, which bfloat16 does not have.
+        with torch.autocast(images.device.type, enabled=False):
+            usual = (image_statistics(images) - self.mean) / self.deviation
+            # A flat image is so far from all others that it would leave the range of training.
+            return self.fc2(functional.gelu(self.fc1(usual.clamp(-_FAR, _FAR))))
 
 
 def _mean(values: Tensor) -> Tensor:
