@@ -284,9 +284,9 @@ def _checked_scale(adapter: Adapter, labels: Labels) -> tuple[float, float]:
         fits = low <= lowest and highest <= high
     if not fits:
         raise DataError(
-            f"the scores of {str(labels.source)!r} run from {lowest:g} to {highest:g} where those"
+            f"The scores of {str(labels.source)!r} run from {lowest:g} to {highest:g} where those"
             f" of {adapter.title} run from {low:g} to {high:g}; get the original file, this one is"
-            " on another scale or altered"
+            " on another scale or altered."
         )
     return adapter.scale
 

@@ -70,12 +70,12 @@ class RatedDataset:
 
     def __post_init__(self) -> None:
         if not self.images:
-            raise DataError(f"the data set {self.name!r} has no images; give it at least one")
+            raise DataError(f"The data set {self.name!r} has no images; give it at least one.")
         low, high = self.scale
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise DataError(
-                f"the score scale {low:g} to {high:g} of the data set {self.name!r} is empty; give"
-                " two different finite numbers, the lower first"
+                f"The score scale {low:g} to {high:g} of the data set {self.name!r} is empty; give"
+                " two different finite numbers, the lower first."
             )
         for image in self.images:
             if not low <= image.mos <= high:
@@ -142,7 +142,7 @@ class RatedDataset:
             DataError: no image has it.
         """
         if name not in self._positions:
-            raise DataError(f"the data set {self.name!r} has no image {name!r}; see its `names`")
+            raise DataError(f"The data set {self.name!r} has no image {name!r}; see its `names`.")
         return self._positions[name]
 
     def take(self, indices: Sequence[int]) -> RatedDataset:
@@ -177,7 +177,7 @@ class RatedDataset:
         )
         if not images:
             raise DataError(
-                f"no image of the data set {self.name!r} meets the conditions; its parts are"
-                f" {', '.join(self.splits) or 'not marked'}"
+                f"No image of the data set {self.name!r} meets the conditions; its parts are"
+                f" {', '.join(self.splits) or 'not marked'}."
             )
         return replace(self, images=images)

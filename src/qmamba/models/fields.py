@@ -43,6 +43,11 @@ class NetworkConfig:
         """Number of blocks, where the configuration sets it; else 0."""
         return sum(getattr(self, "depths", ()))
 
+    def without(self: Fields, *names: str) -> Fields:
+        """A copy in which some fields, where the family has them, have their defaults."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return self.replace(**{name: defaults[name] for name in names if name in defaults})
+
     def replace(self: Fields, **overrides: Any) -> Fields:
         """A copy with other values.
 

@@ -188,11 +188,11 @@ def _figure(plan: Plan, laboratory: Laboratory, notes: tuple[str, ...]) -> list[
         if not laboratory.is_done(step.training, step.tests):
             continue
         dataset = plan.sources.datasets[FIGURE_SET]
-        places = laboratory.test_part(FIGURE_SET, step.training.seed)
-        kinds = [damage_kind(dataset[place].distortion) for place in places]
+        indices = laboratory.test_part(FIGURE_SET, step.training.seed)
+        kinds = [damage_kind(dataset[index].distortion) for index in indices]
         model = laboratory.trained(step.training)
         assert isinstance(model, RatingNetwork)
-        features = deep_features(model, dataset, places, plan.protocol.crops_used)
+        features = deep_features(model, dataset, indices, plan.protocol.crops_used)
         maps.append(feature_map(step.training.model, features, kinds))
     if not maps:
         raise QMambaError("Figure 3 has nothing to show, because no backbone could be trained.")

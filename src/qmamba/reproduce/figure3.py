@@ -103,8 +103,8 @@ def feature_map(
     """
     if len(features) < 4 or len(set(kinds)) < 2 or len(set(kinds)) >= len(features):
         raise DataError(
-            f"figure 3 needs at least four images, of two or more kinds of which one occurs"
-            f" twice, got {len(features)} of {len(set(kinds))}"
+            f"Figure 3 needs at least four images, of two or more kinds of which one occurs"
+            f" twice, got {len(features)} of {len(set(kinds))}."
         )
     try:
         from sklearn.manifold import TSNE

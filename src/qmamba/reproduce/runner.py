@@ -242,7 +242,7 @@ def _is_needed_again(training: Training) -> bool:
 
 def _finish(folder: Path, interrupted: bool) -> None:
     if interrupted:
-        raise InterruptedRunError("stopped after a checkpoint; the same command goes on")
+        raise InterruptedRunError("Stopped after a checkpoint; the same command goes on.")
     (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
 
 

@@ -142,7 +142,9 @@ class _Run:
                 "choose a batch_size that divides."
             )
         if options.keep == "best" and task.metric is None:
-            raise ConfigError("keep='best' needs a validation part; give one or keep the last.")
+            raise ConfigError(
+                "The option keep='best' needs a validation part; give one or keep the last."
+            )
         self.model = model.to(device)
         self.task = task
         self.options = options

@@ -136,14 +136,14 @@ def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"There is no folder {str(folder)!r}; check the spelling.")
     found = []
-    for place, inside, names in os.walk(folder):
+    for index, inside, names in os.walk(folder):
         inside[:] = [
             name
             for name in inside
             if not name.startswith(".") and not _DEGRADED_FOLDER.search(name.lower())
         ]
         found += [
-            Path(place, name)
+            Path(index, name)
             for name in names
             if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
         ]

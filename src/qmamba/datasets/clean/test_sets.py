@@ -138,11 +138,11 @@ def _folders(root: Path) -> Iterator[Path]:
 
 def _originals(folder: Path) -> tuple[Path, ...]:
     inside = sorted(each for each in folder.iterdir() if _ORIGINALS.fullmatch(each.name))
-    places = [folder, *(each for each in inside if each.is_dir())]
-    for place in places:
+    indices = [folder, *(each for each in inside if each.is_dir())]
+    for index in indices:
         found = sorted(
             path
-            for path in place.iterdir()
+            for path in index.iterdir()
             if path.suffix.lower() in IMAGE_SUFFIXES
             and not path.name.startswith(".")
             and not _SMALL.search(path.stem)

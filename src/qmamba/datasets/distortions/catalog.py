@@ -174,11 +174,11 @@ def distort(image: Pixels, name: str, level: float, generator: np.random.Generat
             f"distortion {name!r} cannot run: {UNAVAILABLE[name]}; install an official Pillow wheel"
         )
     if name not in DISTORTIONS:
-        raise ConfigError(f"unknown distortion {name!r}; known are {', '.join(DISTORTIONS)}")
+        raise ConfigError(f"Unknown distortion {name!r}; known are {', '.join(DISTORTIONS)}.")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ImageError(
-            f"an image to distort must be uint8 of shape (H, W, 3), got {image.dtype} "
-            f"of shape {tuple(image.shape)}; convert it first"
+            f"An image to distort must be uint8 of shape (H, W, 3), got {image.dtype} "
+            f"of shape {tuple(image.shape)}; convert it first."
         )
     kind = DISTORTIONS[name]
     return kind.function(image, kind.parameter(level), generator)

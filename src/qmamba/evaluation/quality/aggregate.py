@@ -71,13 +71,13 @@ def aggregate(
             or two of them are the same model on the same images.
     """
     if resamples < 1:
-        raise ConfigError(f"aggregate needs at least 1 resample, got {resamples}.")
+        raise ConfigError(f"The function aggregate needs at least 1 resample, got {resamples}.")
     if len(reports) < 2:
         raise DataError(f"medians need at least two reports, got {len(reports)}")
     _check(reports)
     values: dict[str, dict[str, tuple[float, ...]]] = {}
-    for place, row in enumerate(reports[0].rows):
-        repeats = [report.rows[place].figures for report in reports]
+    for index, row in enumerate(reports[0].rows):
+        repeats = [report.rows[index].figures for report in reports]
         values[row.dataset] = _collected(repeats, FIGURES)
     if len(reports[0].rows) > 1:
         values[AVERAGE] = _collected(
@@ -151,15 +151,15 @@ def _check(reports: Sequence[QualityReport]) -> None:
         for what, mine in _kind(report).items():
             if mine != first[what]:
                 raise DataError(
-                    f"the reports differ in their {what}: {first[what]} and {mine}; aggregate "
-                    "repeats of one protocol"
+                    f"The reports differ in their {what}: {first[what]} and {mine}; aggregate "
+                    "repeats of one protocol."
                 )
         # Repeats of a training on one split differ in their weights, repeats over splits in both.
         identity = (report.sha256, *(row.fingerprint for row in report.rows))
         if report.sha256 and identity in seen:
             raise DataError(
-                f"two reports are of the same weights {report.model!r} and the same images; give "
-                "each repeat once"
+                f"Two reports are of the same weights {report.model!r} and the same images; give "
+                "each repeat once."
             )
         seen.add(identity)
 

@@ -169,8 +169,8 @@ def check_scores(scores: NDArray[np.float64], what: str = "the test part") -> No
         )
     if scores.min() == scores.max():
         raise DataError(
-            f"every score of {what} is {scores[0]:g}, so a correlation with them is undefined; "
-            "check the score column"
+            f"Every score of {what} is {scores[0]:g}, so a correlation with them is undefined; "
+            "check the score column."
         )
 
 

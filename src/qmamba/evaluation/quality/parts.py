@@ -44,7 +44,9 @@ def select_part(
     if part is None:
         part = "all" if split is None else "test"
     if part not in get_args(PartName):
-        raise ConfigError(f"part is one of {', '.join(get_args(PartName))}, got {part!r}.")
+        raise ConfigError(
+            f"The option part is one of {', '.join(get_args(PartName))}, got {part!r}."
+        )
     if part == "all":
         return RatedPart(dataset, "all", split)
     if split is None:
@@ -59,6 +61,6 @@ def select_part(
         chosen = {"train": split.train, "val": split.validation, "test": split.test}[part]
     if not chosen:
         raise DataError(
-            f"the {split.rule} split of {dataset.name!r} has no part {part!r}; take another"
+            f"The {split.rule} split of {dataset.name!r} has no part {part!r}; take another."
         )
     return RatedPart(dataset.take(chosen), part, split)

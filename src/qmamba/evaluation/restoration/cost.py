@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from qmamba.models import MambaIR, MambaIRConfig, build_model, count_flops
-from qmamba.nn import SS2D
+from qmamba.models import MambaIR, RestorationConfig, build_model, count_flops
+from qmamba.nn import SS2D, SelectiveScan
 from qmamba.quantization import QuantConfig, quantized_names
 
 FULL_BITS = 32
@@ -40,7 +40,7 @@ class NetworkCost:
 
 
 def network_cost(
-    config: MambaIRConfig,
+    config: RestorationConfig,
     quantization: QuantConfig | None = None,
     *,
     file_bytes: int | None = None,
@@ -81,8 +81,8 @@ def _quantized_weights(model: MambaIR) -> dict[str, int]:
     layers = dict(model.named_modules())
     for name in quantized_names(model):
         layer = layers[name]
-        if isinstance(layer, SS2D):
-            for part in ("in_proj", "conv2d", "out_proj"):
+        if isinstance(layer, SelectiveScan):
+            for part in ("in_proj", "conv2d", "out_proj") if isinstance(layer, SS2D) else ():
                 found[f"{name}.{part}"] = layers[f"{name}.{part}"].weight.numel()
             found[f"{name}.x_proj"] = layer.x_proj_weight.numel()
             found[f"{name}.dt_proj"] = layer.dt_projs_weight.numel()

@@ -87,13 +87,13 @@ def fit_target(dataset: RatedDataset, train: Sequence[int], *, quality: bool = F
     scores = dataset.scores[list(train)]
     if scores.size < 2:
         raise DataError(
-            f"the training part of {dataset.name!r} has {scores.size} images and training needs at"
-            " least 2; give more images or a larger share"
+            f"The training part of {dataset.name!r} has {scores.size} images and training needs at"
+            " least 2; give more images or a larger share."
         )
     if scores.min() == scores.max():
         raise DataError(
-            f"every score in the training part of {dataset.name!r} is {scores[0]:g}, so there is"
-            " nothing to learn; check the score column"
+            f"Every score in the training part of {dataset.name!r} is {scores[0]:g}, so there is"
+            " nothing to learn; check the score column."
         )
     return Target(
         name=dataset.score_name,

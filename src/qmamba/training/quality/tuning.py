@@ -94,9 +94,9 @@ def tune(
         model = attach(base, tuning)
     written: list[ModelMetadata] = []
 
-    def save(tuned: Network, place: Path, described: ModelMetadata) -> None:
+    def save(tuned: Network, index: Path, described: ModelMetadata) -> None:
         assert isinstance(tuned, TunedQMamba)
-        written.append(save_tuned(tuned, place / TUNED_NAME, described, dtype=dtype))
+        written.append(save_tuned(tuned, index / TUNED_NAME, described, dtype=dtype))
         tuned.metadata = written[-1]
 
     sets = "+".join(part.dataset.name for part in task.parts)
