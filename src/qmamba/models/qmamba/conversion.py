@@ -111,7 +111,8 @@ def refit_qmamba(
     """What may be dropped and left fresh when a state starts another QMamba.
 
     The head and the image statistics where they have another size, the whole classifier where there
-    is none, the gates where the state is that of a VMamba, and the blocks that QMamba cuts from a published checkpoint.
+    is none, the gates where the state is that of a VMamba, and the blocks that QMamba cuts from a
+    published checkpoint.
 
     Args:
         state: the tensors that there are.
