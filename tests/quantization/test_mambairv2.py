@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from qmamba.ops.native.memory import Buffers
 from torch import Tensor
 
 from qmamba.checkpoints import load, save_model
@@ -20,6 +19,7 @@ from qmamba.inference.restoration import PreparedMambaIR
 from qmamba.models import MambaIRv2, MambaIRv2Config, ModelMetadata
 from qmamba.nn import AttentiveBlock
 from qmamba.ops.native import library
+from qmamba.ops.native.memory import Buffers
 from qmamba.quantization import QuantConfig, calibrate, quantize_, quantized_names
 from qmamba.restore import Restorer
 

@@ -22,12 +22,11 @@ from qmamba.checkpoints.official import is_official, load_official
 from qmamba.checkpoints.packed_file import is_packed, load_packed
 from qmamba.checkpoints.safetensors_file import METADATA_KEY, read_tensors, require_finite
 from qmamba.checkpoints.sources import WeightsFile, read_weights
-from qmamba.errors import CheckpointError, ConfigError
+from qmamba.errors import CheckpointError, ConfigError, unknown_name
 from qmamba.files import atomic_write
 from qmamba.models import metadata as descriptions
 from qmamba.models.fields import NetworkConfig
 from qmamba.models.metadata import LoadReport, ModelMetadata, shortened
-from qmamba.models.names import unknown_name
 from qmamba.models.network import Network
 from qmamba.models.registry import (
     ARCHITECTURES,

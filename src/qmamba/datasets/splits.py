@@ -26,27 +26,23 @@ _FORMAT = 1
 @dataclass(frozen=True)
 class Split:
     """Positions of images in a data set, in parts that share none.
-
-    Attributes:
-        rule: "content" (all images of a content on one side), "image" (each image for itself)
-            or "official" (as the data set says).
-        train: positions to train with, ascending.
-        test: positions to test with, ascending.
-        validation: positions to choose settings with, ascending; only some official splits have
-            them.
-        seed: seed of the random draw; None for an official split.
-        train_share: share of contents or images that train; None for an official split.
-
     Raises:
         DataError: train or test is empty, or a position occurs twice.
     """
 
     rule: Rule
+    """"content" (all images of a content on one side), "image" (each image for itself) or
+    "official" (as the data set says)."""
     train: tuple[int, ...]
+    """Positions to train with, ascending."""
     test: tuple[int, ...]
+    """Positions to test with, ascending."""
     validation: tuple[int, ...] = ()
+    """Positions to choose settings with, ascending; only some official splits have them."""
     seed: int | None = None
+    """Seed of the random draw; None for an official split."""
     train_share: float | None = None
+    """Share of contents or images that train; None for an official split."""
 
     def __post_init__(self) -> None:
         if not self.train or not self.test:

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-from qmamba.errors import ConfigError
-from qmamba.models.names import unknown_name
+from qmamba.errors import ConfigError, unknown_name
 
 MAX_DEPTH = 1024
 MAX_WIDTH = 65536

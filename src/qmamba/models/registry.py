@@ -8,12 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from qmamba.errors import ConfigError
+from qmamba.errors import ConfigError, unknown_name
 from qmamba.models.architecture import Architecture
 from qmamba.models.fields import NetworkConfig
 from qmamba.models.mambair.architecture import MAMBAIR
 from qmamba.models.mambairv2.architecture import MAMBAIRV2
-from qmamba.models.names import unknown_name
 from qmamba.models.network import Network
 from qmamba.models.qmamba.architecture import QMAMBA
 from qmamba.models.timm.architecture import TIMM

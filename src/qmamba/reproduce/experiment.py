@@ -42,36 +42,30 @@ FRESH_NOTE = (
 
 @dataclass(frozen=True)
 class Step:
-    """One training of a plan.
-
-    Attributes:
-        training: what is run; in a quick trial the stand-in.
-        tests: data sets that its result is tested on.
-        missing: what it lacks; empty where it can be run.
-    """
+    """One training of a plan."""
 
     training: Training
+    """What is run; in a quick trial the stand-in."""
     tests: tuple[str, ...]
+    """Data sets that its result is tested on."""
     missing: tuple[str, ...]
+    """What it lacks; empty where it can be run."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All trainings of an experiment, bases first.
-
-    Attributes:
-        name: the experiment.
-        steps: the trainings.
-        sources: what was found on the disk.
-        protocol: the conditions.
-        rows: shell pattern of the rows that are wanted.
-    """
+    """All trainings of an experiment, bases first."""
 
     name: str
+    """The experiment."""
     steps: tuple[Step, ...]
+    """The trainings."""
     sources: Sources
+    """What was found on the disk."""
     protocol: Protocol
+    """The conditions."""
     rows: str = "*"
+    """Shell pattern of the rows that are wanted."""
 
     @property
     def possible(self) -> tuple[Step, ...]:

@@ -60,17 +60,14 @@ _DEEPEST = 3
 
 @dataclass(frozen=True)
 class RestorationSet:
-    """Original images of a test set.
-
-    Attributes:
-        name: of the set.
-        paths: of the originals, in the order of their names.
-        complete: whether there are as many as the published set has; True for a set of one's own.
-    """
+    """Original images of a test set."""
 
     name: str
+    """Of the set."""
     paths: tuple[Path, ...]
+    """Of the originals, in the order of their names."""
     complete: bool = True
+    """Whether there are as many as the published set has; True for a set of one's own."""
 
     @property
     def names(self) -> tuple[str, ...]:

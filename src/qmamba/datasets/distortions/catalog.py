@@ -20,23 +20,20 @@ DistortionFunction = Callable[[Pixels, float, np.random.Generator], Pixels]
 
 @dataclass(frozen=True)
 class Distortion:
-    """One kind of damage.
-
-    Attributes:
-        name: the key in the catalog.
-        family: ``blur``, ``color``, ``compression``, ``noise``, ``brightness``, ``spatial``,
-            ``sharpness_contrast`` (the seven of KADID-10k) or ``capture``.
-        function: takes (image, parameter, generator), returns a new image of equal shape.
-        levels: the parameter at levels 1 (barely visible) to 5 (severe); its meaning and unit are
-            in the docstring of ``function``.
-        spacing: how the parameter runs between two levels: ``linear`` or ``log``.
-    """
+    """One kind of damage."""
 
     name: str
+    """The key in the catalog."""
     family: str
+    """``blur``, ``color``, ``compression``, ``noise``, ``brightness``, ``spatial``,
+    ``sharpness_contrast`` (the seven of KADID-10k) or ``capture``."""
     function: DistortionFunction
+    """Takes (image, parameter, generator), returns a new image of equal shape."""
     levels: tuple[float, float, float, float, float]
+    """The parameter at levels 1 (barely visible) to 5 (severe); its meaning and unit are in the
+    docstring of ``function``."""
     spacing: Literal["linear", "log"] = "linear"
+    """How the parameter runs between two levels: ``linear`` or ``log``."""
 
     @property
     def description(self) -> str:

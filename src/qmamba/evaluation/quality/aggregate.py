@@ -27,24 +27,21 @@ AVERAGE = "average"
 
 @dataclass(frozen=True)
 class Aggregate:
-    """Medians over repeats.
-
-    Attributes:
-        models: name of the model of each repeat.
-        figures: for each data set and, where there are several, for :data:`AVERAGE`, the median of
-            every figure with the bootstrap interval of that median.
-        values: what every repeat gave, in their order.
-        resamples: draws behind each interval.
-        level: share of the draws inside an interval.
-        seed: seed of the draws.
-    """
+    """Medians over repeats."""
 
     models: tuple[str, ...]
+    """Name of the model of each repeat."""
     figures: Mapping[str, Mapping[str, Figure]]
+    """For each data set and, where there are several, for :data:`AVERAGE`, the median of every
+    figure with the bootstrap interval of that median."""
     values: Mapping[str, Mapping[str, tuple[float, ...]]]
+    """What every repeat gave, in their order."""
     resamples: int
+    """Draws behind each interval."""
     level: float
+    """Share of the draws inside an interval."""
     seed: int
+    """Seed of the draws."""
 
 
 def aggregate(

@@ -13,17 +13,14 @@ PartName = Literal["all", "train", "val", "test"]
 
 @dataclass(frozen=True)
 class RatedPart:
-    """The images of a data set that are judged.
-
-    Attributes:
-        dataset: those images alone.
-        part: "all", "train", "val" or "test".
-        split: how the data set was divided; None where it was not.
-    """
+    """The images of a data set that are judged."""
 
     dataset: RatedDataset
+    """Those images alone."""
     part: PartName = "all"
+    """"all", "train", "val" or "test"."""
     split: Split | None = None
+    """How the data set was divided; None where it was not."""
 
 
 def select_part(

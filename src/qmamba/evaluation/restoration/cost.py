@@ -18,25 +18,21 @@ OUTPUT_HEIGHT, OUTPUT_WIDTH = 720, 1280
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """The size and the work of a network.
-
-    Attributes:
-        parameters: number of weights of the network itself, without those of its quantizers.
-        weight_bits: bits of the quantized weights, 32 in full precision.
-        activation_bits: bits of the quantized activations.
-        bytes: of the file, None where there is none.
-        macs: multiply-adds for an output of 720 x 1280, whatever their precision.
-        bops: multiply-adds times the bits of both factors. Those of layers that stay in full
-            precision and of the recurrence of the scan, whose state is never quantized, count with
-            32 x 32.
-    """
+    """The size and the work of a network."""
 
     parameters: int
+    """Number of weights of the network itself, without those of its quantizers."""
     weight_bits: int
+    """Bits of the quantized weights, 32 in full precision."""
     activation_bits: int
+    """Bits of the quantized activations."""
     bytes: int | None
+    """Of the file, None where there is none."""
     macs: int
+    """Multiply-adds for an output of 720 x 1280, whatever their precision."""
     bops: int
+    """Multiply-adds times the bits of both factors. Those of layers that stay in full precision and
+    of the recurrence of the scan, whose state is never quantized, count with 32 x 32."""
 
 
 def network_cost(

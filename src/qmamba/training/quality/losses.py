@@ -96,15 +96,12 @@ LOSSES = (*_ROW_LOSSES, *_COUPLED_LOSSES)
 @dataclass(frozen=True)
 class Loss:
     """A weighted sum of losses; ``smooth_l1`` with beta 1 is the default.
-
-    Attributes:
-        terms: (weight, name) of each, positive weights, names from :data:`LOSSES`.
-
     Raises:
         ConfigError: no terms, an unknown name, a name twice, or a weight that is not positive.
     """
 
     terms: tuple[tuple[float, str], ...] = ((1.0, "smooth_l1"),)
+    """(weight, name) of each, positive weights, names from :data:`LOSSES`."""
 
     def __post_init__(self) -> None:
         names = [name for _, name in self.terms]

@@ -30,22 +30,20 @@ class Target:
     """The linear map between the scores of a data set and what the network learns.
 
     ``learned = (score - mean) / std``, with the sign changed where `turned`.
-
-    Attributes:
-        name: what the scores are.
-        scale: (low, high) of the scores.
-        higher_is_better: direction of the scores.
-        mean: mean score of the training part.
-        std: deviation of the training part, positive.
-        turned: whether the direction is changed, so that a higher target is a better image.
     """
 
     name: str
+    """What the scores are."""
     scale: tuple[float, float]
+    """(low, high) of the scores."""
     higher_is_better: bool
+    """Direction of the scores."""
     mean: float
+    """Mean score of the training part."""
     std: float
+    """Deviation of the training part, positive."""
     turned: bool = False
+    """Whether the direction is changed, so that a higher target is a better image."""
 
     @property
     def factor(self) -> float:

@@ -37,20 +37,17 @@ _LARGEST_FACTOR = 1000.0
 
 @dataclass(frozen=True)
 class QualityPart:
-    """What is used of one data set.
-
-    Attributes:
-        dataset: the rated images.
-        train: positions to learn from.
-        validation: positions to judge with; none of them trains.
-        shorter: pixels to which the shorter side of its images is scaled down first; None: the
-            images stay as they are.
-    """
+    """What is used of one data set."""
 
     dataset: RatedDataset
+    """The rated images."""
     train: tuple[int, ...]
+    """Positions to learn from."""
     validation: tuple[int, ...] = ()
+    """Positions to judge with; none of them trains."""
     shorter: int | None = None
+    """Pixels to which the shorter side of its images is scaled down first; None: the images stay as
+    they are."""
 
     @classmethod
     def of_split(
