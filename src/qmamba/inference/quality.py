@@ -13,7 +13,7 @@ from qmamba.inference.layers import Layer, LayerNorm, apply, integer_weight, seq
 from qmamba.inference.mixer import plain_mixer
 from qmamba.inference.packed import PackedLinear
 from qmamba.inference.precision import Precision, ProcessBound, own_precision, require_cpu
-from qmamba.models.qmamba.network import QMamba, Stage
+from qmamba.models.qmamba.network import QMamba, Stage, denormalized
 from qmamba.nn import SS2D, VSSBlock
 from qmamba.nn.scale_shift import without_scale_shift
 from qmamba.ops.native.integer import IntegerCall
@@ -73,6 +73,7 @@ class PreparedQMamba(ProcessBound):
                 layers.append(copy.deepcopy(prompt).to(self._dtype))
         self._norm = LayerNorm(model.classifier.norm, torch.float32)
         self._head = copy.deepcopy(model.classifier.head).float()
+        self._statistics = copy.deepcopy(model.classifier.statistics)
 
     def _prepared(self, stage: Stage, side: int, timed: bool, integers: bool) -> list[Layer]:
         blocks: list[Layer] = []
@@ -102,7 +103,11 @@ class PreparedQMamba(ProcessBound):
             outputs)``, whose mean over the positions they are to rounding.
         """
         features = self._last_map(images)
-        return self._rated(features.mean((1, 2))), self._rated(features)
+        outputs, positions = self._rated(features.mean((1, 2))), self._rated(features)
+        if self._statistics is not None:
+            beside = self._beside(images)
+            outputs, positions = outputs + beside, positions + beside[:, None, None]
+        return outputs, positions
 
     def _last_map(self, images: Tensor) -> Tensor:
         # Stages halve the sides and double the widths, so the first one has the largest maps.
@@ -116,7 +121,15 @@ class PreparedQMamba(ProcessBound):
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Normalized images ``(batch, 3, height, width)`` to float32 ``(batch, outputs)``."""
-        return self._rated(self.forward_features(images))
+        outputs = self._rated(self.forward_features(images))
+        return outputs if self._statistics is None else outputs + self._beside(images)
+
+    def _beside(self, images: Tensor) -> Tensor:
+        """What the image statistics add to the outputs."""
+        assert self._statistics is not None
+        with own_precision():
+            outputs: Tensor = self._statistics(denormalized(images))
+        return outputs
 
     def _rated(self, features: Tensor) -> Tensor:
         with own_precision():
