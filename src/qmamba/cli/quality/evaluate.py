@@ -25,6 +25,7 @@ from qmamba.cli.options.shared import (
     RatingScaleOption,
     TunedOption,
 )
+from qmamba.cli.quality.rivals import judge_rivals, rival_metrics, write_rivals
 from qmamba.errors import ConfigError
 from qmamba.files import require_writable
 
@@ -110,6 +111,16 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            metavar="pyiqa:NAME",
+            help="Judge a no-reference metric of pyiqa beside the model, on the same images and"
+            " resamples; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(
@@ -172,6 +183,7 @@ def evaluate(
 
     outputs = output or []
     _check_outputs(outputs, predictions, plot)
+    rivals = rival_metrics(metric or [], device)
     datasets = read_rated_data(
         data,
         scales=parsed_scales(scale or []),
@@ -227,6 +239,9 @@ def evaluate(
             say(f"interrupted after {done} images{where}")
             raise typer.Exit(EXIT_INTERRUPTED) from None
     show_report(result.report)
+    reports = judge_rivals(
+        rivals, parts, result.report, skip_bad=skip_bad, resamples=resamples, seed=seed
+    )
     for path in outputs:
         write_report(path, result.report)
     if predictions is not None:
@@ -236,7 +251,12 @@ def evaluate(
         from qmamba.evaluation.quality.plots import plot_evaluation
 
         plot_evaluation(plot, result)
-    written = [*outputs, *([predictions] if predictions else []), *([plot] if plot else [])]
+    written = [
+        *outputs,
+        *write_rivals(outputs, reports),
+        *([predictions] if predictions else []),
+        *([plot] if plot else []),
+    ]
     if written:
         say(f"written: {', '.join(map(str, written))}")
     if partial is not None and cache is None:
