@@ -9,6 +9,7 @@ import typer
 from qmamba import __version__
 from qmamba.cli.catalog.backends import backends
 from qmamba.cli.catalog.datasets import datasets
+from qmamba.cli.catalog.export import export
 from qmamba.cli.catalog.models import models
 from qmamba.cli.catalog.push import push
 from qmamba.cli.catalog.reproduce import reproduce
@@ -50,6 +51,7 @@ for _command in (
 app.command("evaluate-restoration")(handled(evaluate_restoration))
 app.command("train-restoration")(handled(train_restoration_command))
 app.command()(handled(restore))
+app.command()(handled(export))
 app.command()(handled(push))
 app.add_typer(datasets)
 
