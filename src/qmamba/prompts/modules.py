@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmamba.nn import ChannelLastConv2d
-from qmamba.nn.initialization import linear
+from qmamba.nn.initialization import linear, module_kwargs
 
 
 class PromptMixture(nn.Module):
@@ -30,7 +30,7 @@ class PromptMixture(nn.Module):
         self, channels: int, components: int, width: int, size: tuple[int, int] = (1, 1)
     ) -> None:
         super().__init__()
-        self.components = nn.Parameter(torch.empty(components, *size, width))
+        self.components = nn.Parameter(torch.empty(components, *size, width, **module_kwargs()))
         nn.init.normal_(self.components, std=0.02)
         self.predictor = linear(channels, components)
 
