@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qmamba.quantization import QuantConfig, quantize_
     from qmamba.restore import RestoredImage, Restorer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "QuantConfig",

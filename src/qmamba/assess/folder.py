@@ -109,7 +109,7 @@ def score_paths(
         ConfigError: ``workers`` is below 1.
     """
     if workers < 1:
-        raise ConfigError(f"workers must be 1 or more, got {workers}.")
+        raise ConfigError(f"The argument workers must be 1 or more, got {workers}.")
     return _score_paths(scorer, paths, workers)
 
 
@@ -183,8 +183,8 @@ def _expand(text: str, recursive: bool) -> Iterator[str | ImageRow]:
             for entry in entries:
                 if isinstance(entry, ImageRow):
                     yield entry
-                elif _is_image(entry) and (place := _place(entry)) not in seen:
-                    seen.add(place)
+                elif _is_image(entry) and (index := _place(entry)) not in seen:
+                    seen.add(index)
                     yield entry
 
 
@@ -204,9 +204,9 @@ def _globbed(text: str) -> Iterator[str]:
     if "**" not in parts:
         yield from glob.iglob(text)
         return
-    place = parts.index("**")
-    before = os.sep.join([*parts[:place], ""])
-    after = [part for part in parts[place + 1 :] if part not in ("**", "")] or ["*"]
+    index = parts.index("**")
+    before = os.sep.join([*parts[:index], ""])
+    after = [part for part in parts[index + 1 :] if part not in ("**", "")] or ["*"]
     for start in glob.iglob(before) if before else [before]:
         for folder in _folders_below(start):
             yield from glob.iglob(os.path.join(glob.escape(folder), *after))

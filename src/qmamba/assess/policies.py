@@ -72,7 +72,8 @@ class CropsPolicy:
             )
         if self.shorter is not None and self.shorter < self.size:
             raise ConfigError(
-                f"shorter={self.shorter} of the crops policy must not be less than size={self.size}"
+                f"The argument shorter={self.shorter} of the crops policy must not be less than "
+                f"size={self.size}."
             )
 
     def __str__(self) -> str:
@@ -206,8 +207,8 @@ def parse_policy(text: str, base: Policy | None = None) -> Policy:
         key, separator, value = (part.strip() for part in item.partition("="))
         if key not in known or not separator:
             raise ConfigError(
-                f"the policy {kind.name} has no field {item.strip()!r}; its fields are"
-                f" {', '.join(f'{name}=...' for name in known)}"
+                f"The policy {kind.name} has no field {item.strip()!r}; its fields are"
+                f" {', '.join(f'{name}=...' for name in known)}."
             )
         values[key] = _field_value(kind.name, key, value)
     return replace(base, **values) if isinstance(base, kind) else kind(**values)
@@ -222,15 +223,15 @@ def policy_from_metadata(entry: Mapping[str, Any]) -> Policy:
     kind = POLICIES.get(str(values.pop("name", None)))
     if kind is None:
         raise CheckpointError(
-            f"the weights' metadata ask for the policy {entry.get('name')!r}; known here are"
-            f" {', '.join(POLICIES)}"
+            f"The weights' metadata ask for the policy {entry.get('name')!r}; known here are"
+            f" {', '.join(POLICIES)}."
         )
     renamed = {_METADATA_KEYS[kind.name].get(key, key): value for key, value in values.items()}
     try:
         return kind(**renamed)
     except (TypeError, ValueError) as error:
         raise CheckpointError(
-            f"the policy entry of the weights' metadata is not usable: {error}"
+            f"The policy entry of the weights' metadata is not usable: {error}."
         ) from error
 
 
@@ -269,8 +270,8 @@ def _require_positive(policy: Policy, *names: str) -> None:
 def _require_bounded(policy: CropsPolicy | ResizePolicy, pixels: int) -> None:
     if pixels > _MOST_PIXELS:
         raise ConfigError(
-            f"the policy {policy} makes views of {pixels:,} pixels in all and {_MOST_PIXELS:,} are"
-            " the most; choose a smaller size or count"
+            f"The policy {policy} makes views of {pixels:,} pixels in all and {_MOST_PIXELS:,} are"
+            " the most; choose a smaller size or count."
         )
 
 

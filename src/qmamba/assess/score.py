@@ -11,7 +11,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Score:
-    """The quality of one image and how it was found. ``float(score)`` is the score."""
+    """The quality of one image and how it was found. ``float(score)`` is the score.
+
+    Example:
+        >>> from qmamba import Scorer
+        >>> score = Scorer.from_pretrained()("examples/coffee.jpg")
+        >>> score.scale, score.higher_is_better, (score.width, score.height)
+        ((0.0, 1.0), True, (600, 400))
+    """
 
     score: float
     """Quality on ``scale``, clamped to it."""

@@ -17,7 +17,7 @@ from qmamba.assess.maps import QualityMap, assemble
 from qmamba.assess.policies import CropsPolicy, Policy, parse_policy, policy_from_metadata
 from qmamba.assess.score import Score, pool_views
 from qmamba.assess.views import ImageInput, ImageViews, cut_views, read_views
-from qmamba.checkpoints import Published, load, load_tuned, load_tuned_model, publish_model
+from qmamba.checkpoints import Publishable, load, load_tuned, load_tuned_model
 from qmamba.errors import CheckpointError, ConfigError, ImageError, QMambaError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, normalize
 from qmamba.inference import MappingNetwork, Precision, prepare
@@ -49,7 +49,7 @@ class _Sent(NamedTuple):
     name: str | None
 
 
-class Scorer:
+class Scorer(Publishable):
     """Scores images with one model and one policy.
 
     The weights are those of the moment the scorer is made; :meth:`score_tensor` alone follows later
@@ -79,6 +79,12 @@ class Scorer:
         CheckpointError: the model was not trained to score: it has no score scale, or several
             outputs; or the tuned file belongs to another model.
         ConfigError: an option is not allowed.
+
+    Example:
+        >>> scorer = Scorer.from_pretrained()
+        >>> good, blurred = scorer(["examples/coffee.jpg", "examples/coffee_blurred.jpg"])
+        >>> good.score > blurred.score
+        True
     """
 
     def __init__(
@@ -173,44 +179,6 @@ class Scorer:
             max_pixels=max_pixels,
         )
 
-    def push_to_hub(
-        self,
-        repository: str,
-        *,
-        license: str | None = None,
-        private: bool = False,
-        token: str | None = None,
-        message: str | None = None,
-        dry_run: bool = False,
-    ) -> Published:
-        """Publish the model with a card made from its metadata; see :func:`publish_model`.
-
-        Args:
-            repository: ``owner/name`` on the Hugging Face hub.
-            license: identifier of the license of the weights, such as ``"apache-2.0"``.
-            private: make a new repository private.
-            token: of the hub; ``None`` takes the one that ``hf auth login`` stored.
-            message: of the commit.
-            dry_run: make the file and the card and send nothing.
-
-        Returns:
-            Commit, digest and card.
-
-        Raises:
-            CheckpointError: the hub refuses, cannot be reached, or stored something else.
-            ConfigError: the repository or the license is malformed.
-        """
-        return publish_model(
-            self.model,
-            self.metadata,
-            repository,
-            license=license,
-            private=private,
-            token=token,
-            message=message,
-            dry_run=dry_run,
-        )
-
     def __copy__(self) -> Scorer:
         """A scorer with the same model and network, whose policy may be another."""
         other = type(self).__new__(type(self))
@@ -275,17 +243,20 @@ class Scorer:
         """
         if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
             raise ShapeError(
-                f"score_tensor needs images (batch, 3, height, width), got {tuple(images.shape)}."
+                f"The function score_tensor needs images (batch, 3, height, width), got "
+                f"{tuple(images.shape)}."
             )
         if not images.is_floating_point() or images.device != self.device:
             raise ShapeError(
-                f"score_tensor needs floating-point images on {self.device}, got {images.dtype} on "
+                f"The function score_tensor needs floating-point images on {self.device}, got "
+                f"{images.dtype} on "
                 f"{images.device}."
             )
         low, high = (float(bound) for bound in images.detach().aminmax())
         if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
             raise ShapeError(
-                f"score_tensor needs values in [0, 1], got {low:g} to {high:g}; divide 8-bit "
+                f"The function score_tensor needs values in [0, 1], got {low:g} to {high:g}; "
+                "divide 8-bit "
                 "values by 255."
             )
         plan = self.policy.plan(images.shape[2], images.shape[3])
@@ -308,9 +279,10 @@ class Scorer:
             ImageError: the image cannot be decoded or is not in an accepted form.
             ConfigError: the model is not a QMamba, or ``max_side`` is below 1.
 
-        >>> from qmamba import Scorer
-        >>> quality = Scorer.from_pretrained().map("examples/coffee.jpg")  # doctest: +SKIP
-        >>> quality.values.shape, quality.worst(1)  # doctest: +SKIP
+        Example:
+            >>> quality = Scorer.from_pretrained().map("examples/coffee.jpg")
+            >>> quality.values.shape
+            (400, 600)
         """
         network = self._network
         if not isinstance(network, MappingNetwork):
@@ -388,8 +360,8 @@ class Scorer:
             if not _out_of_memory(error):
                 raise
             raise ImageError(
-                f"the memory of {self.device} is too small for {min(chunk, views)} views of "
-                f"{width} x {height} pixels; choose a policy with smaller views"
+                f"The memory of {self.device} is too small for {min(chunk, views)} views of "
+                f"{width} x {height} pixels; choose a policy with smaller views."
             ) from error
 
     def _receive(self, sent: _Sent | QMambaError) -> Score | QMambaError:

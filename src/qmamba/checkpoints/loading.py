@@ -22,12 +22,11 @@ from qmamba.checkpoints.official import is_official, load_official
 from qmamba.checkpoints.packed_file import is_packed, load_packed
 from qmamba.checkpoints.safetensors_file import METADATA_KEY, read_tensors, require_finite
 from qmamba.checkpoints.sources import WeightsFile, read_weights
-from qmamba.errors import CheckpointError, ConfigError
+from qmamba.errors import CheckpointError, ConfigError, unknown_name
 from qmamba.files import atomic_write
 from qmamba.models import metadata as descriptions
 from qmamba.models.fields import NetworkConfig
 from qmamba.models.metadata import LoadReport, ModelMetadata, shortened
-from qmamba.models.names import unknown_name
 from qmamba.models.network import Network
 from qmamba.models.registry import (
     ARCHITECTURES,
@@ -88,6 +87,11 @@ def load(
             :class:`MismatchError` with the full lists of missing, unexpected and misshapen tensors.
         ConfigError: ``name``, ``device`` or an override is not allowed.
         QMambaError: the model is a backbone of timm, which is not installed.
+
+    Example:
+        >>> model = load("qmamba-nano-biq2021")
+        >>> model.metadata.score.name
+        'BIQ2021 MOS'
     """
     target = _usable(device)
     file = read_weights(source, revision)
@@ -120,7 +124,7 @@ def load(
         described = ModelMetadata(
             name=name or name_of(wanted) or file.stem, architecture=wanted.architecture
         )
-    elif wanted.replace(drop_path=0) != config.replace(drop_path=0):
+    elif wanted.without("drop_path") != config.without("drop_path"):
         described = dataclasses.replace(
             described, name=name or described.name, score=None, policy=None
         )
@@ -131,6 +135,7 @@ def load(
         conversion.dropped + dropped,
         fresh,
         conversion.converted,
+        len(file.content),
     )
     if model.load_report.dropped or fresh:
         logger.warning("Loaded %s.", model.load_report)
@@ -150,7 +155,7 @@ def _trained_quantized(
     require_finite(model.state_dict(), f"The weights of {file.source} are damaged")
     digest = hashlib.sha256(file.content).hexdigest()
     model.metadata = ModelMetadata(file.stem, "mambair", sha256=digest, source=file.source)
-    model.load_report = LoadReport(file.source, "q-mambair")
+    model.load_report = LoadReport(file.source, "q-mambair", file_bytes=len(file.content))
     return model
 
 

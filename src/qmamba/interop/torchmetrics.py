@@ -288,7 +288,7 @@ def _gains(scorer: Any, before: Tensor, after: Tensor) -> Tensor:
 
 def _known(reduction: str) -> None:
     if reduction not in get_args(Reduction):
-        raise ConfigError(f"reduction must be mean, sum or none, got {reduction!r}.")
+        raise ConfigError(f"The argument reduction must be mean, sum or none, got {reduction!r}.")
 
 
 def _reduced(values: Tensor, reduction: Reduction) -> Tensor:

@@ -52,16 +52,29 @@ class ResidualGroup(nn.Module):
         dim: channels.
         blocks: the blocks of the group in order.
         convolution: a kind of :func:`group_convolution`.
+        name: what the state dict calls the blocks.
 
-    Source: ``ResidualGroup`` of MambaIR.
+    Source: ``ResidualGroup`` of MambaIR, ``ASSB`` of MambaIRv2.
     """
 
     def __init__(
-        self, dim: int, blocks: Iterable[nn.Module], *, convolution: str = "1conv"
+        self,
+        dim: int,
+        blocks: Iterable[nn.Module],
+        *,
+        convolution: str = "1conv",
+        name: str = "blocks",
     ) -> None:
         super().__init__()
-        self.residual_group = nn.Sequential(OrderedDict(blocks=nn.Sequential(*blocks)))
+        self.residual_group = nn.Sequential(OrderedDict({name: nn.Sequential(*blocks)}))
         self.conv = group_convolution(dim, convolution)
+
+    @property
+    def blocks(self) -> nn.Sequential:
+        """The blocks, whatever the state dict calls them."""
+        (blocks,) = self.residual_group.children()
+        assert isinstance(blocks, nn.Sequential)
+        return blocks
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv(self.residual_group(x))

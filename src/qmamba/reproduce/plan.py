@@ -52,21 +52,18 @@ NOT_HERE = "a method that is not part of this package"
 
 @dataclass(frozen=True)
 class Training:
-    """One training run.
-
-    Attributes:
-        model: named model.
-        sets: data sets whose training parts it learns, in the order of the paper.
-        seed: seed of the split and of the run.
-        tuning: what is trained of the base; None where the whole model is trained.
-        base: the training whose result is tuned.
-    """
+    """One training run."""
 
     model: str
+    """Named model."""
     sets: tuple[str, ...]
+    """Data sets whose training parts it learns, in the order of the paper."""
     seed: int
+    """Seed of the split and of the run."""
     tuning: TuningConfig | None = None
+    """What is trained of the base; None where the whole model is trained."""
     base: Training | None = None
+    """The training whose result is tuned."""
 
     @property
     def key(self) -> str:

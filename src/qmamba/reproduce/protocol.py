@@ -80,7 +80,7 @@ class Protocol:
     def chosen(self, positions: tuple[int, ...]) -> tuple[int, ...]:
         """The positions of a part that are used: all, or a few evenly spaced ones."""
         count = self.images(len(positions))
-        return tuple(positions[place * len(positions) // count] for place in range(count))
+        return tuple(positions[index * len(positions) // count] for index in range(count))
 
     def images(self, there: int) -> int:
         """How many images of a part are used."""

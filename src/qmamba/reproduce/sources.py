@@ -19,19 +19,16 @@ WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 @dataclass(frozen=True)
 class Sources:
-    """What was found.
-
-    Attributes:
-        datasets: complete data sets by name.
-        problems: why a data set cannot be used, by name.
-        weights: folder with ImageNet weights, a file per model, named after it.
-        fresh: start from random weights where there are none.
-    """
+    """What was found."""
 
     datasets: Mapping[str, RatedDataset]
+    """Complete data sets by name."""
     problems: Mapping[str, str]
+    """Why a data set cannot be used, by name."""
     weights: Path | None = None
+    """Folder with ImageNet weights, a file per model, named after it."""
     fresh: bool = False
+    """Start from random weights where there are none."""
 
     def start(self, model: str) -> Path | None:
         """The weights that a model starts from, None for random ones."""

@@ -72,7 +72,7 @@ class DLS(Quantizer):
     ) -> None:
         if statistics not in STATISTICS:
             raise ConfigError(
-                f"statistics must be one of {', '.join(STATISTICS)}, got {statistics!r}."
+                f"The option statistics must be one of {', '.join(STATISTICS)}, got {statistics!r}."
             )
         super().__init__(bits, operand)
         self.statistics = statistics

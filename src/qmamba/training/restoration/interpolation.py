@@ -45,9 +45,9 @@ def start_from_interpolation(model: MambaIR) -> bool:
     first.bias[:copies] = 0.0
     _zero(last)
     kernels = _bicubic(config.scale)
-    for place, (down, right) in enumerate(_SHIFTS):
+    for index, (down, right) in enumerate(_SHIFTS):
         for channel in range(config.channels):
-            source = place * config.channels + channel
+            source = index * config.channels + channel
             first.weight[source, channel, 1 + down, 1 + right] = 1.0
             phases = slice(channel * config.scale**2, (channel + 1) * config.scale**2)
             last.weight[phases, source] = kernels[:, 1 + down : 4 + down, 1 + right : 4 + right].to(

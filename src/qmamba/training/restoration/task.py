@@ -47,7 +47,9 @@ class CropOptions:
         if self.loss not in LOSSES:
             raise ConfigError(f"The loss must be one of {', '.join(LOSSES)}, got {self.loss!r}.")
         if self.cache_bytes < 0:
-            raise ConfigError(f"cache_bytes must not be negative, got {self.cache_bytes!r}.")
+            raise ConfigError(
+                f"The option cache_bytes must not be negative, got {self.cache_bytes!r}."
+            )
 
 
 class RestorationTask:
@@ -89,12 +91,12 @@ class RestorationTask:
         self._decoded: list[NDArray[np.uint8] | None] = [None] * len(training)
         room = self.options.cache_bytes
         # Decoded before any worker process starts, so that all of them share the memory.
-        for place, image in enumerate(self._training):
+        for index, image in enumerate(self._training):
             if room <= 0:
                 break
             pixels = self._clean(image)
             if pixels.nbytes <= room:
-                self._decoded[place] = pixels
+                self._decoded[index] = pixels
             room -= pixels.nbytes
 
     @property

@@ -17,8 +17,8 @@ from qmamba.models import MambaIR, ModelMetadata
 from qmamba.ops.native import library
 from qmamba.quantization import QuantConfig, calibrate, quantize_
 from tests.conftest import REPOSITORY
+from tests.quantization.agreement import DECIBELS, check_blocks, decibels, definition
 from tests.quantization.networks import build
-from tests.quantization.test_deploy import DECIBELS, check_blocks, decibels, definition
 
 pytestmark = pytest.mark.skipif(
     library.unavailable_reason() is not None, reason=str(library.unavailable_reason())

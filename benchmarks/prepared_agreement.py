@@ -1,11 +1,11 @@
-"""How far a deployed network is from the fake-quantized one, and that one from itself.
+"""How far a prepared network is from the fake-quantized one, and that one from itself.
 
 The embedded network of 4 bits, and its weights quantized once more to 2, 3, 4 and 8 bits, restore
 crops of the two photographs in `examples/`. Compared by peak signal-to-noise ratio with the
-fake-quantized network in float32 are: the deployed network, the fake-quantized one in float64, the
+fake-quantized network in float32 are: the prepared network, the fake-quantized one in float64, the
 same with an input that differs by one part in ten million, and full precision.
 
-    python -m benchmarks.deployed_agreement -o benchmarks/results/deployed_agreement.json
+    python -m benchmarks.prepared_agreement -o benchmarks/results/prepared_agreement.json
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from measure import write  # noqa: E402
 
 from qmamba.checkpoints import load, save_quantized  # noqa: E402
 from qmamba.images import read_image, to_tensor  # noqa: E402
+from qmamba.inference import prepare  # noqa: E402
 from qmamba.models import MambaIR, ModelMetadata  # noqa: E402
 from qmamba.quantization import QuantConfig, calibrate, quantize_  # noqa: E402
 
@@ -69,19 +70,18 @@ def decibels(actual: Tensor, expected: Tensor) -> float:
     return 10 * math.log10(1 / max(float(error), 1e-16))
 
 
-def compared(label: str, deployed: Any, full: MambaIR | None, images: list[Tensor]) -> Any:
+def compared(label: str, model: Any, full: MambaIR | None, images: list[Tensor]) -> Any:
     """The least and the greatest ratio over all images, for each comparison."""
-    define = type(deployed).forward
-    double = copy.deepcopy(deployed).double()
+    network, double = prepare(model), copy.deepcopy(model).double()
     generator = torch.Generator().manual_seed(0)
     found: dict[str, list[float]] = {}
     for x in images:
         noise = 1 + 1e-7 * torch.randn(x.shape, generator=generator)
-        expected = define(deployed, x)
+        expected = model(x)
         others = {
-            "deployed": deployed(x),
+            "prepared": network(x),
             "float64": double(x.double()),
-            "changed input": define(deployed, x * noise),
+            "changed input": model(x * noise),
         }
         if full is not None:
             others["full precision"] = full(x)

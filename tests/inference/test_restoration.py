@@ -7,7 +7,8 @@ import torch
 
 from qmamba.errors import ConfigError, ShapeError
 from qmamba.inference import PreparedMambaIR, prepare
-from qmamba.models import MambaIR, MambaIRConfig
+from qmamba.models import MambaIR
+from qmamba.models.mambair.config import RestorationConfig
 from qmamba.ops.native import library
 from qmamba.ops.scan import dispatch
 from tests.models.micro_mambair import VARIANTS, build, images
@@ -22,7 +23,7 @@ def model(request: pytest.FixtureRequest) -> MambaIR:
     return build(VARIANTS[request.param])
 
 
-def pair_of_images(config: MambaIRConfig, height: int, width: int) -> torch.Tensor:
+def pair_of_images(config: RestorationConfig, height: int, width: int) -> torch.Tensor:
     return images(2, config.channels, height, width)
 
 

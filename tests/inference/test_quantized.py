@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qmamba.assess import Scorer
 from qmamba.checkpoints import load
@@ -20,69 +19,25 @@ from qmamba.errors import ConfigError
 from qmamba.images import read_image, to_tensor
 from qmamba.inference import QuantizedNetwork, prepare
 from qmamba.inference.quantized_layers import Chain, NotPreparable
-from qmamba.inference.quantized_networks import QuantizedSkipBlock, QuantizedVSSBlock
+from qmamba.inference.quantized_networks import QuantizedSkipBlock
 from qmamba.models import MambaIR, ModelMetadata, ScoreScale
 from qmamba.nn import ResidualGroup, ScaledSkipBlock
-from qmamba.nn.blocks import VSSBlock
 from qmamba.ops.native import library
 from qmamba.ops.native.memory import Buffers
 from qmamba.quantization import FrozenTensor, QuantConfig, calibrate, quantize_
 from tests.models.micro_mambair import recording
+from tests.quantization.agreement import DECIBELS, check_blocks, decibels, definition
 from tests.quantization.networks import NETWORKS, build, images
 
 pytestmark = pytest.mark.skipif(
     library.unavailable_reason() is not None, reason=str(library.unavailable_reason())
 )
 
-DECIBELS = 60
-"""Least peak signal-to-noise ratio between what computes on codes and its definition."""
-
 
 def converted(name: str, **options: Any) -> Any:
     model = quantize_(build(name), QuantConfig(**{"step": "ptq", **options}))
     calibrate(model, [images(2)])
     return quantize_(model, QuantConfig(step="convert"))
-
-
-def decibels(actual: Tensor, expected: Tensor) -> float:
-    """Peak signal-to-noise ratio with the range of the expected values as the peak."""
-    error = float((actual.double() - expected.double()).square().mean())
-    peak = float(expected.double().aminmax().max - expected.double().aminmax().min)
-    return math.inf if error == 0 else 10 * math.log10(peak * peak / error)
-
-
-def definition(model: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return type(model).forward(model, x)
-
-
-def calls(model: nn.Module, kinds: tuple[type[nn.Module], ...], x: Tensor) -> Iterator[tuple]:
-    """Each module of some kinds with its input and output while the definition runs."""
-    found: list[tuple] = []
-    hooks = [
-        module.register_forward_hook(
-            lambda module, inputs, output: found.append((module, inputs[0].clone(), output))
-        )
-        for module in model.modules()
-        if isinstance(module, kinds)
-    ]
-    definition(model, x)
-    for hook in hooks:
-        hook.remove()
-    yield from found
-
-
-def check_blocks(model: nn.Module, x: Tensor) -> int:
-    """Compare all blocks, each from the input that it has in the definition; how many there are."""
-    count = 0
-    for block, inputs, expected in calls(model, (ScaledSkipBlock, VSSBlock), x):
-        skip = isinstance(block, ScaledSkipBlock)
-        prepared: type = QuantizedSkipBlock if skip else QuantizedVSSBlock
-        with torch.no_grad():
-            actual = prepared(block, Buffers())(inputs)
-        assert decibels(actual, expected) >= DECIBELS
-        count += 1
-    return count
 
 
 @pytest.mark.parametrize(
