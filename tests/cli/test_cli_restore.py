@@ -293,7 +293,6 @@ def test_a_failure_to_score_does_not_end_the_run(
         (["photos", "-o", "out", "--model", "photos/a.png"], "error"),
         (["photos/a.png", "-o", "x" * 260 + ".png"], "File name too long"),
         (["photos/a.png", "-o", ""], "it is empty"),
-        (["photos"], "--output"),
         (["-o", "out"], "INPUT"),
     ],
 )
