@@ -107,8 +107,8 @@ def test_registry() -> None:
         "lqmamba-small",
         "lqmamba-base",
     ]
-    assert len(list_models("*qmamba*")) == 9
-    assert len(list_models()) == 9 + 14 + 15 + 9
+    assert len(list_models("*qmamba*")) == 12
+    assert len(list_models()) == 12 + 14 + 15 + 2 + 9
     assert list_models("mobilenet*") == []
     assert qmamba_config("lqmamba-base").windows == (8, 4, 2, 2)
     assert model_config("lqmamba-nano").replace(windows=(1,) * 4, route_gate=False) == (

@@ -100,14 +100,14 @@ def load(
             raise ConfigError(f"{file.source} is a packed file, which only gives its own model.")
         return load_packed(file, target)
     if file.content[8:9] == b"{":
-        conversion, config, described = _read_safetensors(file)
+        conversion, config, described = _read_safetensors(file, name)
     else:
         content = _unpickled(file)
         with _naming(file):
             state = find_state_dict(content)
         if is_official(state):
             return _trained_quantized(file, state, name, config_overrides).to(target)
-        conversion, config = _recognized(file, state)
+        conversion, config = _recognized(file, state, name)
         described = None
     wanted = (config if name is None else model_config(name)).replace(**config_overrides)
     if type(wanted) is not type(config):
@@ -210,11 +210,13 @@ def save_model(
     return dataclasses.replace(metadata, sha256=digest, source=str(path))
 
 
-def _read_safetensors(file: WeightsFile) -> tuple[Conversion, NetworkConfig, ModelMetadata | None]:
+def _read_safetensors(
+    file: WeightsFile, name: str | None
+) -> tuple[Conversion, NetworkConfig, ModelMetadata | None]:
     tensors, texts = read_tensors(file)
     state, text = dict(sorted(tensors.items())), texts.get(METADATA_KEY)
-    if text is None and recognize(state).safetensors:
-        return *_recognized(file, state), None
+    if text is None and recognize(state, name).safetensors:
+        return *_recognized(file, state, name), None
     if text is None:
         raise CheckpointError(
             f"{file.source} carries no qmamba metadata, so its model is unknown; save it with "
@@ -239,9 +241,11 @@ def _read_safetensors(file: WeightsFile) -> tuple[Conversion, NetworkConfig, Mod
     return Conversion("qmamba", state), config, described
 
 
-def _recognized(file: WeightsFile, state: Mapping[str, Tensor]) -> tuple[Conversion, NetworkConfig]:
+def _recognized(
+    file: WeightsFile, state: Mapping[str, Tensor], name: str | None
+) -> tuple[Conversion, NetworkConfig]:
     """What the tensors of a foreign file are, told from their names and shapes."""
-    architecture = recognize(state)
+    architecture = recognize(state, name)
     with _naming(file):
         conversion = architecture.convert(state)
         return conversion, architecture.infer(conversion.state)
@@ -336,7 +340,7 @@ def _weight(source: str, key: str, tensor: Tensor, wanted: torch.dtype) -> Tenso
 
 def _usable(device: torch.device | str) -> torch.device:
     try:
-        return torch.empty(0, device=device).device
+        return torch.empty(0, dtype=torch.uint8, device=device).device
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"The device {str(device)!r} cannot be used here: {reason}") from error

@@ -214,7 +214,11 @@ def _packed(codes: Tensor, bits: int) -> Tensor:
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
-    return torch.cat([part.cpu() for part in parts]) if parts else torch.empty(0)
+    return torch.cat([part.cpu() for part in parts]) if parts else _no_bytes()
+
+
+def _no_bytes() -> Tensor:
+    return torch.empty(0, dtype=torch.float32, device="cpu")
 
 
 def _sorted_header(content: bytes) -> bytes:
@@ -321,5 +325,7 @@ def _state(
             state[key] = state[key] != 0
         if last == "scale" and not bool((state[key] > 0).all()):
             raise ShapeError(f"{shortened((key,))} is not positive.")
-    state.update((key, torch.ones((), dtype=torch.bool)) for key in layout.initialized)
+    state.update(
+        (key, torch.ones((), dtype=torch.bool, device="cpu")) for key in layout.initialized
+    )
     return state

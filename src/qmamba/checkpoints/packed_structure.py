@@ -64,10 +64,10 @@ def _frozen(config: NetworkConfig, quantization: QuantConfig, is_selected: Filte
 
 
 def _freeze(module: nn.Module, name: str, quantizer: Quantizer) -> None:
-    number = torch.empty(1)
+    number = torch.empty(1, dtype=torch.float32, device="meta")
     clamp = (number, number) if isinstance(quantizer, DLS) else None
     qparams = QuantParams(number, number, quantizer.low, quantizer.high, clamp)
-    codes = torch.empty(getattr(module, name).shape, dtype=torch.int8)
+    codes = torch.empty(getattr(module, name).shape, dtype=torch.int8, device="meta")
     setattr(module, f"frozen_{name}", FrozenTensor(codes, qparams, quantizer.bits))
     setattr(module, f"{name}_quantizer", None)
     delattr(module, name)

@@ -107,8 +107,12 @@ class _ScorerMetric(Metric):
         if reduction == "none":
             self.add_state("values", [], dist_reduce_fx="cat")
         else:
-            self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-            self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+            self.add_state(
+                "total", torch.zeros((), dtype=torch.float64, device="cpu"), dist_reduce_fx="sum"
+            )
+            self.add_state(
+                "count", torch.zeros((), dtype=torch.int64, device="cpu"), dist_reduce_fx="sum"
+            )
         # The scorer decides where the metric is, as its images must be there.
         self.to(self.scorer.device)
 
@@ -143,7 +147,9 @@ class _ScorerMetric(Metric):
 
     def _result(self) -> Tensor:
         if self.reduction == "none":
-            return dim_zero_cat(self.values) if len(self.values) else torch.empty(0)
+            if len(self.values):
+                return dim_zero_cat(self.values)
+            return torch.empty(0, dtype=torch.float32, device=self.device)
         total = self.total.float()
         return total if self.reduction == "sum" else total / self.count
 

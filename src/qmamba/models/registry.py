@@ -10,7 +10,9 @@ from torch import Tensor
 
 from qmamba.errors import ConfigError, unknown_name
 from qmamba.models.architecture import Architecture
+from qmamba.models.deiqt.architecture import DEIQT_FAMILY
 from qmamba.models.fields import NetworkConfig
+from qmamba.models.loda.architecture import LODA
 from qmamba.models.mambair.architecture import MAMBAIR
 from qmamba.models.mambairv2.architecture import MAMBAIRV2
 from qmamba.models.network import Network
@@ -18,7 +20,7 @@ from qmamba.models.qmamba.architecture import QMAMBA
 from qmamba.models.timm.architecture import TIMM
 
 ARCHITECTURES: dict[str, Architecture] = {
-    record.name: record for record in (QMAMBA, MAMBAIR, MAMBAIRV2, TIMM)
+    record.name: record for record in (QMAMBA, MAMBAIR, MAMBAIRV2, DEIQT_FAMILY, LODA, TIMM)
 }
 """Every family of networks, by the name that weights files have for it."""
 
@@ -29,11 +31,14 @@ def architecture_of(network: Network | NetworkConfig) -> Architecture:
     return ARCHITECTURES[config.architecture]
 
 
-def recognize(state: Mapping[str, Tensor]) -> Architecture:
-    """The family of a foreign state dict.
+def recognize(state: Mapping[str, Tensor], name: str | None = None) -> Architecture:
+    """The family of a foreign state dict, or that of a named model which can start from it.
 
     What no family knows is taken for the first one, whose error says what it misses.
     """
+    asked = None if name is None else architecture_of(model_config(name))
+    if asked is not None and asked.starts(state):
+        return asked
     known = (record for record in ARCHITECTURES.values() if record.recognizes(state))
     return next(known, next(iter(ARCHITECTURES.values())))
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qmamba.nn.attentive_scan import AttentiveScan
 from qmamba.nn.convolution import ChannelLastConv2d
-from qmamba.nn.initialization import linear
+from qmamba.nn.initialization import linear, module_kwargs
 from qmamba.nn.window_attention import WindowAttention
 
 FEED_FORWARDS = ("convolutional", "gated")
@@ -113,8 +113,8 @@ class AttentiveBlock(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.norm3, self.norm4 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.scale1 = nn.Parameter(torch.full((dim,), _SCALE))
-        self.scale2 = nn.Parameter(torch.full((dim,), _SCALE))
+        self.scale1 = nn.Parameter(torch.full((dim,), _SCALE, **module_kwargs()))
+        self.scale2 = nn.Parameter(torch.full((dim,), _SCALE, **module_kwargs()))
         self.wqkv = linear(dim, 3 * dim)
         self.win_mhsa = attention
         self.assm = scan

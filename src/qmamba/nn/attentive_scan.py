@@ -171,7 +171,8 @@ def gumbel_noise(
         device: where they are made.
     """
     count = pixels * classes
-    bits = torch.arange(first * classes, first * classes + count, device=device)
+    begin = first * classes
+    bits = torch.arange(begin, begin + count, dtype=torch.int64, device=device)
     # Multiplication modulo 2^32 between shifts spreads every bit over all others.
     bits.add_((seed * 0x9E3779B9 + 0x7F4A7C15) & _MASK).bitwise_and_(_MASK)
     for shift in (16, 15, 16):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qmamba.nn.blocks import DropPath
 from qmamba.nn.convolution import ChannelLastConv2d
+from qmamba.nn.initialization import module_kwargs
 
 GROUP_CONVOLUTIONS = ("1conv", "3conv")
 """Kinds of :func:`group_convolution`."""
@@ -31,8 +32,8 @@ class ScaledSkipBlock(nn.Module):
         self, dim: int, mix: nn.Module, convolve: nn.Module, *, drop_path: float = 0.0
     ) -> None:
         super().__init__()
-        self.skip_scale = nn.Parameter(torch.ones(dim))
-        self.skip_scale2 = nn.Parameter(torch.ones(dim))
+        self.skip_scale = nn.Parameter(torch.ones(dim, **module_kwargs()))
+        self.skip_scale2 = nn.Parameter(torch.ones(dim, **module_kwargs()))
         self.ln_1 = nn.LayerNorm(dim)
         self.self_attention = mix
         self.drop_path = DropPath(drop_path)

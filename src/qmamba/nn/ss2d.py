@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qmamba.nn.convolution import ChannelLastConv2d
 from qmamba.nn.gate import GatedMerge
-from qmamba.nn.initialization import linear, state_decay, step_bias, uniform
+from qmamba.nn.initialization import linear, module_kwargs, state_decay, step_bias, uniform
 from qmamba.ops import scan_routes, ss2d
 
 ROUTES = 4
@@ -43,7 +43,7 @@ class SelectiveScan(nn.Module):
         self.dt_projs_weight = uniform(routes, inner, rank, bound=rank**-0.5)
         self.dt_projs_bias = step_bias(routes, inner)
         self.A_logs = state_decay(routes * inner, state_size)
-        self.Ds = nn.Parameter(torch.ones(routes * inner))
+        self.Ds = nn.Parameter(torch.ones(routes * inner, **module_kwargs()))
 
     def scan_along(
         self, pixels: Tensor, routes: Tensor, *, prompts: Tensor | None = None, merge: bool = True

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmamba.nn.initialization import linear
+from qmamba.nn.initialization import linear, module_kwargs
 
 _OUTSIDE = -100.0
 """Added to the attention between pixels that the shift has brought together; not minus infinity,
@@ -33,7 +33,9 @@ class WindowAttention(nn.Module):
     def __init__(self, dim: int, *, heads: int, window: int, shift: int = 0) -> None:
         super().__init__()
         self.heads, self.window, self.shift = heads, window, shift
-        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
+        self.relative_position_bias_table = nn.Parameter(
+            torch.empty((2 * window - 1) ** 2, heads, **module_kwargs())
+        )
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.proj = linear(dim, dim)
 
@@ -105,7 +107,7 @@ def _attention(qkv: Tensor, bias: Tensor) -> Tensor:
 def _relative_positions(window: int, device: str) -> Tensor:
     """Row of the bias table for each pair of pixels of a window, int64 ``(pixels, pixels)``."""
     with torch.inference_mode(False):
-        side = torch.arange(window, device=device)
+        side = torch.arange(window, dtype=torch.int64, device=device)
         row, column = side.repeat_interleave(window), side.repeat(window)
         down, right = (at[:, None] - at[None] + window - 1 for at in (row, column))
         return down * (2 * window - 1) + right
@@ -118,7 +120,7 @@ def _apart(window: int, shift: int, device: str) -> Tensor:
     The first axis is for windows of the last row, the second for those of the last column.
     """
     with torch.inference_mode(False):
-        part = torch.arange(window, device=device) >= window - shift
+        part = torch.arange(window, dtype=torch.int64, device=device) >= window - shift
         row, column = part.repeat_interleave(window), part.repeat(window)
         below, beside = (at[:, None] != at[None] for at in (row, column))
         none = torch.zeros_like(below)

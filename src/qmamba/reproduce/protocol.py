@@ -25,6 +25,8 @@ _QUICK_MODELS = {
     "resnet-*": "resnet-50",
     "vit-*": "vit-tiny",
     "swin-*": "swin-tiny",
+    "deiqt": "deiqt",
+    "loda": "loda",
 }
 
 

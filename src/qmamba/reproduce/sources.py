@@ -10,6 +10,7 @@ from pathlib import Path
 from qmamba.datasets import RatedDataset, Split, find_datasets, read_dataset, split_by_content
 from qmamba.errors import DataError
 from qmamba.models import model_config
+from qmamba.models.loda.config import LoDaConfig
 from qmamba.models.timm.config import TimmConfig
 from qmamba.reproduce.plan import Training
 from qmamba.reproduce.protocol import TRAIN_SHARE, Protocol
@@ -46,7 +47,10 @@ class Sources:
         if training.base is not None:
             lacking.update(dict.fromkeys(self.missing(training.base)))
             return list(lacking)
-        if isinstance(model_config(training.model), TimmConfig) and find_spec("timm") is None:
+        if (
+            isinstance(model_config(training.model), TimmConfig | LoDaConfig)
+            and find_spec("timm") is None
+        ):
             lacking[f'{training.model} needs timm (pip install "qmamba[timm]")'] = None
         if not self.fresh and self.start(training.model) is None:
             lacking[f"no weights to start {training.model} from"] = None

@@ -330,7 +330,8 @@ class Restorer(Publishable):
                 "8-bit values by 255."
             )
         batch, channels, height, width = shape
-        result = torch.empty(batch, channels, self.scale * height, self.scale * width)
+        shape = (batch, channels, self.scale * height, self.scale * width)
+        result = torch.empty(shape, dtype=torch.float32, device="cpu")
         for image, target in zip(images.detach().float(), result, strict=True):
             self._restore_planes(image, target, Watch(progress, cancel))
         return result.to(images.device)

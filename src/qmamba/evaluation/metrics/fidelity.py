@@ -95,7 +95,7 @@ def psnr(images: Tensor, reference: Tensor, *, channels: Channels = "rgb") -> Te
 
 def _gaussian_mean(maps: Tensor) -> Tensor:
     """Weighted means over every whole 11 x 11 window (sigma 1.5): sides shrink by 10."""
-    offsets = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
+    offsets = torch.arange(_WINDOW, dtype=torch.float64, device="cpu") - _WINDOW // 2
     profile = torch.exp(-offsets.square() / (2.0 * _SIGMA**2))
     weights = (profile / profile.sum()).tolist()
     # Sums of shifted maps; torch's convolution of float64 takes twelve times as long.

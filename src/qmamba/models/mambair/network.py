@@ -65,7 +65,9 @@ class MambaIR(Network):
         """The residual groups in their order."""
         config = self.config
         assert isinstance(config, MambaIRConfig)
-        rates = iter(torch.linspace(0, config.drop_path, sum(config.depths), device="cpu").tolist())
+        count = sum(config.depths)
+        rising = torch.linspace(0, config.drop_path, count, dtype=torch.float32, device="cpu")
+        rates = iter(rising.tolist())
         for depth in config.depths:
             blocks = [_block(config, next(rates)) for _ in range(depth)]
             yield ResidualGroup(config.dim, blocks, convolution=config.group_convolution)
@@ -131,7 +133,8 @@ def mirrored_to_multiple(images: Tensor, multiple: int) -> Tensor:
     for axis in (2, 3):
         side = images.shape[axis]
         if side % multiple:
-            index = torch.arange(side + -side % multiple, device=images.device) % (2 * side)
+            longer = side + -side % multiple
+            index = torch.arange(longer, dtype=torch.int64, device=images.device) % (2 * side)
             index = torch.minimum(index, 2 * side - 1 - index)
             images = images.index_select(axis, index)
     return images

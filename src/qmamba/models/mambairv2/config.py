@@ -104,7 +104,9 @@ class MambaIRv2Config(RestorationConfig):
             ("expansion * dim", self.inner_dim, 2 if self.feed_forward == "gated" else 1),
         ):
             if value % divisor:
-                raise ConfigError(f"{field} must be a multiple of {divisor}, got {value}.")
+                raise ConfigError(
+                    f"The option {field} must be a multiple of {divisor}, got {value}."
+                )
 
     @property
     def inner_dim(self) -> int:

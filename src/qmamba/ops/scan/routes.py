@@ -120,7 +120,8 @@ def gather_routes(features: Tensor, routes: Tensor) -> Tensor:
         ``(batch, routes, steps, channels)``, zero at padding steps.
     """
     routes = routes.expand(len(features), *routes.shape[-2:])
-    image = torch.arange(len(features), device=features.device)[:, None, None]
+    image = torch.arange(len(features), dtype=torch.int64, device=features.device)
+    image = image[:, None, None]
     steps = features[image, routes.clamp_min(0).long()]
     return steps.masked_fill((routes == PADDING)[..., None], 0)
 
@@ -145,7 +146,8 @@ def scatter_routes(outputs: Tensor, routes: Tensor, pixels: int) -> Tensor:
 
 def step_of_pixel(routes: Tensor, pixels: int) -> Tensor:
     """The inverse: the step that visits each pixel, int64 ``([batch,] routes, pixels)``."""
-    steps = torch.arange(routes.shape[-1], device=routes.device).expand_as(routes)
+    steps = torch.arange(routes.shape[-1], dtype=torch.int64, device=routes.device)
+    steps = steps.expand_as(routes)
     shape = (*routes.shape[:-1], pixels + 1)
     inverse = torch.empty(shape, dtype=torch.int64, device=routes.device)
     # Padding steps all land in one surplus column.

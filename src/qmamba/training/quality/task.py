@@ -144,17 +144,21 @@ class QualityTask:
         image, _ = pad_to(torch.from_numpy(pixels).permute(2, 0, 1), side)
         height, width = image.shape[1:]
         crop = take_crops(image, random_crops(height, width, side, 1, generator), side)[0]
-        if torch.rand((), generator=generator) < 0.5:
+        if torch.rand((), generator=generator, dtype=torch.float32, device="cpu") < 0.5:
             crop = crop.flip(2)
         return {
             "image": crop.contiguous(),
-            "target": torch.tensor(self._learnt[part][place]),
-            "part": torch.tensor(part),
+            "target": torch.tensor(self._learnt[part][place], dtype=torch.float32, device="cpu"),
+            "part": torch.tensor(part, dtype=torch.int64, device="cpu"),
         }
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """The loss of a batch of examples."""
         outputs = model(normalize(batch["image"].float() / 255))
+        # A network with a bounded output learns, too, how that stands for a score.
+        observe = getattr(getattr(model, "module", model), "observe", None)
+        if observe is not None and model.training:
+            observe(outputs[:, 0], batch["target"])
         return self.loss_function(outputs[:, 0], batch["target"], batch["part"])
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
@@ -231,7 +235,9 @@ class QualityTask:
         if self.sampling == "balanced":
             part = index % len(self.parts)
             count = len(self.parts[part].train)
-            return part, int(torch.randint(count, (), generator=generator))
+            return part, int(
+                torch.randint(count, (), generator=generator, dtype=torch.int64, device="cpu")
+            )
         image = index % int(self._starts[-1])
         part = int(np.searchsorted(self._starts, image, side="right")) - 1
         return part, image - int(self._starts[part])
