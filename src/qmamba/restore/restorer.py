@@ -24,6 +24,7 @@ from qmamba.restore.adaptive_tiles import Progress, Watch, restore_tiles
 from qmamba.restore.catalog import RestorationRequest, check_request, find_weights, purpose_of
 from qmamba.restore.degradations import Degradation, TaskName
 from qmamba.restore.margins import Margins, margins_of, needs_margin
+from qmamba.restore.notes import tiling_notes, treatment_notes
 from qmamba.restore.planes import Alpha, PlaneNetwork
 from qmamba.restore.restored import RestoredImage
 from qmamba.restore.tiles import MIN_TILE, RestoreTile, TilePlan, plan_tiles
@@ -286,13 +287,14 @@ class Restorer(Publishable):
         colors = result if layers.alpha is None else np.ascontiguousarray(result[..., :-1])
         alpha = None if layers.alpha is None else np.ascontiguousarray(result[..., -1])
         metadata = layers.metadata.resized(shape[1], shape[0])
+        treatment = treatment_notes(layers, self.config, self.scale, self._planes.alpha)
         return RestoredImage(
             layers=replace(
                 layers,
                 colors=colors,
                 alpha=alpha,
                 metadata=metadata,
-                notes=(*layers.notes, *self._treatment(layers), *_tiling_notes(plan, used)),
+                notes=(*layers.notes, *treatment, *tiling_notes(plan, used)),
             ),
             task=self.task,
             scale=scale,
@@ -405,30 +407,3 @@ class Restorer(Publishable):
         if isinstance(image, (Image.Image, np.ndarray, Tensor)):
             return layers_of(image)
         return read_layers(image, max_pixels=self.max_pixels)
-
-    def _treatment(self, layers: ImageLayers) -> list[str]:
-        """What is to be said about the layers that the network was not made for."""
-        notes = []
-        if self.scale != self.config.scale:
-            notes.append(
-                f"enlarged by {self.config.scale} and reduced to {self.scale} by bicubic "
-                "interpolation"
-            )
-        channels = layers.colors.shape[2]
-        if channels == 3 and self.config.channels == 1:
-            kept = "kept" if self.scale == 1 else "enlarged by bicubic interpolation"
-            notes.append(f"luma restored, chroma {kept}")
-        if layers.alpha is not None:
-            if self._planes.alpha == "restore":
-                notes.append("alpha restored")
-            else:
-                notes.append(
-                    "alpha kept" if self.scale == 1 else "alpha enlarged by bicubic interpolation"
-                )
-        return notes
-
-
-def _tiling_notes(planned: TilePlan, used: TilePlan) -> list[str]:
-    if used != planned:
-        return [f"memory ran out, so tiles were made smaller: {used}"]
-    return [str(used)] if len(used) > 1 else []
