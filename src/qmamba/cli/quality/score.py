@@ -21,6 +21,7 @@ from qmamba.cli.common import (
 )
 from qmamba.cli.display.scores import JsonScreen, Order, Report, Screen, TextScreen
 from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
+from qmamba.cli.quality.score_video import score_video_command
 from qmamba.errors import ConfigError, DataError
 from qmamba.files import require_writable
 
@@ -144,6 +145,24 @@ def score(
     if paths.count("-") > 1:
         raise ConfigError("The list on standard input (-) can be read once only.")
     require_existing(paths)
+    if any(_is_video(path) for path in paths):
+        if not all(map(_is_video, paths)):
+            raise ConfigError("Score videos apart from images, or with `qmamba score-video`.")
+        if map_file or map_folder or as_json or recursive or seed is not None:
+            raise ConfigError(
+                "Videos have no maps, seeds or --json here; `qmamba score-video` has their options."
+            )
+        score_video_command(
+            [Path(path) for path in paths],
+            output=output,
+            model=model,
+            tuned=tuned,
+            policy=policy,
+            device=device,
+            precision=precision,
+            max_pixels=max_pixels,
+        )
+        return
     maps = _maps(paths, map_file, map_folder, map_format)
     found = find_images(paths, recursive=recursive, stdin=sys.stdin.buffer)
     first = next(found, None)
@@ -188,6 +207,12 @@ def score(
     )
     if failed:
         raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _is_video(path: str) -> bool:
+    from qmamba.assess.video.frames import VIDEO_SUFFIXES
+
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES and os.path.isfile(path)
 
 
 def _maps(
