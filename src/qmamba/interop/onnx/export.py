@@ -246,7 +246,11 @@ def _traced(subject: _Subject, opset: int, static: tuple[int, int] | None) -> Mo
     with _quietly():
         program = torch.onnx.export(
             subject.graph.eval(),
-            (torch.rand(batch, subject.channels, height, width),),
+            (
+                torch.rand(
+                    (batch, subject.channels, height, width), dtype=torch.float32, device="cpu"
+                ),
+            ),
             dynamo=True,
             opset_version=opset,
             input_names=[_INPUT],

@@ -129,11 +129,12 @@ def test_image(shape: tuple[int, int, int, int]) -> Tensor:
     """Smooth structures with noise on top, in [0, 1], the same for the same shape."""
     generator = torch.Generator().manual_seed(_SEED)
     batch, channels, height, width = shape
+    options: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
     coarse = torch.rand(
-        batch, channels, max(2, height // 16), max(2, width // 16), generator=generator
+        batch, channels, max(2, height // 16), max(2, width // 16), generator=generator, **options
     )
     smooth = F.interpolate(coarse, (height, width), mode="bilinear", align_corners=False)
-    return (smooth + 0.05 * torch.randn(shape, generator=generator)).clamp(0, 1)
+    return (smooth + 0.05 * torch.randn(shape, generator=generator, **options)).clamp(0, 1)
 
 
 def greatest_difference(first: Tensor, second: Tensor) -> float:
