@@ -215,3 +215,5 @@ def test_the_command(tmp_path: Path) -> None:
     assert result.exit_code == 0 and "worst 5 %" in result.output
     result = CliRunner().invoke(app, ["score", str(clip), str(tmp_path / "still.png")])
     assert result.exit_code == 2
+    result = CliRunner().invoke(app, ["score", str(clip), "--json"])
+    assert result.exit_code == 2 and "has no --as-json" in result.output

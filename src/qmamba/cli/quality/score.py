@@ -22,7 +22,7 @@ from qmamba.cli.common import (
 from qmamba.cli.display.scores import JsonScreen, Order, Report, Screen, TextScreen
 from qmamba.cli.options.shards import ShardArguments, with_shard_options
 from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
-from qmamba.cli.quality.score_video import score_video_command
+from qmamba.cli.quality.score_video import or_videos
 from qmamba.cli.scale.score_shards import score_shards
 from qmamba.errors import ConfigError, DataError
 from qmamba.files import require_writable
@@ -42,6 +42,7 @@ class MapFileFormat(str, Enum):
     npy = "npy"
 
 
+@or_videos
 @with_shard_options
 def score(
     paths: Annotated[
@@ -200,24 +201,6 @@ def score(
     if paths.count("-") > 1:
         raise ConfigError("The list on standard input (-) can be read once only.")
     require_existing(paths)
-    if any(_is_video(path) for path in paths):
-        if not all(map(_is_video, paths)):
-            raise ConfigError("Score videos apart from images, or with `qmamba score-video`.")
-        if map_file or map_folder or as_json or recursive or seed is not None:
-            raise ConfigError(
-                "Videos have no maps, seeds or --json here; `qmamba score-video` has their options."
-            )
-        score_video_command(
-            [Path(path) for path in paths],
-            output=output,
-            model=model,
-            tuned=tuned,
-            policy=policy,
-            device=device,
-            precision=precision,
-            max_pixels=max_pixels,
-        )
-        return
     maps = _maps(paths, map_file, map_folder, map_format)
     found = _found(paths, recursive)
     done = failed = 0
@@ -268,12 +251,6 @@ def score(
     )
     if failed:
         raise typer.Exit(EXIT_SOME_FAILED)
-
-
-def _is_video(path: str) -> bool:
-    from qmamba.assess.video.frames import VIDEO_SUFFIXES
-
-    return Path(path).suffix.lower() in VIDEO_SUFFIXES and os.path.isfile(path)
 
 
 def _found(paths: list[str], recursive: bool) -> Iterator[str | ImageRow]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -15,6 +18,42 @@ from qmamba.files import require_writable
 
 if TYPE_CHECKING:
     from qmamba.assess.video import VideoScore
+
+
+_SHARED = ("output", "model", "tuned", "policy", "device", "precision", "max_pixels")
+"""Options that the two commands have in common."""
+
+
+def or_videos(score: Callable[..., None]) -> Callable[..., None]:
+    """Hand a command that scores images over to :func:`score_video_command` where it gets videos.
+
+    What of its options videos do not have must be left out.
+    """
+
+    @functools.wraps(score)
+    def run(**given: Any) -> None:
+        paths: list[str] = given["paths"] or []
+        if not any(map(_is_video, paths)):
+            return score(**given)
+        if not all(map(_is_video, paths)):
+            raise ConfigError("Score videos apart from images, or with `qmamba score-video`.")
+        defaults = inspect.signature(score).parameters
+        taken = {name: given[name] for name in _SHARED}
+        others = given.keys() - taken.keys() - {"paths"}
+        if changed := sorted(name for name in others if given[name] != defaults[name].default):
+            raise ConfigError(
+                f"For videos `qmamba score` has no --{changed[0].replace('_', '-')}; "
+                "`qmamba score-video --help` lists what there is."
+            )
+        return score_video_command([Path(path) for path in paths], **taken)
+
+    return run
+
+
+def _is_video(path: str) -> bool:
+    from qmamba.assess.video.frames import VIDEO_SUFFIXES
+
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES and Path(path).is_file()
 
 
 def score_video_command(
