@@ -127,7 +127,8 @@ def score(
         bool, typer.Option("--json", help="Print one JSON array of all rows instead of a table.")
     ] = False,
     sort: Annotated[
-        Order, typer.Option(help="Rows in input order as they come, or best score first.")
+        Order,
+        typer.Option(help="Rows in input order as they come, or the best or worst score first."),
     ] = Order.input,
     max_pixels: MaxPixelsOption = None,
     map_file: Annotated[
@@ -229,7 +230,7 @@ def score(
                 )
             )
             progress = None
-            if screen is None or sort is Order.score or not sys.stdout.isatty():
+            if screen is None or sort is not Order.input or not sys.stdout.isatty():
                 progress = Progress(_total(paths, recursive))
                 stack.callback(progress.clear)
             for row in rows:
