@@ -22,6 +22,7 @@ from qmamba.cli.common import (
 from qmamba.cli.display.scores import JsonScreen, Order, Report, Screen, TextScreen
 from qmamba.cli.options.shards import ShardArguments, with_shard_options
 from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
+from qmamba.cli.quality.score_video import or_videos
 from qmamba.cli.scale.score_shards import score_shards
 from qmamba.errors import ConfigError, DataError
 from qmamba.files import require_writable
@@ -41,6 +42,7 @@ class MapFileFormat(str, Enum):
     npy = "npy"
 
 
+@or_videos
 @with_shard_options
 def score(
     paths: Annotated[
