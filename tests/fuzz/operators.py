@@ -104,7 +104,7 @@ def pure(rng: random.Random) -> Call:
 def prepared(rng: random.Random) -> Call:
     case, merge = _Map(rng), rng.random() < 0.5
 
-    def call(x: Tensor, projected: Tensor, routes: Tensor, **parameters: Tensor) -> Tensor:
+    def call(x: Tensor, projected: Tensor, routes: Tensor, **parameters: Any) -> Tensor:
         return PackedScan(**parameters, merge=merge)(x, projected, routes)
 
     tensors = {"x": case.x, "projected": case.projected, "routes": case.routes}
@@ -143,7 +143,7 @@ def integers(rng: random.Random) -> Call:
     codes = _codes(rng, outputs, inputs)
     x = (255 * _numbers(rng, rows, inputs).sigmoid()).to(torch.uint8)
 
-    def call(x: Tensor, codes: Tensor, weight_scale: Tensor, **options: Tensor) -> Tensor:
+    def call(x: Tensor, codes: Tensor, weight_scale: Tensor, **options: Any) -> Tensor:
         return IntegerCall(PackedCodes(codes, weight_scale, None, None))(x, **options)
 
     weight_scale = _numbers(rng, outputs).abs()
@@ -296,9 +296,9 @@ def faults(seed: int) -> Iterator[str]:
         yield f"{label}: was not refused"
     if definition is not None:
         expected = definition()
-        error = float((result - expected).abs().max() / expected.abs().max().clamp_min(1))
-        if not error < TOLERANCE:
-            yield f"{label}: differs by {error:g} from the definition"
+        largest = float((result - expected).abs().max() / expected.abs().max().clamp_min(1))
+        if not largest < TOLERANCE:
+            yield f"{label}: differs by {largest:g} from the definition"
 
 
 def run(seconds: float, seed: int, calls: int = CALLS) -> int:
