@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeAlias, get_args
+from typing import Any, BinaryIO, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -47,6 +47,11 @@ class Restorer(Publishable):
     The same image gets the same bits on one machine with one number of threads and one tiling.
     Tiles change the result a little, because the scan runs through all pixels that it is given;
     ``RestoredImage.tiling`` says what was taken.
+
+    The weights are those of the moment the restorer is made: later changes of the model are not
+    followed, so make another restorer for them. A restorer can be pickled and copied deeply, and is
+    then prepared anew, with the weights that its model has at that time. Autocast of the caller is
+    off inside: ``precision`` alone decides.
 
     Args:
         model: a MambaIR, also a quantized one. It is put in evaluation mode and stays on its
@@ -130,15 +135,27 @@ class Restorer(Publishable):
         self.precision: Precision = precision
         self.max_pixels = max_pixels
         self.memory_budget = memory_budget
-        self._planes = PlaneNetwork(
-            prepare(model, precision),
-            channels=config.channels,
-            scale=scale,
-            network_scale=config.scale,
+        self._ensemble, self._alpha = ensemble, alpha
+        self._planes = self._prepared()
+
+    def _prepared(self) -> PlaneNetwork:
+        return PlaneNetwork(
+            prepare(self.model, self.precision),
+            channels=self.config.channels,
+            scale=self.scale,
+            network_scale=self.config.scale,
             device=self.device,
-            ensemble=ensemble,
-            alpha=alpha,
+            ensemble=self._ensemble,
+            alpha=self._alpha,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Packed weights have no form outside the process.
+        return {name: value for name, value in self.__dict__.items() if name != "_planes"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._planes = self._prepared()
 
     @classmethod
     def from_pretrained(

@@ -29,6 +29,7 @@ from qmamba.cli.options.shared import (
     TunedOption,
     limit_memory,
 )
+from qmamba.cli.quality.score_video import or_videos
 from qmamba.cli.scale.score_shards import score_shards
 from qmamba.errors import ConfigError, DataError
 from qmamba.files import require_writable
@@ -48,6 +49,7 @@ class MapFileFormat(str, Enum):
     npy = "npy"
 
 
+@or_videos
 @with_shard_options
 def score(
     paths: Annotated[
