@@ -23,8 +23,12 @@ class ScoreGraph(nn.Module):
         super().__init__()
         self.network = network
         self.scale = scale
-        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1))
-        self.register_buffer("deviation", torch.tensor(IMAGE_STD).view(1, 3, 1, 1))
+        self.register_buffer(
+            "mean", torch.tensor(IMAGE_MEAN, dtype=torch.float32, device="cpu").view(1, 3, 1, 1)
+        )
+        self.register_buffer(
+            "deviation", torch.tensor(IMAGE_STD, dtype=torch.float32, device="cpu").view(1, 3, 1, 1)
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """``(batch, 3, height, width)`` in [0, 1] to ``(batch,)``, not clamped to the scale."""
