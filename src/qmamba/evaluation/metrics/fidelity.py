@@ -65,6 +65,8 @@ def _prepare(images: Tensor, reference: Tensor, channels: Channels) -> tuple[Ten
             f"Images and reference differ: {tuple(images.shape)} {images.dtype} and "
             f"{tuple(reference.shape)} {reference.dtype}."
         )
+    # In float32 the sums over a window can leave a similarity a little above 1.
+    images, reference = images.double(), reference.double()
     if channels == "rgb":
         return images, reference
     if channels in ("luma", "video_luma"):
