@@ -25,6 +25,7 @@ from qmamba.cli.restoration.evaluate_restoration import evaluate_restoration
 from qmamba.cli.restoration.quantize import quantize
 from qmamba.cli.restoration.restore import restore
 from qmamba.cli.restoration.train_restoration import train_restoration_command
+from qmamba.cli.scale.scores import scores, select
 
 app = typer.Typer(
     name="qmamba",
@@ -51,9 +52,11 @@ for _command in (
 app.command("evaluate-restoration")(handled(evaluate_restoration))
 app.command("train-restoration")(handled(train_restoration_command))
 app.command()(handled(restore))
+app.command()(handled(select))
 app.command()(handled(export))
 app.command()(handled(push))
 app.add_typer(datasets)
+app.add_typer(scores)
 
 
 def _print_version(wanted: bool) -> None:

@@ -201,10 +201,11 @@ class ModuleNetwork:
         with torch.autocast(*self._autocast):
             features = model.last_map(images)
             outputs = model.classifier.head(features.mean((1, 2))).float()
+            beside = model.beside(images)
         head = model.classifier.head
         # In bfloat16 the rounding of each position would not average out.
         positions = F.linear(features.float(), head.weight.float(), head.bias)
-        return outputs, positions
+        return outputs + beside, positions + beside[:, None, None]
 
 
 _NO_MAP = "A {} has no quality map; give weights of a QMamba model."

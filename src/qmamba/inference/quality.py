@@ -73,6 +73,8 @@ class PreparedQMamba:
                 layers.append(copy.deepcopy(prompt).to(self._dtype))
         self._norm = LayerNorm(model.classifier.norm, torch.float32)
         self._head = copy.deepcopy(model.classifier.head).float()
+        self._has_statistics = model.classifier.statistics is not None
+        self._beside = model.beside
 
     def _prepared(self, stage: Stage, side: int, timed: bool, integers: bool) -> list[Layer]:
         blocks: list[Layer] = []
@@ -102,7 +104,11 @@ class PreparedQMamba:
             outputs)``, whose mean over the positions they are to rounding.
         """
         features = self._last_map(images)
-        return self._head(features.mean((1, 2))), self._head(features)
+        outputs, positions = self._head(features.mean((1, 2))), self._head(features)
+        if self._has_statistics:
+            beside = self._beside(images)
+            outputs, positions = outputs + beside, positions + beside[:, None, None]
+        return outputs, positions
 
     def _last_map(self, images: Tensor) -> Tensor:
         # Stages halve the sides and double the widths, so the first one has the largest maps.
@@ -116,7 +122,8 @@ class PreparedQMamba:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Normalized images ``(batch, 3, height, width)`` to float32 ``(batch, outputs)``."""
-        return self._head(self.forward_features(images))
+        outputs = self._head(self.forward_features(images))
+        return outputs + self._beside(images) if self._has_statistics else outputs
 
 
 class _Block:
