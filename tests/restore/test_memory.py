@@ -9,9 +9,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from qmamba.inference import Precision, prepare
-from qmamba.inference.out_of_memory import is_out_of_memory
 from qmamba.models import create_model, model_config
 from qmamba.models.mambair.config import MambaIRConfig
+from qmamba.ops.out_of_memory import is_out_of_memory
 from qmamba.restore import memory
 
 

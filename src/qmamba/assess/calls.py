@@ -11,7 +11,7 @@ from torch import Tensor
 from qmamba.assess.views import ImageViews
 from qmamba.errors import ImageError, QMambaError
 from qmamba.images import normalize
-from qmamba.inference.out_of_memory import is_out_of_memory
+from qmamba.ops.out_of_memory import is_out_of_memory
 
 PIXELS_PER_CALL = 4_194_304
 """Pixels that one call of the network takes at most (83 crops of 224), unless one view has more.

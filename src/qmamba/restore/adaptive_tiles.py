@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qmamba.errors import ImageError, QMambaError
-from qmamba.inference.out_of_memory import is_out_of_memory
+from qmamba.ops.out_of_memory import is_out_of_memory
 from qmamba.restore.memory import release
 from qmamba.restore.tiles import MIN_TILE, RestoreTile, TilePlan, blended, plan_tiles
 
