@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated
 
 import typer
@@ -81,4 +82,6 @@ def _options(
 
 def main() -> None:
     """Run the command line; the process ends with its exit code."""
+    # What Pillow warns of is a note or an error of the image's row.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     app(prog_name="qmamba")

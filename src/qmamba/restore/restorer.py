@@ -24,7 +24,6 @@ from qmamba.restore.adaptive_tiles import Progress, Watch, restore_tiles
 from qmamba.restore.catalog import RestorationRequest, check_request, find_weights, purpose_of
 from qmamba.restore.degradations import Degradation, TaskName
 from qmamba.restore.margins import Margins, margins_of, needs_margin
-from qmamba.restore.notes import tiling_notes, treatment_notes
 from qmamba.restore.planes import Alpha, PlaneNetwork
 from qmamba.restore.restored import RestoredImage
 from qmamba.restore.tiles import MIN_TILE, RestoreTile, TilePlan, plan_tiles
@@ -270,6 +269,7 @@ class Restorer(Publishable):
             result[row : row + band.shape[1]] = np.moveaxis(values, 0, 2)
 
         plan = self._plan(layers.height, layers.width)
+        treatment = self._planes.notes(layers.colors.shape[2], layers.alpha is not None)
         mirrored = needs_margin(layers.colors, top)
 
         def restore_tile(rows: slice, columns: slice) -> Tensor:
@@ -287,14 +287,13 @@ class Restorer(Publishable):
         colors = result if layers.alpha is None else np.ascontiguousarray(result[..., :-1])
         alpha = None if layers.alpha is None else np.ascontiguousarray(result[..., -1])
         metadata = layers.metadata.resized(shape[1], shape[0])
-        treatment = treatment_notes(layers, self.config, self.scale, self._planes.alpha)
         return RestoredImage(
             layers=replace(
                 layers,
                 colors=colors,
                 alpha=alpha,
                 metadata=metadata,
-                notes=(*layers.notes, *treatment, *tiling_notes(plan, used)),
+                notes=(*layers.notes, *treatment, *_tiling_notes(plan, used)),
             ),
             task=self.task,
             scale=scale,
@@ -407,3 +406,9 @@ class Restorer(Publishable):
         if isinstance(image, (Image.Image, np.ndarray, Tensor)):
             return layers_of(image)
         return read_layers(image, max_pixels=self.max_pixels)
+
+
+def _tiling_notes(planned: TilePlan, used: TilePlan) -> list[str]:
+    if used != planned:
+        return [f"memory ran out, so tiles were made smaller: {used}"]
+    return [str(used)] if len(used) > 1 else []
