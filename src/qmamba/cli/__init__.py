@@ -21,6 +21,7 @@ from qmamba.cli.report import report
 from qmamba.cli.reproduce import reproduce
 from qmamba.cli.restore import restore
 from qmamba.cli.score import score
+from qmamba.cli.serve import serve
 from qmamba.cli.train import train
 from qmamba.cli.train_restoration import train_restoration_command
 from qmamba.cli.tune import tune
@@ -37,6 +38,7 @@ for _command in (
     score,
     report,
     compare,
+    serve,
     models,
     backends,
     train,
