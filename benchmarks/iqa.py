@@ -18,7 +18,7 @@ import torch
 from competitors import allow_torchvision
 from measure import take_turns, write
 
-from qmamba.inference.prepare import Precision, inference_network
+from qmamba.inference import Precision, prepare
 from qmamba.models import create_model
 
 PYIQA: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -77,7 +77,7 @@ def main() -> None:
     for height, width in SIZES:
         images = torch.rand(1, 3, height, width)
         runs: dict[str, Callable[[], object]] = {
-            f"{name} {precision}": partial(inference_network(create_model(name), precision), images)
+            f"{name} {precision}": partial(prepare(create_model(name), precision), images)
             for name in ("qmamba-nano", "qmamba-tiny")
             for precision in precisions
         }

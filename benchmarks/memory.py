@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from measure import write
 
-from qmamba.inference.prepare import inference_network
+from qmamba.inference import prepare
 from qmamba.models import create_model
 
 TRAINING: tuple[tuple[str, int, int], ...] = (("qmamba-tiny", 8, 224), ("qmamba-nano", 8, 224))
@@ -65,7 +65,7 @@ def training_step(name: str, batch: int, side: int) -> int:
 
 def inference(name: str, precision: str, side: int) -> int:
     model = create_model(name).eval()
-    network = inference_network(model, precision)  # type: ignore[arg-type]
+    network = prepare(model, precision)  # type: ignore[arg-type]
     network(torch.rand(1, 3, 32, 32))
     images = torch.rand(1, 3, side, side)
     return growth(lambda: network(images))

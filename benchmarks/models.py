@@ -22,8 +22,8 @@ import torch
 from competitors import backbones, on_backend, onnx_runtime
 from measure import take_turns, write
 
-from qmamba.inference.prepare import Precision, inference_network
-from qmamba.models import Model, create_model
+from qmamba.inference import Precision, prepare
+from qmamba.models import Network, create_model
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 AVX2 = {
@@ -43,7 +43,7 @@ def quality(batch: int, threads: int, quick: bool) -> Runs:
         model = create_model(name).eval()
         runs[f"{name} module"] = partial(model, images)
         for precision in PRECISIONS:
-            runs[f"{name} {precision}"] = partial(inference_network(model, precision), images)
+            runs[f"{name} {precision}"] = partial(prepare(model, precision), images)
     for label, module in backbones().items():
         runs[label] = partial(module, images)
         if label == "Swin-T":
@@ -57,10 +57,10 @@ def quality(batch: int, threads: int, quick: bool) -> Runs:
     return runs
 
 
-def without_kernel(model: Model, images: torch.Tensor) -> Callable[[], object]:
+def without_kernel(model: Network, images: torch.Tensor) -> Callable[[], object]:
     """The network that is prepared where there is no compiled code of this package."""
     prepared: list[Callable[[torch.Tensor], torch.Tensor]] = []
-    on_backend("chunked", lambda: prepared.append(inference_network(model)))()
+    on_backend("chunked", lambda: prepared.append(prepare(model)))()
     return partial(prepared[0], images)
 
 
@@ -72,7 +72,7 @@ def fallbacks() -> Runs:
         "qmamba-tiny loop": on_backend("naive", partial(model, images)),
         "qmamba-tiny chunked": on_backend("chunked", partial(model, images)),
         "qmamba-tiny chunked fp32": on_backend("chunked", without_kernel(model, images)),
-        "qmamba-tiny fp32": partial(inference_network(model), images),
+        "qmamba-tiny fp32": partial(prepare(model), images),
     }
     found = backbones()
     return runs | ({"Swin-T": partial(found["Swin-T"], images)} if found else {})
@@ -82,7 +82,7 @@ def narrow() -> Runs:
     """What goes into the process that may use AVX2 only."""
     images = torch.randn(1, 3, 224, 224)
     model = create_model("qmamba-tiny").eval()
-    runs: Runs = {"qmamba-tiny fp32": partial(inference_network(model), images)}
+    runs: Runs = {"qmamba-tiny fp32": partial(prepare(model), images)}
     for label, module in backbones().items():
         runs[label] = partial(module, images)
     return runs
@@ -98,7 +98,7 @@ def restoration(side: int, loop: bool) -> Runs:
         runs[f"{name} loop"] = on_backend("naive", partial(model, images))
         runs[f"{name} chunked"] = on_backend("chunked", partial(model, images))
     for precision in PRECISIONS:
-        runs[f"{name} {precision}"] = partial(inference_network(model, precision), images)
+        runs[f"{name} {precision}"] = partial(prepare(model, precision), images)
     return runs
 
 

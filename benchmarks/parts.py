@@ -18,11 +18,10 @@ import torch
 from measure import write
 from torch import Tensor
 
+from qmamba.inference import Precision, prepare
 from qmamba.inference.layers import LayerNorm, integer_weight
 from qmamba.inference.packed import PackedConv2d, PackedLinear
-from qmamba.inference.prepare import Precision, inference_network
-from qmamba.models import create_model
-from qmamba.models.flops import count_flops
+from qmamba.models import count_flops, create_model
 from qmamba.ops.native.integer import IntegerCall
 from qmamba.ops.native.prepared_scan import PackedScan
 
@@ -88,7 +87,7 @@ def best_rate(precision: Precision) -> float:
 
 def profile(name: str, precision: Precision, batch: int, side: int, repeats: int) -> dict[str, Any]:
     model = create_model(name).eval()
-    network = inference_network(model, precision)
+    network = prepare(model, precision)
     images = torch.rand(batch, 3, side, side)
     network(images)
     spent: dict[str, float] = defaultdict(float)

@@ -31,12 +31,12 @@ from measure import take_turns, write
 
 from qmamba.checkpoints import load, save_model
 from qmamba.checkpoints.packed_file import save_quantized
-from qmamba.inference.prepare import Precision, inference_network
-from qmamba.models import Model, ModelMetadata, create_model
+from qmamba.inference import Precision, prepare
+from qmamba.models import ModelMetadata, Network, create_model
 from qmamba.ops import scan_routes
+from qmamba.ops.native.operands import Constant, QParamsRule
 from qmamba.ops.native.prepared_scan import PackedScan
-from qmamba.ops.quantized.operands import Constant, GridRule
-from qmamba.ops.quantized.scan import QuantizedScan, ScanRules
+from qmamba.ops.native.quantized_scan import QuantizedScan, ScanRules
 from qmamba.quantization import QuantConfig, calibrate, quantize_
 from qmamba.quantization.calibration_images import calibration_inputs
 
@@ -74,7 +74,7 @@ def written(name: str, folder: Path) -> Files:
     return files
 
 
-def simulated(name: str, bits: int) -> Model:
+def simulated(name: str, bits: int) -> Network:
     """A network that computes in float32 on rounded weights and activations, as in training."""
     torch.manual_seed(0)
     model = create_model(name).eval()
@@ -86,10 +86,10 @@ def simulated(name: str, bits: int) -> Model:
 def prepared(path: Path, precision: Precision, side: int) -> Callable[[], object]:
     """A run of the network of a file on one image."""
     model = load(path)
-    return partial(inference_network(model, precision), image(model, side))
+    return partial(prepare(model, precision), image(model, side))
 
 
-def image(model: Model, side: int) -> torch.Tensor:
+def image(model: Network, side: int) -> torch.Tensor:
     return torch.rand(1, int(getattr(model.config, "channels", 3)), side, side)
 
 
@@ -190,9 +190,9 @@ def scan_runs(channels: int, states: int, rank: int) -> dict[str, Callable[[], o
         maps, numbers = x.clone(), projected.clone()
         for way, tables in (("tables", True), ("computed", False)):
             scan = quantized_scan(channels, states, rank, bits, norm, tables=tables)
-            grids = scan.place(maps, numbers)
-            runs[f"{way}, {bits} bits"] = partial(scan, maps, numbers, routes, grids=grids)
-        runs[f"operands onto their grids, {bits} bits"] = partial(scan.place, maps, numbers)
+            qparams = scan.fake_quantize_(maps, numbers)
+            runs[f"{way}, {bits} bits"] = partial(scan, maps, numbers, routes, qparams=qparams)
+        runs[f"operands fake-quantized, {bits} bits"] = partial(scan.fake_quantize_, maps, numbers)
     return runs
 
 
@@ -204,8 +204,8 @@ def quantized_scan(
     def codes(*shape: int) -> torch.Tensor:
         return torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), shape, dtype=torch.int8)
 
-    rule = GridRule(bits, weights=torch.tensor([0, 0.5, 0, 0, -1, -0.25, 0, 0]))
-    low = GridRule(bits, grid=(4 / 2**bits, 0.0))
+    rule = QParamsRule(bits, weights=torch.tensor([0, 0.5, 0, 0, -1, -0.25, 0, 0]))
+    low = QParamsRule(bits, fixed=(4 / 2**bits, 0.0))
     padded = torch.nn.functional.pad(codes(4, rank, channels), (0, -channels % 16))
     return QuantizedScan(
         ScanRules(low, rule, rule, rule, rule),

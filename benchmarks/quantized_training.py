@@ -11,7 +11,7 @@ from measure import take_turns, write
 from torch import nn
 
 from qmamba.models import create_model
-from qmamba.ops.quantized import rounding
+from qmamba.ops.native import rounding as bindings
 from qmamba.quantization import QuantConfig, quantize_
 
 
@@ -29,12 +29,12 @@ def without_kernel(run: Callable[[], None]) -> Callable[[], None]:
     """The same with the rounding in PyTorch operations; the scan stays in the C++ kernel."""
 
     def plain() -> None:
-        available = rounding._available
-        rounding._available = lambda: False
+        available = bindings.available
+        bindings.available = lambda: False
         try:
             run()
         finally:
-            rounding._available = available
+            bindings.available = available
 
     return plain
 

@@ -139,7 +139,7 @@ def rank_dependence() -> list[Row]:
                 x = draw("after SiLU", seed=rank).view(4, -1) * (contrast / 2).exp()
                 quantizer = create_quantizer("static", bits, Operand(), compat=compat)
                 quantizer(x)
-                found.append(float(quantizer.grid(x).scale))
+                found.append(float(quantizer.choose_qparams(x).scale))
             spread = max(found) / min(found)
             rows.append({"quantizer": label, "bits": bits, "largest over smallest": spread})
     return rows

@@ -17,8 +17,8 @@ from measure import write
 from torch import Tensor
 
 from qmamba.checkpoints import load
-from qmamba.datasets.restoration import find_clean_images, read_clean
-from qmamba.datasets.restoration_sets import find_restoration_set
+from qmamba.datasets.clean.images import find_clean_images, read_clean
+from qmamba.datasets.clean.test_sets import find_restoration_set
 from qmamba.evaluation.restoration.benchmark import evaluate_set
 from qmamba.models import MambaIR
 from qmamba.quantization import QuantConfig, calibrate, quantize_

@@ -38,13 +38,13 @@ def measured(name: str, side: int, precision: str) -> str:
     """Growth of this process while an image goes through the network, and the estimate."""
     import torch
 
+    from qmamba.inference import prepare
     from qmamba.models import MambaIR, create_model
     from qmamba.restore.memory import bytes_per_pixel
-    from qmamba.restore.network import runner
 
     model = create_model(name).eval()
     assert isinstance(model, MambaIR)
-    run = runner(model, "bf16" if precision == "bf16" else "fp32")
+    run = prepare(model, "bf16" if precision == "bf16" else "fp32")
     image = torch.rand(1, model.config.channels, side, side)
     run(image[:, :, :16, :16])
     before = _status("VmRSS")

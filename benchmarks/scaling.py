@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from measure import write
 
-from qmamba.inference.prepare import inference_network
+from qmamba.inference import prepare
 from qmamba.models import create_model
 
 SIDES = {
@@ -35,7 +35,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     rows: list[dict[str, Any]] = []
     for name, sides in SIDES.items():
-        network = inference_network(create_model(name).eval())
+        network = prepare(create_model(name).eval())
         sides = tuple(side for side in sides if side <= 256 or not arguments.quick)
         seconds: dict[int, list[float]] = {side: [] for side in sides}
         system = dict.fromkeys(sides, 0.0)

@@ -18,7 +18,7 @@ from measure import write
 
 from qmamba.assess import DEFAULT_WEIGHTS, Scorer
 from qmamba.evaluation.metrics.correlation import bootstrap_interval, plcc, rmse, srcc
-from qmamba.inference.prepare import Precision
+from qmamba.inference import Precision
 
 SETTINGS: tuple[tuple[Precision, str | None], ...] = (
     ("fp32", None),

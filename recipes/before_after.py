@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from qmamba.datasets.restoration import read_clean
+from qmamba.datasets.clean.images import read_clean
 from qmamba.evaluation.restoration.protocol import judge
 from qmamba.images import to_tensor
 from qmamba.restore import Restorer

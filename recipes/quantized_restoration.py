@@ -20,21 +20,22 @@ from typing import Any
 import torch
 
 from qmamba.checkpoints import load
-from qmamba.datasets.restoration import CleanImage, find_clean_images, split_clean_images
-from qmamba.datasets.restoration_sets import find_restoration_set
+from qmamba.datasets.clean.images import CleanImage, find_clean_images, split_clean_images
+from qmamba.datasets.clean.test_sets import find_restoration_set
 from qmamba.evaluation.restoration.benchmark import evaluate_set
 from qmamba.files import atomic_write
 from qmamba.models import MambaIR
+from qmamba.quantization import quantization_of
 from qmamba.restore.degradations import Degradation
 from qmamba.training import TrainingOptions
 from qmamba.training.restoration.initial_network import (
     degradation_for,
     prepare_quantized,
-    quantization_of,
     restoration_network,
 )
-from qmamba.training.restoration.run import MODEL_NAME, train_restoration
+from qmamba.training.restoration.run import train_restoration
 from qmamba.training.restoration.task import CropOptions, RestorationTask
+from qmamba.training.run import MODEL_NAME
 
 # The published recipe with its milestones, shortened; the rate is higher because the run is short.
 SCHEDULE = TrainingOptions(

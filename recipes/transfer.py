@@ -31,7 +31,7 @@ from qmamba.checkpoints import load
 from qmamba.datasets import RatedDataset, official_split, read_csv_dataset, split_by_content
 from qmamba.evaluation.metrics.correlation import plcc, srcc
 from qmamba.files import atomic_write
-from qmamba.models import Model, QMamba, count_parameters
+from qmamba.models import Network, QMamba, count_parameters
 from qmamba.prompts import TuningConfig, count_tuned
 from qmamba.training import QualityPart, QualityTask, TrainingOptions
 from qmamba.training.quality.tuning import TUNED_NAME, tune
@@ -115,7 +115,7 @@ def divided(data: RatedDataset, seed: int, fold: int) -> tuple[tuple[int, ...], 
     return (split.train, split.test) if fold == 0 else (split.test, split.train)
 
 
-def predictions(model: Model, data: RatedDataset, positions: Sequence[int]) -> dict[str, Any]:
+def predictions(model: Network, data: RatedDataset, positions: Sequence[int]) -> dict[str, Any]:
     """Names and predicted qualities of the images at some positions."""
     scorer = Scorer(model, policy=CropsPolicy(count=TEST_CROPS))
     sign = 1 if scorer.scale.higher_is_better else -1

@@ -30,7 +30,6 @@ FLOORS: tuple[frozenset[str], ...] = (
 )
 DOORS = {"__init__", "__main__"}
 # `load` is one function for every kind of weights, and hands files of packed codes on.
-HANDED_UP = {("checkpoints/loading.py", "quantization")}
 
 
 def level(folder: str) -> int:
@@ -69,10 +68,5 @@ def test_imports_point_down(path: Path) -> None:
     if folder in DOORS:
         return
     own = level(folder)
-    place = path.relative_to(PACKAGE).as_posix()
-    above = {
-        name
-        for name in imported(path)
-        if name != folder and level(name) >= own and (place, name) not in HANDED_UP
-    }
+    above = {name for name in imported(path) if name != folder and level(name) >= own}
     assert not above, f"{path.name} of {folder} imports from {', '.join(sorted(above))}"

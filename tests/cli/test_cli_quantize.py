@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from qmamba.checkpoints import load, save_model
 from qmamba.cli import app
-from qmamba.cli.network_cost import Measurement, measured
+from qmamba.inference.cost import Measurement, measured
 from qmamba.models import MambaIR, ModelMetadata, QMamba, ScoreScale
 from qmamba.quantization.quantizers import OfficialDLS
 from tests.datasets.images import textured_image
@@ -72,7 +72,7 @@ def test_size_time_and_memory_are_printed(
         asked.append((source, side))
         return Measurement(30.0 / len(asked), 12.5)
 
-    monkeypatch.setattr("qmamba.cli.network_cost.measured", pretend)
+    monkeypatch.setattr("qmamba.inference.cost.measured", pretend)
     result = run("quantize", weights, "-o", out, "--calibrate", images, "--size", 16)
     assert result.exit_code == 0, result.output
     assert asked == [(str(weights), 16), (str(out), 16)]

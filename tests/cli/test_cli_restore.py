@@ -314,7 +314,7 @@ def test_only_better_results_are_kept(
         seen.append("figures")
         return "figures"
 
-    monkeypatch.setattr("qmamba.cli.fidelity.described", described)
+    monkeypatch.setattr("qmamba.cli.display.fidelity.described", described)
     result = run("photos", "-o", "out", "-r", "--keep-if-better")
     assert result.exit_code == 0, result.output
     assert files("out") == ["inner/gray.jpg"]

@@ -13,9 +13,9 @@ import pytest
 
 from qmamba.datasets import read_csv_dataset, read_dataset
 from qmamba.datasets.adapter import Labels, read_folder
+from qmamba.datasets.formats.spreadsheet import sheet_cells
 from qmamba.datasets.generated import aigciqa2023_place
 from qmamba.datasets.registry import ADAPTERS
-from qmamba.datasets.spreadsheet import sheet_cells
 from qmamba.datasets.synthetic import LIVE_FOLDERS
 from qmamba.errors import DataError
 from tests.datasets.trees import cell_array, csiq_workbook, write_files, write_mat

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qmamba.datasets.restoration import find_clean_images, read_clean, split_clean_images
-from qmamba.datasets.restoration_sets import find_restoration_set
+from qmamba.datasets.clean.images import find_clean_images, read_clean, split_clean_images
+from qmamba.datasets.clean.test_sets import find_restoration_set
 from qmamba.errors import DataError
 
 

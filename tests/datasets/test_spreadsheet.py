@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qmamba.datasets.spreadsheet import read_sheet, sheet_cells
+from qmamba.datasets.formats.spreadsheet import read_sheet, sheet_cells
 from qmamba.errors import DataError
 from tests.datasets.trees import Cell, write_workbook
 

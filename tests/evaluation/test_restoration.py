@@ -11,16 +11,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from qmamba.datasets.restoration_sets import RestorationSet, find_restoration_set
+from qmamba.datasets.clean.test_sets import RestorationSet, find_restoration_set
 from qmamba.errors import ConfigError, ShapeError
 from qmamba.evaluation.restoration.benchmark import benchmark_pair, evaluate_set
 from qmamba.evaluation.restoration.cost import network_cost
-from qmamba.evaluation.restoration.modes import official_tiling, self_ensemble
+from qmamba.evaluation.restoration.modes import official_tiling
 from qmamba.evaluation.restoration.protocol import judge, psnr_b, round_to_8_bits
 from qmamba.models import count_flops, create_model, model_config
 from qmamba.models.mambair.config import MambaIRConfig
 from qmamba.quantization import QuantConfig
 from qmamba.restore.degradations import Degradation, jpeg, video_luma
+from qmamba.restore.ensemble import self_ensemble
 from tests.datasets.images import textured_image
 
 

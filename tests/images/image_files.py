@@ -24,9 +24,15 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png_file(
-    width: int, height: int, bits: int, color: int, rows: list[bytes], extra: bytes = b""
+    width: int,
+    height: int,
+    bits: int,
+    color: int,
+    rows: list[bytes],
+    extra: bytes = b"",
+    interlaced: bool = False,
 ) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, interlaced)
     data = zlib.compress(b"".join(b"\0" + row for row in rows))
     return (
         b"\x89PNG\r\n\x1a\n"

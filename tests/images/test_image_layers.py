@@ -12,7 +12,7 @@ from PIL import Image
 
 from qmamba.errors import ImageError
 from qmamba.images import ImageLayers, layers_of, read_image, read_layers, to_tensor
-from qmamba.images.color import over_white
+from qmamba.images.color.srgb import over_white
 from tests.images.image_files import (
     PNG_GRAY_ALPHA,
     PNG_RGBA,

@@ -6,7 +6,7 @@ import pytest
 from torch import Tensor, nn
 
 from qmamba.errors import ShapeError
-from qmamba.models import MODELS, count_flops, count_parameters, model_config
+from qmamba.models import count_flops, count_parameters, model_config, named_configs
 from qmamba.nn import SS2D
 from tests.models.micro import LOCAL_MICRO, MICRO, build, images
 
@@ -120,7 +120,7 @@ def test_a_model_counts_like_its_config() -> None:
 
 def test_small_models_fit_on_ten_megabytes() -> None:
     for name in ("qmamba-nano", "lqmamba-nano"):
-        assert 2 * count_parameters(MODELS[name]) < 10 * 2**20
+        assert 2 * count_parameters(named_configs()[name]) < 10 * 2**20
 
 
 def test_an_empty_image_is_an_error() -> None:

@@ -11,12 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmamba.errors import ConfigError
-from qmamba.models import MODELS, Config, QMambaConfig, create_model, list_models, model_config
+from qmamba.models import (
+    NetworkConfig,
+    QMambaConfig,
+    create_model,
+    list_models,
+    model_config,
+    named_configs,
+)
 from tests.models.micro import LOCAL_MICRO, qmamba_config
 
 
-@pytest.mark.parametrize("config", [*MODELS.values(), LOCAL_MICRO.replace(drop_path=0.1)])
-def test_round_trip_through_json(config: Config) -> None:
+@pytest.mark.parametrize("config", [*named_configs().values(), LOCAL_MICRO.replace(drop_path=0.1)])
+def test_round_trip_through_json(config: NetworkConfig) -> None:
     assert type(config).from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 

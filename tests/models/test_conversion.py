@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qmamba.checkpoints import MismatchError, load
 from qmamba.errors import CheckpointError, ConfigError
-from qmamba.models import Model, QMambaConfig, create_model, model_config
+from qmamba.models import Network, QMambaConfig, create_model, model_config
 from qmamba.models.qmamba import conversion as rules
 from qmamba.models.qmamba.conversion import (
     convert_vmamba,
@@ -44,7 +44,7 @@ def write(path: Path, state: Mapping[str, object], **others: object) -> Path:
     return path
 
 
-def same(model: Model, state: Mapping[str, Tensor]) -> bool:
+def same(model: Network, state: Mapping[str, Tensor]) -> bool:
     """Whether all tensors of the backbone are those of ``state``."""
     return all(
         torch.equal(tensor, state[key])
@@ -114,7 +114,8 @@ def test_the_surplus_block_of_the_public_tiny_is_cut(
     deep = MICRO.replace(depths=(1, 1, 3, 1))
     state = build(deep).state_dict()
     path = write(tmp_path / "deep.pth", state)
-    assert load(path).config.depths == (1, 1, 3, 1)
+    config = load(path).config
+    assert isinstance(config, QMambaConfig) and config.depths == (1, 1, 3, 1)
     monkeypatch.setitem(rules.PUBLISHED_CUTS, (deep.dims, deep.depths), (1, 1, 2, 1))
     model = load(path)
     assert model.config == MICRO

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from qmamba.errors import ConfigError
-from qmamba.inference import packed
-from qmamba.inference.prepare import InferenceModel, inference_network
+from qmamba.inference import PreparedQMamba, packed, prepare
 from qmamba.models import QMamba, create_model
 from qmamba.ops.native import library
 from qmamba.ops.scan import dispatch
@@ -37,7 +36,7 @@ def images(height: int = 64, width: int = 64) -> Tensor:
 def test_it_computes_what_the_module_computes(model: QMamba, size: tuple[int, int]) -> None:
     with torch.no_grad():
         expected = model.forward_features(images(*size)), model(images(*size))
-    prepared = InferenceModel(model)
+    prepared = PreparedQMamba(model)
     torch.testing.assert_close(
         prepared.forward_features(images(*size)), expected[0], rtol=1e-4, atol=2e-5
     )
@@ -48,7 +47,7 @@ def test_it_computes_what_the_module_computes(model: QMamba, size: tuple[int, in
 def test_bfloat16_stays_close_and_gives_float32(model: QMamba) -> None:
     with torch.no_grad():
         expected = model.forward_features(images())
-    actual = InferenceModel(model, "bf16").forward_features(images())
+    actual = PreparedQMamba(model, "bf16").forward_features(images())
     assert actual.dtype == torch.float32
     assert (actual - expected).abs().max() < 0.05 * expected.abs().max()
 
@@ -57,7 +56,7 @@ def test_bfloat16_stays_close_and_gives_float32(model: QMamba) -> None:
 def test_integers_stay_close_and_give_float32(model: QMamba) -> None:
     with torch.no_grad():
         expected = model.forward_features(images())
-    actual = InferenceModel(model, "int8").forward_features(images())
+    actual = PreparedQMamba(model, "int8").forward_features(images())
     assert actual.dtype == torch.float32
     assert (actual - expected).abs().max() < 0.05 * expected.abs().max()
 
@@ -67,7 +66,7 @@ def test_integers_stay_close_and_give_float32(model: QMamba) -> None:
 def test_integers_of_an_image_do_not_depend_on_the_batch(
     model: QMamba, size: tuple[int, int]
 ) -> None:
-    network = InferenceModel(model, "int8")
+    network = PreparedQMamba(model, "int8")
     batch = images(*size)
     batch[1] *= 40
     alone = torch.cat([network(image) for image in batch.split(1)])
@@ -80,15 +79,15 @@ def test_integers_of_an_image_do_not_depend_on_the_batch(
 def test_without_the_private_operators_the_result_is_the_same(
     model: QMamba, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = InferenceModel(model)(images())
+    expected = PreparedQMamba(model)(images())
     monkeypatch.setattr(packed, "packed_linear_works", lambda dtype: False)
     monkeypatch.setattr(packed, "packed_convolution_works", lambda dtype: False)
-    torch.testing.assert_close(InferenceModel(model)(images()), expected, rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(PreparedQMamba(model)(images()), expected, rtol=1e-4, atol=2e-5)
 
 
 @needs_kernel
 def test_weights_are_those_of_the_moment_of_preparation(model: QMamba) -> None:
-    prepared = inference_network(model)
+    prepared = prepare(model)
     before = prepared(images())
     with torch.no_grad():
         model.classifier.head.weight.add_(1)
@@ -145,8 +144,8 @@ def test_timing_takes_the_plain_layer_only_where_it_clearly_wins(
 
 @needs_kernel
 def test_a_timed_network_computes_the_same(model: QMamba) -> None:
-    timed = inference_network(model, timed=True)
-    torch.testing.assert_close(timed(images()), InferenceModel(model)(images()))
+    timed = prepare(model, timed=True)
+    torch.testing.assert_close(timed(images()), PreparedQMamba(model)(images()))
 
 
 def test_integers_are_refused_where_they_cannot_be_had(
@@ -155,7 +154,7 @@ def test_integers_are_refused_where_they_cannot_be_had(
     monkeypatch.setenv(dispatch.BACKEND_VARIABLE, "naive")
     for network in (model, create_model("mambair-nano-x2")):
         with pytest.raises(ConfigError, match="choose fp32 or bf16"):
-            inference_network(network, "int8")
+            prepare(network, "int8")
 
 
 @pytest.mark.parametrize("backend", ["naive", "chunked"])
@@ -163,18 +162,18 @@ def test_it_needs_no_compiled_code(
     model: QMamba, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(dispatch.BACKEND_VARIABLE, backend)
-    network = inference_network(model)
-    assert isinstance(network, InferenceModel)
+    network = prepare(model)
+    assert isinstance(network, PreparedQMamba)
     monkeypatch.setattr(library, "_load", lambda: "not here")
     with torch.no_grad():
         expected = model.forward_features(images(32, 32))
     torch.testing.assert_close(
         network.forward_features(images(32, 32)), expected, rtol=1e-4, atol=2e-5
     )
-    half = InferenceModel(model, "bf16").forward_features(images(32, 32))
+    half = PreparedQMamba(model, "bf16").forward_features(images(32, 32))
     assert (half - expected).abs().max() < 0.05 * expected.abs().max()
 
 
 def test_an_unknown_precision_is_refused(model: QMamba) -> None:
     with pytest.raises(ConfigError, match="'int4' is unknown; choose fp32, bf16 or int8"):
-        inference_network(model, "int4")  # type: ignore[arg-type]
+        prepare(model, "int4")  # type: ignore[arg-type]

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from qmamba.errors import ConfigError, ShapeError
-from qmamba.inference.prepare import inference_network
-from qmamba.inference.restoration import RestorationModel
+from qmamba.inference import PreparedMambaIR, prepare
 from qmamba.models import MambaIR, MambaIRConfig
 from qmamba.ops.native import library
 from qmamba.ops.scan import dispatch
@@ -34,8 +33,8 @@ def test_it_computes_what_the_module_computes(model: MambaIR, size: tuple[int, i
     before = x.clone()
     with torch.no_grad():
         expected = model(x)
-    network = inference_network(model)
-    assert isinstance(network, RestorationModel)
+    network = prepare(model)
+    assert isinstance(network, PreparedMambaIR)
     actual = network(x)
     assert actual.shape == expected.shape and actual.dtype == torch.float32
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=2e-5)
@@ -47,7 +46,7 @@ def test_bfloat16_stays_close_and_gives_float32(model: MambaIR) -> None:
     x = pair_of_images(model.config, 10, 9)
     with torch.no_grad():
         expected = model(x)
-    actual = RestorationModel(model, "bf16")(x)
+    actual = PreparedMambaIR(model, "bf16")(x)
     assert actual.dtype == torch.float32
     assert (actual - expected).abs().max() < 0.05 * expected.abs().max()
 
@@ -57,8 +56,8 @@ def test_integers_stay_close_and_give_float32(model: MambaIR) -> None:
     x = pair_of_images(model.config, 10, 9)
     with torch.no_grad():
         expected = model(x)
-    network = inference_network(model, "int8")
-    assert isinstance(network, RestorationModel)
+    network = prepare(model, "int8")
+    assert isinstance(network, PreparedMambaIR)
     actual = network(x)
     assert actual.dtype == torch.float32 and torch.equal(network(x), actual)
     change = (actual - expected).abs().max()
@@ -68,7 +67,7 @@ def test_integers_stay_close_and_give_float32(model: MambaIR) -> None:
 @needs_kernel
 def test_weights_are_those_of_the_moment_of_preparation() -> None:
     model = build(VARIANTS["denoise"])
-    network = inference_network(model)
+    network = prepare(model)
     before = network(pair_of_images(model.config, 6, 6))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -81,17 +80,17 @@ def test_other_shapes_and_devices_are_refused() -> None:
     model = build(VARIANTS["light-x2"])
     for shape in ((1, 1, 8, 8), (3, 8, 8), (1, 3, 0, 8)):
         with pytest.raises(ShapeError, match="needs images of shape"):
-            RestorationModel(model)(torch.zeros(shape))
+            PreparedMambaIR(model)(torch.zeros(shape))
     with pytest.raises(ConfigError, match="on the CPU"):
-        RestorationModel(model.to("meta"))
+        PreparedMambaIR(model.to("meta"))
 
 
 @pytest.mark.parametrize("backend", ["naive", "chunked"])
 def test_it_needs_no_compiled_code(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(dispatch.BACKEND_VARIABLE, backend)
     model = build(VARIANTS["light-x2"])
-    network = inference_network(model)
-    assert isinstance(network, RestorationModel)
+    network = prepare(model)
+    assert isinstance(network, PreparedMambaIR)
     monkeypatch.setattr(library, "_load", lambda: "not here")
     x = pair_of_images(model.config, 9, 8)
     with torch.no_grad():

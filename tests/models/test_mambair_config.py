@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from qmamba.errors import ConfigError
 from qmamba.models import (
-    MODELS,
     MambaIRConfig,
     count_flops,
     count_parameters,
     create_model,
     list_models,
     model_config,
+    named_configs,
 )
 from qmamba.models.fields import expansion_of
 from qmamba.nn import SS2D, ChannelAttention
@@ -73,7 +73,7 @@ def test_every_name() -> None:
 
 def test_small_models_fit_in_one_megabyte_at_four_bits() -> None:
     for name in list_models("mambair-nano-*"):
-        assert 50_000 < count_parameters(MODELS[name]) < 400_000
+        assert 50_000 < count_parameters(named_configs()[name]) < 400_000
 
 
 @pytest.mark.parametrize("scale", PRINTED_GFLOPS)

@@ -112,13 +112,13 @@ def test_files_of_timm_are_recognized(name: str) -> None:
     ours = convert_timm(state).state
     config = infer_timm_config(ours)
     assert config == TimmConfig(backbone=name)
-    assert refit_timm(ours, shapes, config) == (set(), set())
+    assert refit_timm(ours, shapes, config, config) == (set(), set())
     both = {f"network.{head}.weight", f"network.{head}.bias"}
     ours[f"network.{head}.bias"] = torch.zeros(1000)
-    assert refit_timm(ours, shapes, config) == (both, both)
+    assert refit_timm(ours, shapes, config, config) == (both, both)
     for key in both:
         del ours[key]
-    assert refit_timm(ours, shapes, config) == (set(), both)
+    assert refit_timm(ours, shapes, config, config) == (set(), both)
 
 
 def test_weights_of_timm_start_a_model(tmp_path: Path) -> None:

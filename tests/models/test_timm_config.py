@@ -9,13 +9,13 @@ import pytest
 
 from qmamba.errors import ConfigError, QMambaError, ShapeError
 from qmamba.models import (
-    MODELS,
     TimmConfig,
     count_flops,
     count_parameters,
     create_model,
     list_models,
     model_config,
+    named_configs,
 )
 from qmamba.models.registry import name_of
 from qmamba.models.timm.config import BACKBONES
@@ -36,7 +36,7 @@ PRINTED = {
 
 
 def test_names() -> None:
-    assert set(PRINTED) == set(BACKBONES) <= set(MODELS)
+    assert set(PRINTED) == set(BACKBONES) <= set(named_configs())
     assert list_models("swin-*") == ["swin-tiny", "swin-small", "swin-base"]
 
 
@@ -57,16 +57,16 @@ def test_flops_of_the_paper(name: str) -> None:
 
 def test_flops_at_other_sizes() -> None:
     small, large = (
-        count_flops(MODELS["resnet-50"], 64, 64),
-        count_flops(MODELS["resnet-50"], 128, 128),
+        count_flops(named_configs()["resnet-50"], 64, 64),
+        count_flops(named_configs()["resnet-50"], 128, 128),
     )
     assert large.convolution == 4 * small.convolution and small.attention == 0
     with pytest.raises(ShapeError, match="vit-tiny takes images of 224 x 224, not 256 x 224"):
-        count_flops(MODELS["vit-tiny"], 256, 224)
+        count_flops(named_configs()["vit-tiny"], 256, 224)
 
 
 def test_parts_add_up() -> None:
-    report = count_flops(MODELS["swin-tiny"])
+    report = count_flops(named_configs()["swin-tiny"])
     parts = report.convolution + report.linear + report.normalization + report.attention
     assert report.attention > 0 and report.total == report.paper == parts
 
@@ -86,9 +86,11 @@ def test_round_trip_and_name() -> None:
 
 
 def test_image_sizes() -> None:
-    sides = {name: MODELS[name].image_size for name in ("resnet-50", "vit-tiny", "swin-base")}
+    sides = {
+        name: named_configs()[name].image_size for name in ("resnet-50", "vit-tiny", "swin-base")
+    }
     assert sides == {"resnet-50": None, "vit-tiny": 224, "swin-base": 224}
-    assert MODELS["qmamba-tiny"].image_size is None
+    assert named_configs()["qmamba-tiny"].image_size is None
 
 
 def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <vector>
 
-#include "scan.h"
+#include "scan/scan.h"
 
 namespace {
 std::vector<float> values(int64_t count, float scale, float shift) {

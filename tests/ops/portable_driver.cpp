@@ -5,8 +5,8 @@
 #include <cstring>
 #include <vector>
 
-#include "integer.h"
-#include "scan.h"
+#include "integer/integer.h"
+#include "scan/scan.h"
 
 extern "C" {
 int64_t qmamba_workspace(const qmamba_scan*, int32_t, int32_t);

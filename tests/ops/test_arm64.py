@@ -23,7 +23,7 @@ OPTIONS = ("-std=c++17", "-O2", "-fno-math-errno", "-fno-trapping-math", "-ffp-c
 
 def results(compiler: str, emulator: list[str], folder: Path) -> NDArray[np.float32]:
     program = folder / compiler
-    sources = [str(path) for path in sorted(NATIVE.glob("*.cpp"))]
+    sources = [str(path) for path in sorted(NATIVE.rglob("*.cpp"))]
     driver = str(Path(__file__).with_name("portable_driver.cpp"))
     command = [compiler, *OPTIONS, "-DQMAMBA_VARIANT=base", f"-I{NATIVE}", *sources, driver]
     subprocess.run([*command, "-static", "-pthread", "-o", str(program)], check=True)

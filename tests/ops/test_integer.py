@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmamba.errors import ShapeError
-from qmamba.inference.int8 import quantize_rows, quantize_weight
+from qmamba.inference.layers import quantize_weight
 from qmamba.ops.native import library
 from qmamba.ops.native.integer import IntegerCall, PackedCodes
+from tests.inference.integer_rows import quantize_rows
 
 pytestmark = pytest.mark.skipif(
     library.unavailable_reason() is not None, reason=str(library.unavailable_reason())

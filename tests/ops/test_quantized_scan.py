@@ -11,16 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from qmamba.ops import scan_routes, ss2d_given_steps
+from qmamba.ops import scan_routes, ss2d_given_delta
 from qmamba.ops.native import library
-from qmamba.ops.quantized.operands import (
+from qmamba.ops.native.operands import (
     Constant,
-    GridRule,
-    operand_codes,
-    operand_grids,
-    place_operand,
+    QParamsRule,
+    choose_qparams,
+    fake_quantize_,
+    quantize,
 )
-from qmamba.ops.quantized.scan import QuantizedScan, ScanRules, table_scan_naive
+from qmamba.ops.native.quantized_scan import QuantizedScan, ScanRules
+from qmamba.ops.quantized.table_scan import table_scan_naive
 
 needs_kernel = pytest.mark.skipif(
     library.unavailable_reason() is not None, reason=str(library.unavailable_reason())
@@ -65,9 +66,11 @@ class Case:
         spread = 0.9 / 2 ** (bits - 2)
         dls = torch.tensor([0.01, spread, 0.01, 0.0, -0.9, -0.1, 0.02, 0.0])
         grid = (4 / 2**bits, -0.1, -1.7, 1.9)
-        low = GridRule(bits, grid=(5 / 2**bits, 0.05))
+        low = QParamsRule(bits, fixed=(5 / 2**bits, 0.05))
         others = [
-            GridRule(bits, grid=grid) if fixed else GridRule(bits, weights=dls, copies=copies)
+            QParamsRule(bits, fixed=grid)
+            if fixed
+            else QParamsRule(bits, weights=dls, copies=copies)
             for copies in (4, 1, 1, 1)
         ]
         self.rules = ScanRules(low, *others)
@@ -82,23 +85,23 @@ class Case:
     def naive(self) -> Tensor:
         """One image after the other, on operands that lie on the grids which the kernel finds."""
         projected = self.projected.clone()
-        grids = self.scan().place(self.x.clone(), projected)
+        grids = self.scan().fake_quantize_(self.x.clone(), projected)
         projected[..., self.rank :] = self.projected[..., self.rank :]
         return torch.cat([self._naive(i, projected, grids) for i in range(len(self.x))])
 
     def _naive(self, image: int, projected: Tensor, grids: tuple[Tensor, ...]) -> Tensor:
-        def rule(which: int) -> GridRule:
-            return GridRule(self.bits, grid=tuple(grids[which][image].tolist()))
+        def rule(which: int) -> QParamsRule:
+            return QParamsRule(self.bits, fixed=tuple(grids[which][image].tolist()))
 
         numbers = projected[image : image + 1].clone()
         x = self.x[image : image + 1].clone()
         states = self.A.codes.shape[2]
-        place_operand(x, rule(0))
+        fake_quantize_(x, rule(0))
         rows = numbers.flatten(1, 2)
-        place_operand(rows[..., self.rank : self.rank + states], rule(2))
-        place_operand(rows[..., self.rank + states :], rule(3))
+        fake_quantize_(rows[..., self.rank : self.rank + states], rule(2))
+        fake_quantize_(rows[..., self.rank + states :], rule(3))
         steps = self.steps(numbers)
-        place_operand(steps.flatten(1, 2), rule(1))
+        fake_quantize_(steps.flatten(1, 2), rule(1))
         levels = self.levels(grids[1][image : image + 1])
         codes = (steps[..., None] - levels[0]).abs().argmin(-1)
         return table_scan_naive(
@@ -107,14 +110,14 @@ class Case:
             levels.double(),
             numbers[..., self.rank :].double(),
             self.routes,
-            self.dt_bias.values().double(),
-            self.A.values().double(),
-            self.D.values().double(),
+            self.dt_bias.dequantize().double(),
+            self.A.dequantize().double(),
+            self.D.dequantize().double(),
         )
 
     def steps(self, projected: Tensor) -> Tensor:
         """Float32 ``(batch, routes, pixels, channels)`` of low-rank ones, as the kernel adds up."""
-        low, weight = projected[..., : self.rank].transpose(1, 2), self.dt_weight.values()
+        low, weight = projected[..., : self.rank].transpose(1, 2), self.dt_weight.dequantize()
         terms = low[..., None, :].double() * weight[None, :, None].double()
         return terms.sum(-1).float()
 
@@ -192,7 +195,7 @@ def test_the_definition_is_the_scan_with_time_steps_on_a_grid() -> None:
     )
     A = -torch.rand(4, 8, 3, generator=random, dtype=torch.float64)
     actual = table_scan_naive(x, codes, levels, projected, routes, bias, A, skip)
-    expected = ss2d_given_steps(x, steps, projected, routes, bias, A, skip, backend="naive")
+    expected = ss2d_given_delta(x, steps, projected, routes, bias, A, skip, backend="naive")
     close(actual, expected, 1e-12)
 
 
@@ -244,10 +247,10 @@ def test_all_operands_of_a_scan_are_put_on_their_grids(
 ) -> None:
     case = Case(2, (6, 8), channels, states, bits)
     maps, projected = case.x.clone(), case.projected.clone()
-    x, steps, B, C = case.scan().place(maps, projected)
+    x, steps, B, C = case.scan().fake_quantize_(maps, projected)
     rank, rules = case.rank, case.rules
     low = case.projected[..., :rank].flatten(1, 2).clone()
-    place_operand(low, rules.low)
+    fake_quantize_(low, rules.low)
     rows, placed = case.projected.flatten(1, 2), projected.flatten(1, 2)
     assert torch.equal(placed[..., :rank], low)
     middle = rank + states
@@ -256,13 +259,13 @@ def test_all_operands_of_a_scan_are_put_on_their_grids(
         (B, rows[..., rank:middle], placed[..., rank:middle], rules.B),
         (C, rows[..., middle:], placed[..., middle:], rules.C),
     ):
-        assert torch.allclose(found, operand_grids(part, rule), rtol=1e-5, atol=1e-6)
+        assert torch.allclose(found, choose_qparams(part, rule), rtol=1e-5, atol=1e-6)
         expected = part.clone()
-        place_operand(expected, rule, found)
+        fake_quantize_(expected, rule, found)
         assert torch.equal(levels, expected)
     raw = low.unflatten(1, (case.pixels, 4)).transpose(1, 2)
-    raw = raw @ case.dt_weight.values().transpose(1, 2)
-    expected = operand_grids(raw.flatten(1, 2), rules.steps)
+    raw = raw @ case.dt_weight.dequantize().transpose(1, 2)
+    expected = choose_qparams(raw.flatten(1, 2), rules.delta)
     assert torch.allclose(steps, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -281,14 +284,14 @@ def test_the_grids_of_the_result_come_with_it(
     instruction_set: str, channels: int, gated: bool
 ) -> None:
     case = Case(3, (5, 7), channels, 6, 4)
-    rule = GridRule(4, weights=torch.tensor([0.1, 0.4, 0.02, 0.01, -1.0, 0.1, 0.05, 0.02]))
+    rule = QParamsRule(4, weights=torch.tensor([0.1, 0.4, 0.02, 0.01, -1.0, 0.1, 0.05, 0.02]))
     gate = torch.randn(case.x.shape) if gated else None
     scan = case.scan(norm=nn.LayerNorm(channels), output=rule)
     y, grids = scan(case.x.clone(), case.projected.clone(), case.routes, gate=gate)
     assert grids is not None
-    assert torch.allclose(grids, operand_grids(y, rule), rtol=1e-5, atol=1e-6)
-    fixed = case.scan(output=GridRule(4, grid=(0.1, 0.0)))
-    assert fixed(case.x, case.projected, case.routes).grids is None
+    assert torch.allclose(grids, choose_qparams(y, rule), rtol=1e-5, atol=1e-6)
+    fixed = case.scan(output=QParamsRule(4, fixed=(0.1, 0.0)))
+    assert fixed(case.x, case.projected, case.routes).qparams is None
 
 
 @needs_kernel
@@ -303,9 +306,9 @@ def test_an_operand_is_put_on_the_grid_of_its_statistics(
     outside = whole[..., 7 + count :].clone()
     step = 6 / 2**bits
     weights = torch.tensor([0.1 * step, step, 0.02 * step, 0.01 * step, -1.0, 0.1, 0.05, 0.02])
-    rule = GridRule(bits, weights=weights, copies=4)
-    found = operand_codes(part, rule)
-    grids = place_operand(part, rule)
+    rule = QParamsRule(bits, weights=weights, copies=4)
+    found = quantize(part, rule)
+    grids = fake_quantize_(part, rule)
     assert torch.equal(whole[..., 7 + count :], outside)
     rows = before.double().flatten(1)
     mean, low, high = rows.mean(1), rows.amin(1), rows.amax(1)
@@ -334,11 +337,11 @@ def test_an_operand_is_put_on_the_grid_of_its_statistics(
 )
 def test_codes_tell_whether_bounds_cut_levels_off(bounds: tuple[float, ...], is_cut: bool) -> None:
     x = torch.linspace(-1, 1, 200).view(1, 20, 10)
-    rule = GridRule(4, grid=(0.15, 0.02, *bounds))
-    found = operand_codes(x, rule)
+    rule = QParamsRule(4, fixed=(0.15, 0.02, *bounds))
+    found = quantize(x, rule)
     assert found.is_cut == is_cut
     values = found.codes.float() * found.scale - found.offset
-    place_operand(x, rule)
+    fake_quantize_(x, rule)
     expected = values.clamp(*bounds) if bounds else values
     assert torch.allclose(x, expected, atol=1e-6)
 
@@ -349,7 +352,7 @@ def test_middles_between_codes_are_decided_as_by_division(instruction_set: str) 
     steps = torch.arange(-9, 9, 0.5)
     x = (steps * scale).repeat(5).view(1, 9, 20)
     expected = torch.round(x / torch.tensor(scale)).clamp(-8, 7)
-    found = operand_codes(x, GridRule(4, grid=(scale, 0.0)))
+    found = quantize(x, QParamsRule(4, fixed=(scale, 0.0)))
     assert torch.equal(found.codes.float() - 8, expected)
 
 
@@ -357,5 +360,5 @@ def test_middles_between_codes_are_decided_as_by_division(instruction_set: str) 
 def test_a_constant_operand_passes_almost_unchanged() -> None:
     x = torch.full((1, 8, 8), 1.25)
     weights = torch.tensor([0.0, 0.3, 0.0, 0.0, -1.0, -0.15, 0.0, 0.0])
-    place_operand(x, GridRule(4, weights=weights))
+    fake_quantize_(x, QParamsRule(4, weights=weights))
     assert torch.equal(x, torch.full((1, 8, 8), 1.25))

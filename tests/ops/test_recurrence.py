@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qmamba.errors import ShapeError
 from qmamba.ops.scan import recurrence
-from qmamba.ops.scan.recurrence import chunk_length, linear_recurrence, linear_recurrence_
+from qmamba.ops.scan.recurrence import chunk_length, linear_recurrence_
 
 
 def random_pair(*shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -54,55 +53,23 @@ def test_in_place_recurrence_equals_the_loop(
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 8, 9, 49, 97, 256, 1009])
-@pytest.mark.parametrize("dim", [0, 1, -2])
-def test_differentiable_recurrence_equals_the_loop(steps: int, dim: int) -> None:
-    shape = (steps, 3) if dim == 0 else (2, steps, 3)
-    pairs = [[t.requires_grad_() for t in random_pair(*shape)] for _ in range(2)]
-    (decay, value), (same_decay, same_value) = pairs
-    actual = linear_recurrence(decay, value, dim)
-    expected = loop(same_decay.movedim(dim, 0), same_value.movedim(dim, 0)).movedim(0, dim)
-    weights = torch.cos(torch.arange(actual.numel(), dtype=torch.float64)).view(shape)
-    for output in (actual, expected):
-        (output * weights).sum().backward()
-    torch.testing.assert_close(actual, expected)
-    for ours, theirs in zip(*pairs, strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad)
-
-
-@pytest.mark.parametrize("steps", [1, 2, 13, 24])
-def test_gradcheck(steps: int) -> None:
-    pair = [t.requires_grad_() for t in random_pair(steps, 2)]
-    assert torch.autograd.gradcheck(linear_recurrence, pair)
+def test_long_sequences_equal_the_loop(steps: int) -> None:
+    decay, value = random_pair(2, steps, 3)
+    expected = loop(decay.transpose(0, 1), value.transpose(0, 1)).transpose(0, 1)
+    torch.testing.assert_close(linear_recurrence_(decay, value), expected)
 
 
 def test_decays_of_zero_and_one_are_exact() -> None:
-    value = torch.ones(1000, 2)
-    ones = torch.ones_like(value)
-    counted = torch.arange(1.0, 1001.0)[:, None].expand(-1, 2)
-    assert torch.equal(linear_recurrence(ones, value), counted)
-    assert torch.equal(linear_recurrence(torch.zeros_like(value), value), value)
+    ones = torch.ones(1, 1000, 2)
+    counted = torch.arange(1.0, 1001.0)[None, :, None].expand(-1, -1, 2)
+    assert torch.equal(linear_recurrence_(ones, ones.clone()), counted)
+    assert torch.equal(linear_recurrence_(torch.zeros_like(ones), ones.clone()), ones)
 
 
 def test_tiny_decays_neither_overflow_nor_produce_nan() -> None:
-    decay = torch.full((4000, 3), 1e-30)
-    value = torch.full((4000, 3), 1e20)
-    torch.testing.assert_close(linear_recurrence(decay, value), value)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_state_is_float32_whatever_the_input(dtype: torch.dtype) -> None:
-    decay, value = (t.to(dtype) for t in random_pair(300, 4))
-    result = linear_recurrence(decay, value)
-    assert result.dtype == dtype
-    expected = loop(decay.float(), value.float())
-    torch.testing.assert_close(result.float(), expected, rtol=2 * torch.finfo(dtype).eps, atol=1e-5)
-
-
-def test_arguments_are_left_alone_and_may_be_strided() -> None:
-    decay, value = (t.transpose(0, 1)[::2] for t in random_pair(3, 100))
-    before = value.clone()
-    torch.testing.assert_close(linear_recurrence(decay, value), loop(decay, value))
-    assert torch.equal(value, before)
+    decay = torch.full((1, 4000, 3), 1e-30)
+    value = torch.full((1, 4000, 3), 1e20)
+    torch.testing.assert_close(linear_recurrence_(decay, value.clone()), value)
 
 
 def test_wide_sequences_are_walked_in_one_pass() -> None:
@@ -118,11 +85,3 @@ def test_one_step_of_all_chunks_stays_in_one_thread(steps: int, lanes: int) -> N
     length = chunk_length(steps, lanes)
     assert 2 <= length <= steps
     assert steps // length * lanes < 32768
-
-
-@pytest.mark.parametrize(
-    ("decay", "value", "dim"), [((3, 2), (3, 1), 0), ((), (), 0), ((2, 0, 3), (2, 0, 3), 1)]
-)
-def test_unfit_shapes_are_refused(decay: tuple[int, ...], value: tuple[int, ...], dim: int) -> None:
-    with pytest.raises(ShapeError):
-        linear_recurrence(torch.zeros(decay), torch.zeros(value), dim)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from qmamba.ops.native import library as kernel
+from qmamba.ops.native import rounding as bindings
 from qmamba.ops.quantized import rounding
 
-needs_kernel = pytest.mark.skipif(not rounding._available(), reason="the kernel was not built")
+needs_kernel = pytest.mark.skipif(not bindings.available(), reason="the kernel was not built")
 SHAPES = [(1, 1), (3, 5), (1, 16), (2, 1000), (2, 20001)]
 
 
@@ -41,7 +42,7 @@ def both(
     def run(function: Callable[[], Any]) -> tuple[Any, Any]:
         native = function()
         with monkeypatch.context() as context:
-            context.setattr(rounding, "_available", lambda: False)
+            context.setattr(bindings, "available", lambda: False)
             return native, function()
 
     return run

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from qmamba.errors import ConfigError
-from qmamba.inference.prepare import InferenceModel, inference_network
+from qmamba.inference import PreparedQMamba, prepare
 from qmamba.models import QMamba
 from qmamba.nn.scale_shift import ScaleShift, without_scale_shift
 from qmamba.ops.native import library
@@ -112,11 +112,11 @@ def test_a_tuned_model_is_no_base(base: QMamba) -> None:
 def test_prepared_inference_is_the_same(base: QMamba, tuning: TuningConfig) -> None:
     model, batch = tuned_model(base, tuning, moved=True), images(2, 3, 43, 29)
     assert not torch.equal(model(batch), base(batch))
-    prepared = inference_network(model)
-    assert isinstance(prepared, InferenceModel)
+    prepared = prepare(model)
+    assert isinstance(prepared, PreparedQMamba)
     assert_close(prepared(batch), model(batch), rtol=1e-4, atol=2e-5)
     # Values of the scan grow in bfloat16 as they do for the base.
-    assert_close(inference_network(model, "bf16")(batch), model(batch), rtol=0.1, atol=0.1)
+    assert_close(prepare(model, "bf16")(batch), model(batch), rtol=0.1, atol=0.1)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,14 @@ from qmamba.checkpoints import load
 from qmamba.checkpoints.packed_file import load_quantized, save_quantized
 from qmamba.errors import ConfigError
 from qmamba.images import read_image, to_tensor
-from qmamba.inference.prepare import inference_network
-from qmamba.inference.quantized import ScoringBlock, SkipBlock, deploy_
-from qmamba.inference.quantized_layers import Chain, NotDeployable
+from qmamba.inference import QuantizedNetwork, prepare
+from qmamba.inference.quantized_layers import Chain, NotPreparable
+from qmamba.inference.quantized_networks import QuantizedSkipBlock, QuantizedVSSBlock
 from qmamba.models import MambaIR, ModelMetadata, ScoreScale
 from qmamba.nn import ResidualGroup, ScaledSkipBlock
 from qmamba.nn.blocks import VSSBlock
 from qmamba.ops.native import library
-from qmamba.ops.native.scratch import Buffers
+from qmamba.ops.native.memory import Buffers
 from qmamba.quantization import FrozenTensor, QuantConfig, calibrate, quantize_
 from tests.models.micro_mambair import recording
 from tests.quantization.networks import NETWORKS, build, images
@@ -37,7 +38,7 @@ DECIBELS = 60
 """Least peak signal-to-noise ratio between what computes on codes and its definition."""
 
 
-def converted(name: str, **options: Any) -> nn.Module:
+def converted(name: str, **options: Any) -> Any:
     model = quantize_(build(name), QuantConfig(**{"step": "ptq", **options}))
     calibrate(model, [images(2)])
     return quantize_(model, QuantConfig(step="convert"))
@@ -75,9 +76,10 @@ def check_blocks(model: nn.Module, x: Tensor) -> int:
     """Compare all blocks, each from the input that it has in the definition; how many there are."""
     count = 0
     for block, inputs, expected in calls(model, (ScaledSkipBlock, VSSBlock), x):
-        deployed: type = SkipBlock if isinstance(block, ScaledSkipBlock) else ScoringBlock
+        skip = isinstance(block, ScaledSkipBlock)
+        prepared: type = QuantizedSkipBlock if skip else QuantizedVSSBlock
         with torch.no_grad():
-            actual = deployed(block, Buffers())(inputs)
+            actual = prepared(block, Buffers())(inputs)
         assert decibels(actual, expected) >= DECIBELS
         count += 1
     return count
@@ -106,11 +108,11 @@ def test_borders_of_padded_convolutions_are_right(name: str, height: int, width:
         (module.conv for module in model.modules() if isinstance(module, kinds)), None
     )
     if layer is None:
-        layer = model.layers[0].downsample[0]  # type: ignore[index,union-attr]
+        layer = model.layers[0].downsample[0]
     x = 2 * torch.randn(
         2, height, width, layer.in_channels, generator=torch.Generator().manual_seed(1)
     )
-    offset = layer.input_quantizer.grid(x).offset
+    offset = layer.input_quantizer.choose_qparams(x).offset
     assert abs(float(offset)) > 1e-4
     with torch.no_grad():
         actual, expected = Chain([layer], Buffers())(x), layer(x)
@@ -120,16 +122,17 @@ def test_borders_of_padded_convolutions_are_right(name: str, height: int, width:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_deployed_network_computes_the_definition(name: str) -> None:
+def test_a_prepared_network_computes_the_definition(name: str) -> None:
     model = converted(name, weight_bits=8, activation_bits=8)
     expected = definition(model, images(2, seed=1))
-    deployed = deploy_(model)
-    assert deployed is model and type(model.forward).__name__ == "_Forward"
-    assert decibels(model(images(2, seed=1)), expected) >= 50
+    network = prepare(model)
+    assert isinstance(network, QuantizedNetwork)
+    assert decibels(network(images(2, seed=1)), expected) >= 50
+    assert torch.equal(definition(model, images(2, seed=1)), expected)
 
 
 def test_an_image_does_not_depend_on_its_batch_or_on_threads() -> None:
-    model = deploy_(converted("light"))
+    model = prepare(converted("light"))
     batch = images(2, side=8, seed=1)
     together = model(batch)
     before = torch.get_num_threads()
@@ -146,7 +149,7 @@ def test_an_image_does_not_depend_on_its_batch_or_on_threads() -> None:
 def test_statistics_of_a_batch_are_left_to_the_definition() -> None:
     model = converted("light", statistics="batch")
     expected = definition(model, images(2, seed=1))
-    assert torch.equal(deploy_(model)(images(2, seed=1)), expected)
+    assert torch.equal(prepare(model)(images(2, seed=1)), expected)
 
 
 @pytest.mark.parametrize(
@@ -156,30 +159,42 @@ def test_what_the_kernel_cannot_compute_runs_as_it_is(options: dict[str, Any]) -
     model = converted("light", **options)
     expected = definition(model, images(1, seed=1))
     block = next(module for module in model.modules() if isinstance(module, ScaledSkipBlock))
-    with pytest.raises(NotDeployable):
-        SkipBlock(block, Buffers())
-    assert torch.allclose(deploy_(model)(images(1, seed=1)), expected, atol=2e-2)
+    with pytest.raises(NotPreparable):
+        QuantizedSkipBlock(block, Buffers())
+    assert torch.allclose(prepare(model)(images(1, seed=1)), expected, atol=2e-2)
 
 
-def test_nothing_is_deployed_without_a_kernel_or_codes(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = build("light")
-    assert "forward" not in deploy_(plain).__dict__
+def test_without_a_kernel_or_codes_the_module_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    faked = quantize_(build("light"), QuantConfig())
+    calibrate(faked, [images(2)])
     model = converted("light")
-    monkeypatch.setattr("qmamba.inference.quantized.unavailable_reason", lambda: "none was built")
-    assert "forward" not in deploy_(model).__dict__
-
-
-def test_a_copy_computes_the_definition() -> None:
-    model = deploy_(converted("light"))
-    copied = copy.deepcopy(model)
     x = images(1, seed=1)
-    assert torch.equal(copied(x), definition(model, x))
-    expected = definition(model.double(), x.double()).float()
-    assert torch.equal(copied.double()(x.double()).float(), expected)
+    assert torch.equal(prepare(faked.eval())(x), definition(faked, x))
+    monkeypatch.setattr("qmamba.inference.preparation.unavailable_reason", lambda: "none was built")
+    assert torch.equal(prepare(model)(x), definition(model, x))
+
+
+def test_the_model_stays_a_module_of_its_own() -> None:
+    model = converted("light")
+    network = prepare(model)
+    x = images(1, seed=1)
+    expected, before = definition(model, x), network(x)
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    assert torch.equal(copied(x), expected)
+    doubled = definition(copy.deepcopy(model).double(), x.double()).float()
+    assert torch.equal(copied.double()(x.double()).float(), doubled)
+    assert torch.equal(network(x), before)
+
+
+def test_gradients_reach_the_pixels_of_the_module() -> None:
+    model = converted("light")
+    x = images(1, seed=1).requires_grad_()
+    model(x).square().mean().backward()
+    assert x.grad is not None and x.grad.abs().max() > 0
 
 
 def test_results_are_kept_when_the_network_runs_again() -> None:
-    model = deploy_(converted("denoise"))
+    model = prepare(converted("denoise"))
     first = model(images(1, seed=1))
     kept = first.clone()
     with torch.inference_mode():
@@ -190,10 +205,10 @@ def test_results_are_kept_when_the_network_runs_again() -> None:
 
 
 def test_weights_are_held_as_codes_only() -> None:
-    model = deploy_(converted("light"))
-    forward: Any = model.forward
+    model = converted("light")
+    network: Any = prepare(model)
     frozen = sum(m.codes.numel() for m in model.modules() if isinstance(m, FrozenTensor))
-    held = tensors_of(forward._network, set())
+    held = tensors_of(network._network, set())
     floats = sum(tensor.numel() for tensor in held if tensor.is_floating_point())
     rest = sum(t.numel() for t in model.state_dict().values() if t.is_floating_point())
     # Sums over inputs, padded to whole panels, and what is not quantized.
@@ -217,13 +232,10 @@ def tensors_of(value: Any, seen: set[int]) -> Iterator[Tensor]:
         yield from tensors_of(vars(value), seen)
 
 
-def test_the_prepared_network_of_a_quantized_one_is_itself() -> None:
-    model: Any = deploy_(converted("light"))
-    x = images(1, seed=1)
-    assert torch.equal(inference_network(model)(x), model(x))
-    for precision in ("bf16", "int8"):
-        with pytest.raises(ConfigError, match="quantized"):
-            inference_network(model, precision)
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_quantized_network_brings_its_own_precision(precision: Any) -> None:
+    with pytest.raises(ConfigError, match="quantized"):
+        prepare(converted("light"), precision)
 
 
 def test_a_scorer_takes_a_packed_file(tmp_path: Path) -> None:
@@ -259,4 +271,4 @@ def test_the_rule_on_photographs(bits: int, shared: Path, tmp_path: Path) -> Non
         assert check_blocks(loaded, crop) == sum(config.depths)
     if bits == 8:
         # With fewer bits a value between two levels makes a difference that the network amplifies.
-        assert decibels(loaded(crops[0]), definition(model, crops[0])) >= 50
+        assert decibels(prepare(loaded)(crops[0]), definition(model, crops[0])) >= 50

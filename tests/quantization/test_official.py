@@ -69,10 +69,10 @@ def test_codes_of_the_official_ones(name: str, shift: float) -> None:
     x = x.abs() if shift else x
     quantizer = CLASSES[name](4)
     y = quantizer(x)
-    grid, codes = quantizer.grid(x), quantizer.codes(x)
+    qparams, codes = quantizer.choose_qparams(x), quantizer.quantize(x)
     assert bool(quantizer.signed) == (shift == 0)
-    assert int(codes.min()) >= grid.low and int(codes.max()) <= grid.high
-    torch.testing.assert_close(grid.values(codes), y.detach(), rtol=0, atol=1e-6)
+    assert int(codes.min()) >= qparams.low and int(codes.max()) <= qparams.high
+    torch.testing.assert_close(qparams.dequantize(codes), y.detach(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("bits", [2, 4])

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from qmamba.checkpoints import load
 from qmamba.checkpoints.packed_file import (
     load_quantized,
-    packed_bytes,
     packed_parts,
     save_quantized,
 )
+from qmamba.checkpoints.packed_layout import PackedLayout
+from qmamba.checkpoints.packed_structure import frozen_structure
 from qmamba.errors import CheckpointError, ConfigError
 from qmamba.models import MambaIR, ModelMetadata, QMamba, ScoreScale, build_model, model_config
 from qmamba.quantization import (
@@ -296,7 +297,7 @@ def test_the_size_of_a_file_is_known_before_it_is_written(
     path = tmp_path / "m.safetensors"
     model = quantized(name, weight_bits=bits, activation_bits=bits)
     save_quantized(model, path, METADATA, rest=rest)
-    parts = packed_bytes(model.config, model.quantization, rest=rest)
+    parts = PackedLayout.of(frozen_structure(model.config, model.quantization, [])).nbytes(rest)
     assert packed_parts(path) == parts
     assert 0 < path.stat().st_size - sum(parts.values()) < 3000
 
@@ -307,7 +308,7 @@ TABLE = [
     ("mambair-classic-x4", {4: 11321}, "fp16"),
     ("mambair-denoise-color", {4: 8378}, "fp16"),
 ]
-"""Sizes in KiB that the codes, grids and tensors of the published networks add up to."""
+"""Sizes in KiB to which all tensors of the published networks add up."""
 
 
 @pytest.mark.parametrize(("name", "sizes", "rest"), TABLE)
@@ -316,7 +317,7 @@ def test_published_networks_are_as_small_as_their_codes(
 ) -> None:
     for bits, expected in sizes.items():
         config = QuantConfig(weight_bits=bits, activation_bits=bits)
-        parts = packed_bytes(model_config(name), config, rest=rest)  # type: ignore[arg-type]
+        parts = PackedLayout.of(frozen_structure(model_config(name), config, [])).nbytes(rest)
         assert sum(parts.values()) / 1024 + 2 == pytest.approx(expected, rel=0.03)
 
 

@@ -5,13 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qmamba.checkpoints.bit_packing import WIDTHS, pack, packed_size, unpack
+from qmamba.checkpoints.bit_packing import pack, packed_size, unpack
 from qmamba.errors import ConfigError, ShapeError
+from qmamba.quantization import BITS
 
 
 @st.composite
 def code_tensors(draw: st.DrawFn) -> tuple[int, torch.Tensor]:
-    bits = draw(st.sampled_from(WIDTHS))
+    bits = draw(st.sampled_from(BITS))
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     values = draw(st.lists(st.integers(low, high), max_size=70))
     return bits, torch.tensor(values, dtype=torch.int8)
@@ -27,7 +28,7 @@ def test_codes_come_back_exactly(case: tuple[int, torch.Tensor]) -> None:
     assert torch.equal(unpack(packed, bits, (len(codes),)), codes)
 
 
-@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize("bits", BITS)
 def test_every_code_of_every_width_keeps_its_place_and_shape(bits: int) -> None:
     codes = torch.arange(-(2 ** (bits - 1)), 2 ** (bits - 1)).to(torch.int8)
     codes = codes.repeat(3).view(3, -1)
@@ -42,7 +43,7 @@ def test_the_layout_is_the_documented_one() -> None:
 
 
 def test_sizes_are_whole_bytes() -> None:
-    assert [packed_size(9, bits) for bits in WIDTHS] == [3, 4, 5, 9]
+    assert [packed_size(9, bits) for bits in BITS] == [3, 4, 5, 9]
     assert packed_size(0, 3) == 0
 
 

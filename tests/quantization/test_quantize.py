@@ -252,9 +252,9 @@ def test_frozen_statistics_come_from_calibration() -> None:
     model: Any = quantize_(build("light"), QuantConfig(statistics="frozen")).eval()
     calibrate(model, [images(4)])
     scan = model.layers[0].residual_group.blocks[0].self_attention
-    grid = scan.steps_quantizer.grid(torch.zeros(1, 4, 3, 5))
-    other = scan.steps_quantizer.grid(torch.ones(2, 4, 3, 5))
-    assert grid.scale.shape == (1,) and torch.equal(grid.scale, other.scale)
+    qparams = scan.steps_quantizer.choose_qparams(torch.zeros(1, 4, 3, 5))
+    other = scan.steps_quantizer.choose_qparams(torch.ones(2, 4, 3, 5))
+    assert qparams.scale.shape == (1,) and torch.equal(qparams.scale, other.scale)
 
 
 @pytest.mark.parametrize("model", [nn.Linear(3, 3), nn.Sequential(nn.Conv2d(3, 3, 1))])

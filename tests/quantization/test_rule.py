@@ -1,4 +1,4 @@
-"""What a deployed network has in common with the fake-quantized one, on photographs."""
+"""What a network on codes has in common with the fake-quantized one, on photographs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qmamba.checkpoints import load, save_quantized
 from qmamba.images import normalize, read_image, to_tensor
-from qmamba.inference.prepare import inference_network
+from qmamba.inference import prepare
 from qmamba.models import MambaIR, ModelMetadata
 from qmamba.ops.native import library
 from qmamba.quantization import QuantConfig, calibrate, quantize_
@@ -62,20 +62,20 @@ def test_the_file_is_exact_and_every_block_within_the_rule(
 
 
 def embedded() -> Any:
-    """A trained network, deployed."""
+    """A trained network."""
     return load("mambair-nano-x2-w4a4")
 
 
 def test_a_trained_network_at_8_bits_is_within_the_rule_as_a_whole(tmp_path: Path) -> None:
-    deployed = embedded()
-    full = MambaIR(deployed.config)
-    full.load_state_dict(values_of(deployed))
+    trained = embedded()
+    full = MambaIR(trained.config)
+    full.load_state_dict(values_of(trained))
     model: Any = quantize_(full.eval(), QuantConfig(8, 8, step="ptq"))
     calibrate(model, [crops(size) for size in SIZES])
     save_quantized(model, tmp_path / "m.safetensors", ModelMetadata(name="m"), rest="fp32")
     loaded = load(tmp_path / "m.safetensors")
     for size in SIZES:
-        assert decibels(loaded(crops(size)), definition(model, crops(size))) >= DECIBELS
+        assert decibels(prepare(loaded)(crops(size)), definition(model, crops(size))) >= DECIBELS
 
 
 def values_of(model: MambaIR) -> dict[str, Tensor]:
@@ -93,11 +93,12 @@ def values_of(model: MambaIR) -> dict[str, Tensor]:
 
 def test_a_trained_network_of_few_bits_is_within_the_rule_block_by_block() -> None:
     """As a whole it is not: a value that falls on the other side of a threshold moves others."""
-    deployed = embedded()
+    trained = embedded()
+    network = prepare(trained)
     for size in SIZES:
         x = crops(size)
-        assert check_blocks(deployed, x) == sum(deployed.config.depths)
-        assert decibels(deployed(x), definition(deployed, x)) > 35
+        assert check_blocks(trained, x) == sum(trained.config.depths)
+        assert decibels(network(x), definition(trained, x)) > 35
 
 
 @pytest.mark.parametrize("name", ["light", "quality"])
@@ -108,6 +109,6 @@ def test_a_prepared_network_runs_with_its_quantizers_and_not_in_full_precision(
     full = build(name)
     model: Any = quantize_(copy.deepcopy(full), QuantConfig(2, 2))
     calibrate(model, [x])
-    found = inference_network(model.eval())(x)
+    found = prepare(model.eval())(x)
     assert torch.equal(found, definition(model, x))
     assert decibels(found, definition(full, x)) < 40

@@ -21,7 +21,7 @@ def error(values: torch.Tensor, low: float, high: float, levels: int) -> float:
 @pytest.mark.parametrize(
     ("bits", "step", "best"), [(2, 0.9957, 0.1188), (3, 0.5860, 0.03744), (4, 0.3352, 0.01154)]
 )
-def test_a_normal_distribution_gets_its_known_grid(bits: int, step: float, best: float) -> None:
+def test_a_normal_distribution_gets_its_known_levels(bits: int, step: float, best: float) -> None:
     quantiles = (torch.arange(20000) + 0.5) / 20000
     values = torch.special.ndtri(quantiles.double()).float()
     low, high = (float(end) for end in search_interval(plain(values), 2**bits))
@@ -41,7 +41,7 @@ def test_the_search_beats_the_range_and_close_neighbors() -> None:
         assert found <= error(values, low, high + shift * (high - low), 16)
 
 
-def test_values_on_a_grid_are_found_exactly() -> None:
+def test_values_of_even_levels_are_found_exactly() -> None:
     values = torch.arange(4).repeat(50) * 0.25 - 0.1
     low, high = search_interval(plain(values), 4)
     assert error(values, float(low), float(high), 4) < 1e-6

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qmamba.checkpoints import save_model
 from qmamba.images import resize_to
-from qmamba.models import MambaIRConfig, ModelMetadata
+from qmamba.models import MambaIRConfig, ModelMetadata, Network
 from qmamba.restore.degradations import Degradation
 from tests.models.micro_mambair import MICRO, VARIANTS, build
 
@@ -22,10 +22,10 @@ DEGRADATIONS = {
 }
 
 
-class StandIn(nn.Module):
+class StandIn(Network):
     """Enlarges by bicubic interpolation, or leaves the image as it is."""
 
-    metadata: ModelMetadata | None = None
+    config: MambaIRConfig
 
     def __init__(self, task: str = "sr-light", scale: int = 2, channels: int = 3) -> None:
         super().__init__()

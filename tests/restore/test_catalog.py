@@ -13,7 +13,7 @@ from qmamba import Restorer
 from qmamba.checkpoints import describe
 from qmamba.errors import CheckpointError, ConfigError
 from qmamba.models import ModelMetadata
-from qmamba.restore import Wish, catalog, find_weights
+from qmamba.restore import RestorationRequest, catalog, find_weights
 from qmamba.restore.degradations import Degradation
 from tests.models.micro_mambair import MICRO, VARIANTS, build
 from tests.restore.stand_ins import DEGRADATIONS, save_networks, smooth
@@ -35,7 +35,7 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "name"),
+    ("wanted", "name"),
     [
         ({}, "sr-x2"),
         ({"task": "sr"}, "sr-x2"),
@@ -47,23 +47,23 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"task": "jpeg", "quality": 40}, "jpeg-low"),
     ],
 )
-def test_embedded_weights(embedded: None, wish: dict[str, Any], name: str) -> None:
-    assert find_weights(Wish(**wish)) == name
+def test_embedded_weights(embedded: None, wanted: dict[str, Any], name: str) -> None:
+    assert find_weights(RestorationRequest(**wanted)) == name
 
 
 @pytest.mark.parametrize(
-    ("wish", "asked"),
+    ("wanted", "asked"),
     [
         ({"scale": 3}, "sr scale 3"),
         ({"sigma": 51}, "denoise sigma 51"),
         ({"quality": 90}, "jpeg quality 90"),
     ],
 )
-def test_no_embedded_weights(embedded: None, wish: dict[str, Any], asked: str) -> None:
+def test_no_embedded_weights(embedded: None, wanted: dict[str, Any], asked: str) -> None:
     with pytest.raises(CheckpointError, match=f"no embedded weights for {asked}") as raised:
-        find_weights(Wish(**wish))
+        find_weights(RestorationRequest(**wanted))
     assert "sr-x4 (super-resolution x4)" in str(raised.value)
-    assert ("leave the strength out" in str(raised.value)) == ("scale" not in wish)
+    assert ("leave the strength out" in str(raised.value)) == ("scale" not in wanted)
 
 
 def test_none_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,22 +73,22 @@ def test_none_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "wanted",
     [{"task": "sr", "sigma": 3}, {"task": "denoise", "scale": 2}, {"task": "jpeg", "sigma": 5}],
 )
-def test_contradictions(wish: dict[str, Any]) -> None:
+def test_contradictions(wanted: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="belongs to the task"):
-        Wish(**wish)
+        RestorationRequest(**wanted)
     with pytest.raises(ConfigError, match="belongs to the task"):
-        Restorer.from_pretrained(**wish)
+        Restorer.from_pretrained(**wanted)
 
 
 @pytest.mark.parametrize(
-    "wish", [{"scale": "2"}, {"sigma": "a"}, {"sigma": np.nan}, {"quality": 1.5}]
+    "wanted", [{"scale": "2"}, {"sigma": "a"}, {"sigma": np.nan}, {"quality": 1.5}]
 )
-def test_values_that_are_no_numbers(wish: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=f"The {next(iter(wish))} must be"):
-        Restorer.from_pretrained(**wish)
+def test_values_that_are_no_numbers(wanted: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"The {next(iter(wanted))} must be"):
+        Restorer.from_pretrained(**wanted)
 
 
 def test_embedded_files_are_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ def test_embedded_files_are_described(tmp_path: Path, monkeypatch: pytest.Monkey
     assert catalog.embedded_purposes() == {
         paths[task].stem: degradation for task, degradation in DEGRADATIONS.items()
     }
-    assert find_weights(Wish(sigma=10)) == "tiny-denoise"
+    assert find_weights(RestorationRequest(sigma=10)) == "tiny-denoise"
 
 
 def test_real_embedded_weights_can_be_described() -> None:
@@ -120,9 +120,9 @@ def test_named_weights_must_fit_the_wish(tmp_path: Path) -> None:
         ("sr", {"scale": 4}, "enlarges by 2, not by 4"),
         ("jpeg", {"quality": 95}, "quality 10 to 40; leave"),
     ]
-    for task, wish, message in refused:
+    for task, wanted, message in refused:
         with pytest.raises(ConfigError, match=message):
-            Restorer.from_pretrained(paths[task], **wish)
+            Restorer.from_pretrained(paths[task], **wanted)
 
 
 def test_official_checkpoints(tmp_path: Path) -> None:
@@ -144,8 +144,8 @@ def test_purposes_that_are_not_stated() -> None:
 
 
 def test_tasks_of_networks() -> None:
-    tasks = [catalog.task_of(VARIANTS[name]) for name in ("real-x4", "denoise", "jpeg-gray")]
+    tasks = [VARIANTS[name].task_name for name in ("real-x4", "denoise", "jpeg-gray")]
     assert tasks == ["sr", "denoise", "jpeg"]
-    catalog.check_wish(Wish(quality=3), VARIANTS["jpeg-gray"], None)
+    catalog.check_request(RestorationRequest(quality=3), VARIANTS["jpeg-gray"], None)
     with pytest.raises(ConfigError, match="The model is for sr, not for denoise"):
-        catalog.check_wish(Wish(sigma=3), MICRO, None)
+        catalog.check_request(RestorationRequest(sigma=3), MICRO, None)

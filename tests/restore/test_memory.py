@@ -8,18 +8,17 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from qmamba.inference.prepare import Precision
+from qmamba.inference import Precision, prepare
 from qmamba.models import create_model, model_config
 from qmamba.models.mambair.config import MambaIRConfig
 from qmamba.restore import memory
-from qmamba.restore.network import runner
 
 
 def peak_of_tensors(name: str, side: int, precision: Precision, **changes: Any) -> tuple[int, int]:
     """Bytes per input pixel: the most that torch's allocator gave out, and the estimate."""
     model = create_model(name, **changes).eval()
     assert isinstance(model.config, MambaIRConfig)
-    run = runner(model, precision)
+    run = prepare(model, precision)
     image = torch.rand(1, model.config.channels, side, side)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         run(image)

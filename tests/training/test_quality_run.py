@@ -14,7 +14,9 @@ from qmamba.errors import CheckpointError, ConfigError, DataError
 from qmamba.models import create_model
 from qmamba.training import QualityTask
 from qmamba.training.quality.initial_network import starting_model, usable_device
-from qmamba.training.quality.run import hold_out, kept_split, run_folder, splits_path, train_quality
+from qmamba.training.quality.run import train_quality
+from qmamba.training.quality.splits import hold_out, kept_split, splits_path
+from qmamba.training.run import run_folder
 from tests.assess.samples import save_tiny
 from tests.training.samples import (
     CROPS,
@@ -199,7 +201,7 @@ def test_fresh_models_repeat_and_start_at_the_mean() -> None:
 def test_start_from_weights(tmp_path: Path) -> None:
     path = save_tiny(tmp_path)
     model = starting_model(None, path, drop_path=0.1)
-    assert equal(weights(model), weights(load(path))) and model.config.drop_path == 0.1
+    assert equal(weights(model), weights(load(path))) and model.config.to_dict()["drop_path"] == 0.1
     with pytest.raises(CheckpointError, match="absent"):
         starting_model("qmamba-nano", tmp_path / "none.pth")
     with pytest.raises(ConfigError, match="Give the name"):

@@ -11,17 +11,16 @@ import torch
 from PIL import Image
 
 from qmamba.checkpoints import load
-from qmamba.datasets.restoration import CleanImage, find_clean_images
+from qmamba.datasets.clean.images import CleanImage, find_clean_images
 from qmamba.errors import ConfigError, DataError
 from qmamba.models import MambaIR, create_model
-from qmamba.quantization import quantizers
+from qmamba.quantization import quantization_of, quantizers
 from qmamba.restore.degradations import Degradation, enlarge
 from qmamba.training import TrainingOptions, train
 from qmamba.training.restoration.initial_network import (
     degradation_for,
     prepare_quantized,
     published_crop,
-    quantization_of,
     recorded_degradation,
     restoration_network,
 )

@@ -11,9 +11,9 @@ from typer.testing import CliRunner, Result
 
 from qmamba.checkpoints import load
 from qmamba.cli import app
-from qmamba.cli.rated_data import chosen_split, for_each, read_rated_data
-from qmamba.cli.training_options import HELP, training_options
+from qmamba.cli.options.training import HELP, training_options
 from qmamba.datasets import read_csv_dataset, read_splits, split_by_content, write_splits
+from qmamba.datasets.selection import chosen_split, for_each, read_rated_data
 from qmamba.errors import ConfigError, DataError
 from qmamba.training.options import TrainingOptions
 from tests.assess.samples import save_tiny
@@ -103,7 +103,7 @@ def test_a_folder_that_cannot_be(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--keep", "best"], "--keep best needs a validation part"),
+        (["--keep", "best"], "keep='best' needs a validation part"),
         (["--tensorboard"], "TensorBoard is not installed"),
         (["--head-factor", "nan"], "head_factor"),
         (["--from", "mambair-nano-x2-w4a4"], "MambaIR gives no scores"),

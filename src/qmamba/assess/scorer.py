@@ -16,18 +16,12 @@ from torch import Tensor
 from qmamba.assess.maps import QualityMap, assemble
 from qmamba.assess.policies import CropsPolicy, Policy, parse_policy, policy_from_metadata
 from qmamba.assess.score import Score, pool_views
-from qmamba.assess.views import ImageInput, ImageViews, cut_views, prepare
-from qmamba.checkpoints import (
-    Published,
-    load,
-    load_tuned,
-    load_tuned_model,
-    publish_model,
-)
+from qmamba.assess.views import ImageInput, ImageViews, cut_views, read_views
+from qmamba.checkpoints import Published, load, load_tuned, load_tuned_model, publish_model
 from qmamba.errors import CheckpointError, ConfigError, ImageError, QMambaError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, normalize
-from qmamba.inference.prepare import InferenceModel, PlainModel, Precision, inference_network
-from qmamba.models import Model, ModelMetadata, QMamba, ScoreScale, TimmBackbone
+from qmamba.inference import MappingNetwork, Precision, prepare
+from qmamba.models import ModelMetadata, Network, ScoreScale, architecture_of
 
 DEFAULT_WEIGHTS = "qmamba-mini-biq2021"
 """The weights that come with the package and are taken where none are named."""
@@ -89,7 +83,7 @@ class Scorer:
 
     def __init__(
         self,
-        model: Model,
+        model: Network,
         metadata: ModelMetadata | None = None,
         *,
         policy: Policy | str | None = None,
@@ -101,7 +95,7 @@ class Scorer:
         if tuned is not None:
             model = load_tuned(model, tuned)
         metadata = metadata or model.metadata
-        if not isinstance(model, QMamba | TimmBackbone):
+        if not architecture_of(model).rates:
             raise CheckpointError(
                 f"{_named(metadata)} is a {type(model).__name__} network, which gives no score; "
                 "give weights of a quality model."
@@ -111,9 +105,9 @@ class Scorer:
                 f"{_named(metadata)} has no score scale, so its output is no quality score; train "
                 "it on rated images or give weights that were."
             )
-        if model.config.num_outputs != 1:
+        if model.config.outputs != 1:
             raise CheckpointError(
-                f"{_named(metadata)} has {model.config.num_outputs} outputs and a quality model "
+                f"{_named(metadata)} has {model.config.outputs} outputs and a quality model "
                 "has one; give weights that were trained to score."
             )
         own = CropsPolicy() if metadata.policy is None else policy_from_metadata(metadata.policy)
@@ -124,7 +118,7 @@ class Scorer:
         self.model = model.eval()
         self.precision: Precision = precision
         """How the network computes."""
-        self._network = inference_network(self.model, precision)
+        self._network = prepare(self.model, precision)
         self.metadata = metadata
         self.scale: ScoreScale = metadata.score
         """The range and direction of the scores."""
@@ -164,7 +158,7 @@ class Scorer:
                 file does not belong to them.
             ConfigError: the device or an option is not available.
         """
-        model: Model
+        model: Network
         if tuned is None:
             source = DEFAULT_WEIGHTS if name_or_path is None else name_or_path
             model = load(source, device=device, revision=revision)
@@ -229,7 +223,7 @@ class Scorer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._network = inference_network(self.model, self.precision)
+        self._network = prepare(self.model, self.precision)
 
     @overload
     def __call__(self, images: ImageInput) -> Score: ...  # type: ignore[overload-overlap]
@@ -319,7 +313,7 @@ class Scorer:
         >>> quality.values.shape, quality.worst(1)  # doctest: +SKIP
         """
         network = self._network
-        if not isinstance(network, InferenceModel | PlainModel):
+        if not isinstance(network, MappingNetwork):
             raise ConfigError(f"{_named(self.metadata)} has no quality map.")
         views = self.prepare(image)
         parts = self._through(network.forward_with_map, views)
@@ -338,7 +332,7 @@ class Scorer:
 
     def prepare(self, image: ImageInput) -> ImageViews:
         """Decode one image and take the policy's views; safe to call from many threads."""
-        return prepare(image, self.policy, max_pixels=self.max_pixels)
+        return read_views(image, self.policy, max_pixels=self.max_pixels)
 
     def score_prepared(
         self, images: Iterable[ImageViews | QMambaError]

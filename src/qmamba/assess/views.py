@@ -37,7 +37,7 @@ class ImageViews:
     """The image's path, None where it has none."""
 
 
-def prepare(
+def read_views(
     image: ImageInput, policy: Policy, *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> ImageViews:
     """Decode an image and take its views. Safe to call from many threads at once.
@@ -61,10 +61,10 @@ def prepare(
             else torch.stack([_padded(to_tensor(cut), plan) for cut in _cuts(decoded.pixels, plan)])
         )
         return ImageViews(views, width, height, decoded.notes + plan.notes, decoded.path)
-    name = getattr(image, "filename", None)
     pixels = to_tensor(image)
     height, width = pixels.shape[-2:]
     plan = policy.plan(height, width)
+    name = getattr(image, "filename", None)
     return ImageViews(
         cut_views(pixels, plan), width, height, plan.notes, name if isinstance(name, str) else None
     )

@@ -3,7 +3,8 @@
 from qmamba.checkpoints.description import describe
 from qmamba.checkpoints.hub.card import CardFigure, model_card
 from qmamba.checkpoints.hub.upload import Published, publish, publish_model
-from qmamba.checkpoints.loading import MismatchError, load, save_model
+from qmamba.checkpoints.loading import load, save_model
+from qmamba.checkpoints.mismatch import MismatchError
 from qmamba.checkpoints.packed_file import load_quantized, save_quantized
 from qmamba.checkpoints.sources import list_weights
 from qmamba.checkpoints.tuned_file import is_tuned_file, load_tuned, load_tuned_model, save_tuned

@@ -11,16 +11,14 @@ import torch
 from torch import Tensor
 
 from qmamba.errors import ConfigError, ShapeError
-
-WIDTHS = (2, 3, 4, 8)
-"""Bits of a code."""
+from qmamba.quantization.qparams import BITS
 
 
 def packed_size(count: int, bits: int) -> int:
     """Bytes that ``count`` codes of ``bits`` bits take.
 
     Raises:
-        ConfigError: the width is none of :data:`WIDTHS`.
+        ConfigError: the width is none of :data:`BITS`.
     """
     _check_width(bits)
     return (count * bits + 7) // 8
@@ -31,7 +29,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
     Args:
         codes: int8 of any shape on the CPU, from ``-2**(bits - 1)`` to ``2**(bits - 1) - 1``.
-        bits: width of a code, one of :data:`WIDTHS`.
+        bits: width of a code, one of :data:`BITS`.
 
     Returns:
         uint8 ``(packed_size,)``.
@@ -69,7 +67,7 @@ def unpack(packed: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
         int8 of that shape.
 
     Raises:
-        ConfigError: the width is none of :data:`WIDTHS`.
+        ConfigError: the width is none of :data:`BITS`.
         ShapeError: the bytes are not those of so many codes, or bits after the last one are set.
     """
     count = 1
@@ -109,5 +107,5 @@ def _split_bytes(content: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _check_width(bits: int) -> None:
-    if bits not in WIDTHS:
+    if bits not in BITS:
         raise ConfigError(f"Codes have 2, 3, 4 or 8 bits, not {bits!r}.")

@@ -6,8 +6,7 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-from qmamba.checkpoints.loading import METADATA_KEY
-from qmamba.checkpoints.safetensors_file import header_of
+from qmamba.checkpoints.safetensors_file import METADATA_KEY, header_of
 from qmamba.checkpoints.sources import WeightsFile, read_weights
 from qmamba.errors import CheckpointError, ConfigError
 from qmamba.models import metadata as descriptions

@@ -15,61 +15,33 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Size, Tensor
+from torch import Tensor
 
-from qmamba.checkpoints.safetensors_file import header_of, read_tensors, require_finite
+from qmamba.checkpoints.mismatch import MismatchError
+from qmamba.checkpoints.official import is_official, load_official
+from qmamba.checkpoints.packed_file import is_packed, load_packed
+from qmamba.checkpoints.safetensors_file import METADATA_KEY, read_tensors, require_finite
 from qmamba.checkpoints.sources import WeightsFile, read_weights
 from qmamba.errors import CheckpointError, ConfigError
 from qmamba.files import atomic_write
 from qmamba.models import metadata as descriptions
-from qmamba.models.mambair.config import MambaIRConfig
-from qmamba.models.mambair.conversion import (
-    convert_mambair,
-    infer_mambair_config,
-    is_mambair,
-    refit_mambair,
-)
+from qmamba.models.fields import NetworkConfig
 from qmamba.models.metadata import LoadReport, ModelMetadata, shortened
 from qmamba.models.names import unknown_name
-from qmamba.models.qmamba.config import QMambaConfig
-from qmamba.models.qmamba.conversion import convert_vmamba, infer_config, refit_qmamba
-from qmamba.models.registry import CONFIGS, Config, Model, build_model, model_config, name_of
+from qmamba.models.network import Network
+from qmamba.models.registry import (
+    ARCHITECTURES,
+    architecture_of,
+    build_model,
+    model_config,
+    name_of,
+    recognize,
+)
 from qmamba.models.state_dicts import Conversion, Refit, find_state_dict
-from qmamba.models.timm.config import TimmConfig
-from qmamba.models.timm.conversion import convert_timm, infer_timm_config, is_timm, refit_timm
-
-METADATA_KEY = "qmamba"
-"""Key of the safetensors metadata that holds the description of the model."""
-PACKED_KEY = "quantization"
-"""Key of the safetensors metadata that only packed files have."""
-
-# What the smallest block of the networks with a free number of blocks has.
-_TENSORS_PER_BLOCK = 18
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 logger = logging.getLogger(__name__)
-
-
-class MismatchError(CheckpointError):
-    """The tensors of a file are not those of the model; the message shortens long lists."""
-
-    def __init__(
-        self,
-        source: str,
-        missing: tuple[str, ...],
-        unexpected: tuple[str, ...],
-        misshapen: tuple[str, ...],
-    ) -> None:
-        self.missing = missing
-        """Tensors of the model that the file lacks."""
-        self.unexpected = unexpected
-        """Tensors of the file that the model lacks."""
-        self.misshapen = misshapen
-        """``"key: (shape in file), model (shape in model)"``."""
-        lists = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
-        found = "; ".join(f"{kind}: {shortened(keys)}" for kind, keys in lists if keys)
-        super().__init__(f"The weights of {source} do not fit the model; {found}.")
 
 
 def load(
@@ -79,7 +51,7 @@ def load(
     device: torch.device | str = "cpu",
     revision: str | None = None,
     **config_overrides: Any,
-) -> Model:
+) -> Network:
     """Load a trained model in evaluation mode, in float32.
 
     Our own safetensors rebuild their model alone and must fit it exactly; packed files of
@@ -119,11 +91,9 @@ def load(
     """
     target = _usable(device)
     file = read_weights(source, revision)
-    if _is_packed(file):
+    if is_packed(file):
         if name is not None or config_overrides:
             raise ConfigError(f"{file.source} is a packed file, which only gives its own model.")
-        from qmamba.checkpoints.packed_file import load_packed
-
         return load_packed(file, target)
     if file.content[8:9] == b"{":
         conversion, config, described = _read_safetensors(file)
@@ -131,11 +101,8 @@ def load(
         content = _unpickled(file)
         with _naming(file):
             state = find_state_dict(content)
-        if is_mambair(state):
-            from qmamba.checkpoints.official import is_official
-
-            if is_official(state):
-                return _trained_quantized(file, state, name, config_overrides).to(target)
+        if is_official(state):
+            return _trained_quantized(file, state, name, config_overrides).to(target)
         conversion, config = _recognized(file, state)
         described = None
     wanted = (config if name is None else model_config(name)).replace(**config_overrides)
@@ -172,10 +139,8 @@ def load(
 
 def _trained_quantized(
     file: WeightsFile, state: Mapping[str, Tensor], name: str | None, overrides: dict[str, Any]
-) -> Model:
+) -> Network:
     """The prepared network of a checkpoint of the official Q-MambaIR training."""
-    from qmamba.checkpoints.official import load_official
-
     if name is not None:
         raise ConfigError(
             f"{file.source} is a checkpoint of a quantized network, which only gives its own model."
@@ -190,7 +155,7 @@ def _trained_quantized(
 
 
 def save_model(
-    model: Model,
+    model: Network,
     path: str | Path,
     *,
     metadata: ModelMetadata,
@@ -240,17 +205,10 @@ def save_model(
     return dataclasses.replace(metadata, sha256=digest, source=str(path))
 
 
-def _is_packed(file: WeightsFile) -> bool:
-    try:
-        return PACKED_KEY in header_of(file.content)["__metadata__"]
-    except (ValueError, RecursionError, LookupError, TypeError):
-        return False
-
-
-def _read_safetensors(file: WeightsFile) -> tuple[Conversion, Config, ModelMetadata | None]:
+def _read_safetensors(file: WeightsFile) -> tuple[Conversion, NetworkConfig, ModelMetadata | None]:
     tensors, texts = read_tensors(file)
     state, text = dict(sorted(tensors.items())), texts.get(METADATA_KEY)
-    if text is None and is_timm(state):
+    if text is None and recognize(state).safetensors:
         return *_recognized(file, state), None
     if text is None:
         raise CheckpointError(
@@ -263,11 +221,11 @@ def _read_safetensors(file: WeightsFile) -> tuple[Conversion, Config, ModelMetad
             raise ConfigError(
                 "it holds a tuning of another model; load that model and give this file as tuned."
             )
-        if described.architecture not in CONFIGS:
-            raise ConfigError(unknown_name("architecture", described.architecture, CONFIGS))
-        config = CONFIGS[described.architecture].from_dict(fields)
-        free_depth = not isinstance(config, TimmConfig)
-        if free_depth and sum(config.depths) * _TENSORS_PER_BLOCK > len(state):
+        if described.architecture not in ARCHITECTURES:
+            raise ConfigError(unknown_name("architecture", described.architecture, ARCHITECTURES))
+        architecture = ARCHITECTURES[described.architecture]
+        config = architecture.config.from_dict(fields)
+        if config.blocks * architecture.tensors_per_block > len(state):
             raise ConfigError(
                 f"The config promises more blocks than {len(state)} tensors can fill."
             )
@@ -276,21 +234,12 @@ def _read_safetensors(file: WeightsFile) -> tuple[Conversion, Config, ModelMetad
     return Conversion("qmamba", state), config, described
 
 
-def _recognized(file: WeightsFile, state: Mapping[str, Tensor]) -> tuple[Conversion, Config]:
+def _recognized(file: WeightsFile, state: Mapping[str, Tensor]) -> tuple[Conversion, NetworkConfig]:
     """What the tensors of a foreign file are, told from their names and shapes."""
-    conversion: Conversion
-    config: Config
+    architecture = recognize(state)
     with _naming(file):
-        if is_timm(state):
-            conversion = convert_timm(state)
-            config = infer_timm_config(conversion.state)
-        elif is_mambair(state):
-            conversion = convert_mambair(state)
-            config = infer_mambair_config(conversion.state)
-        else:
-            conversion = convert_vmamba(state)
-            config = infer_config(conversion.state)
-    return conversion, config
+        conversion = architecture.convert(state)
+        return conversion, architecture.infer(conversion.state)
 
 
 @contextmanager
@@ -325,8 +274,12 @@ def _unpickled(file: WeightsFile) -> Any:
 
 
 def _fit(
-    source: str, state: Mapping[str, Tensor], given: Config, wanted: Config, exact: bool
-) -> tuple[Model, dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
+    source: str,
+    state: Mapping[str, Tensor],
+    given: NetworkConfig,
+    wanted: NetworkConfig,
+    exact: bool,
+) -> tuple[Network, dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
     """Build the model and pick its tensors: (model, state, dropped keys, fresh keys).
 
     The model has no memory yet where the state fills all of it.
@@ -335,7 +288,11 @@ def _fit(
         model = build_model(wanted)
     ours = model.state_dict()
     shapes = {key: tensor.shape for key, tensor in ours.items()}
-    dropped, fresh = Refit(set(), set()) if exact else _refit(state, shapes, given, wanted)
+    dropped, fresh = (
+        Refit(set(), set())
+        if exact
+        else architecture_of(wanted).refit(state, shapes, given, wanted)
+    )
     used = {key: tensor for key, tensor in state.items() if key not in dropped}
     missing = tuple(key for key in shapes if key not in used and key not in fresh)
     unexpected = tuple(key for key in used if key not in shapes)
@@ -353,17 +310,6 @@ def _fit(
             model = build_model(wanted)
     in_order = tuple(key for key in shapes if key in fresh)
     return model, weights, tuple(key for key in state if key in dropped), in_order
-
-
-def _refit(
-    state: Mapping[str, Tensor], shapes: Mapping[str, Size], given: Config, wanted: Config
-) -> Refit:
-    if isinstance(given, MambaIRConfig) and isinstance(wanted, MambaIRConfig):
-        return refit_mambair(state, shapes, given, wanted)
-    if isinstance(wanted, TimmConfig):
-        return refit_timm(state, shapes, wanted)
-    assert isinstance(wanted, QMambaConfig)
-    return refit_qmamba(state, shapes, wanted)
 
 
 def _weight(source: str, key: str, tensor: Tensor, wanted: torch.dtype) -> Tensor:

@@ -1,10 +1,10 @@
 """Packed model files: codes of a few bits for what is quantized, half precision for the rest.
 
 A packed file is a safetensors file of three tensors: ``codes`` (uint8), the packed codes of all
-constants one after the other, each from a whole byte on; ``numbers`` (float32), the grids of those
-constants and the parameters of the activation quantizers; ``rest`` (float16 or float32), every
-other tensor. What lies where follows from the configurations in the metadata alone, so no names are
-stored; a digest of the layout makes sure that writer and reader agree on it.
+constants one after the other, each from a whole byte on; ``numbers`` (float32), the quantization
+parameters of those constants and the parameters of the activation quantizers; ``rest`` (float16 or
+float32), every other tensor. What lies where follows from the configurations in the metadata alone,
+so no names are stored; a digest of the layout makes sure that writer and reader agree on it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import copy
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,89 +23,35 @@ import torch
 from torch import Tensor, nn
 
 from qmamba.checkpoints.bit_packing import pack, packed_size, unpack
-from qmamba.checkpoints.loading import METADATA_KEY, PACKED_KEY
-from qmamba.checkpoints.packed_structure import excluded_parts, frozen_structure
-from qmamba.checkpoints.safetensors_file import read_tensors
+from qmamba.checkpoints.packed_layout import REST_DTYPES, PackedLayout
+from qmamba.checkpoints.packed_structure import frozen_structure, frozen_twin
+from qmamba.checkpoints.safetensors_file import METADATA_KEY, header_of, read_tensors
 from qmamba.checkpoints.sources import WeightsFile, read_weights
 from qmamba.errors import CheckpointError, ConfigError, ShapeError
 from qmamba.files import atomic_write
 from qmamba.models import metadata as descriptions
-from qmamba.models.mambair.config import MambaIRConfig
+from qmamba.models.fields import NetworkConfig
 from qmamba.models.metadata import LoadReport, ModelMetadata, shortened
-from qmamba.models.qmamba.config import QMambaConfig
-from qmamba.models.registry import CONFIGS, Model
+from qmamba.models.network import Network
+from qmamba.models.registry import ARCHITECTURES
 from qmamba.quantization.config import QuantConfig
 from qmamba.quantization.layers import FrozenTensor
 from qmamba.quantization.prepare import quantize_
 from qmamba.quantization.quantizers import Quantizer
 
+PACKED_KEY = "quantization"
+"""Key of the safetensors metadata that only packed files have."""
 FORMAT = 1
 """Version of the layout of a packed file."""
-REST_DTYPES = {"fp16": torch.float16, "fp32": torch.float32}
-"""What the tensors that are not quantized may be stored as."""
 
 _TENSORS = ("codes", "numbers", "rest")
 # A block of any network has more bytes than this in a packed file.
 _BYTES_PER_BLOCK = 64
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Names and shapes of what the three tensors hold, in order."""
-
-    codes: dict[str, tuple[tuple[int, ...], int]]
-    """Shape and bits of the codes of each constant."""
-    numbers: dict[str, tuple[int, ...]]
-    rest: dict[str, tuple[int, ...]]
-    started: tuple[str, ...]
-    """Flags of the quantizers, which are all set and not stored."""
-
-    @classmethod
-    def of(cls, model: nn.Module) -> _Layout:
-        """The layout of a converted model, which may have no memory."""
-        layout = cls({}, {}, {}, ())
-        owners = dict(model.named_modules())
-        started = []
-        for key, tensor in sorted(model.state_dict().items()):
-            name, _, last = key.rpartition(".")
-            owner, shape = owners[name], tuple(tensor.shape)
-            if isinstance(owner, FrozenTensor) and last == "codes":
-                layout.codes[key] = shape, owner.bits
-            elif isinstance(owner, Quantizer) and last == "initialized":
-                started.append(key)
-            elif isinstance(owner, FrozenTensor | Quantizer):
-                layout.numbers[key] = shape
-            else:
-                layout.rest[key] = shape
-        return dataclasses.replace(layout, started=tuple(started))
-
-    def entries(self) -> list[str]:
-        """One text for each constant and tensor."""
-        parts: dict[str, Mapping[str, object]] = {
-            "codes": self.codes,
-            "numbers": self.numbers,
-            "rest": self.rest,
-        }
-        return [
-            f"{key} ({name} {value})" for name, part in parts.items() for key, value in part.items()
-        ]
-
-    def digest(self) -> str:
-        """Of all names, shapes and widths, in hexadecimal."""
-        return hashlib.sha256("\n".join(self.entries()).encode()).hexdigest()
-
-    def sizes(self) -> dict[str, int]:
-        """Elements of the three tensors."""
-        return {
-            "codes": sum(packed_size(_count(s), bits) for s, bits in self.codes.values()),
-            "numbers": sum(map(_count, self.numbers.values())),
-            "rest": sum(map(_count, self.rest.values())),
-        }
-
-
 @torch.no_grad()
 def save_quantized(
-    model: Model,
+    model: Network,
     path: str | Path,
     metadata: ModelMetadata | None = None,
     *,
@@ -143,10 +89,9 @@ def save_quantized(
         raise ConfigError("The model has no metadata; say what it is for.")
     metadata = dataclasses.replace(metadata, architecture=model.config.architecture)
     converted = _converted(model)
-    _require_started(converted)
-    excluded = excluded_parts(converted, model.config, quantization)
-    twin = frozen_structure(model.config, quantization, excluded)
-    layout, found = _Layout.of(twin), _Layout.of(converted)
+    _require_initialized(converted)
+    twin, excluded = frozen_twin(converted, model.config, quantization)
+    layout, found = PackedLayout.of(twin), PackedLayout.of(converted)
     if different := tuple(sorted(set(layout.entries()) ^ set(found.entries()))):
         raise CheckpointError(
             f"The model is not what its configurations say, {shortened(different)}; only networks "
@@ -182,12 +127,12 @@ def save_quantized(
 
 def load_quantized(
     source: str | Path, *, device: torch.device | str = "cpu", revision: str | None = None
-) -> Model:
-    """The model of a packed file, in evaluation mode and ready to run.
+) -> Network:
+    """The model of a packed file, in evaluation mode.
 
-    What is quantized stays in codes of at most 8 bits; on the CPU with the C++ kernel the layers
-    compute on them (:mod:`qmamba.inference.quantized`), elsewhere each layer turns its own codes
-    into values while it runs.
+    What is quantized stays in codes of at most 8 bits; each layer turns its own codes into values
+    while it runs. :func:`qmamba.inference.prepare` makes of it a network that computes on the
+    codes.
 
     Args:
         source: a path, embedded name or hub id as for :func:`qmamba.checkpoints.load`.
@@ -203,18 +148,6 @@ def load_quantized(
     return load_packed(read_weights(source, revision), device)
 
 
-def packed_bytes(
-    config: QMambaConfig | MambaIRConfig, quantization: QuantConfig, *, rest: str = "fp16"
-) -> dict[str, int]:
-    """Bytes that the three tensors of a network would have in a packed file.
-
-    The file has about 2 KB more, for its header.
-    """
-    sizes = _Layout.of(frozen_structure(config, quantization, [])).sizes()
-    numbers = {"codes": 1, "numbers": 4, "rest": REST_DTYPES[rest].itemsize}
-    return {name: size * numbers[name] for name, size in sizes.items()}
-
-
 def packed_parts(path: str | Path) -> dict[str, int]:
     """Bytes of the three tensors of a packed file.
 
@@ -225,16 +158,14 @@ def packed_parts(path: str | Path) -> dict[str, int]:
     return {name: tensors[name].nbytes for name in _TENSORS if name in tensors}
 
 
-def load_packed(file: WeightsFile, device: torch.device | str = "cpu") -> Model:
+def load_packed(file: WeightsFile, device: torch.device | str = "cpu") -> Network:
     """The model of a packed file that has been read; see :func:`load_quantized`."""
-    from qmamba.inference.quantized import deploy_
-
     tensors, header = _read(file)
     try:
         config, metadata, description = _described(header, len(file.content))
         quantization = QuantConfig(**description["config"])
         model = frozen_structure(config, quantization, description["excluded"])
-        layout = _Layout.of(model)
+        layout = PackedLayout.of(model)
         _check(tensors, layout, description)
         state = _state(tensors, layout, description["unsigned"])
     except (ConfigError, ShapeError) as error:
@@ -247,17 +178,24 @@ def load_packed(file: WeightsFile, device: torch.device | str = "cpu") -> Model:
     digest = hashlib.sha256(file.content).hexdigest()
     model.metadata = dataclasses.replace(metadata, sha256=digest, source=file.source)
     model.load_report = LoadReport(file.source, "packed")
-    model.eval().requires_grad_(False).to(device)
-    return deploy_(model)
+    return model.eval().requires_grad_(False).to(device)
 
 
-def _converted(model: Model) -> Model:
+def is_packed(file: WeightsFile) -> bool:
+    """Whether a weights file is a packed one; False for what is no weights file."""
+    try:
+        return PACKED_KEY in header_of(file.content)["__metadata__"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return False
+
+
+def _converted(model: Network) -> Network:
     if any(isinstance(module, FrozenTensor) for module in model.modules()):
         return model
     return quantize_(copy.deepcopy(model).cpu(), QuantConfig(step="convert"))
 
 
-def _require_started(model: nn.Module) -> None:
+def _require_initialized(model: nn.Module) -> None:
     waiting = tuple(
         name
         for name, module in model.named_modules()
@@ -297,13 +235,13 @@ def _read(file: WeightsFile) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _described(
     texts: Mapping[str, str], size: int
-) -> tuple[QMambaConfig | MambaIRConfig, ModelMetadata, dict[str, Any]]:
+) -> tuple[NetworkConfig, ModelMetadata, dict[str, Any]]:
     fields, metadata = descriptions.decode(texts[METADATA_KEY])
-    kind = CONFIGS.get(metadata.architecture)
-    if kind is not QMambaConfig and kind is not MambaIRConfig:
+    architecture = ARCHITECTURES.get(metadata.architecture)
+    if architecture is None or not architecture.quantizable:
         raise ConfigError(f"the architecture {metadata.architecture[:40]!r} cannot be packed.")
-    config = kind.from_dict(fields)
-    if sum(config.depths) * _BYTES_PER_BLOCK > size:
+    config = architecture.config.from_dict(fields)
+    if config.blocks * _BYTES_PER_BLOCK > size:
         raise ConfigError(f"the config promises more blocks than {size} bytes can hold.")
     try:
         description = json.loads(texts[PACKED_KEY])
@@ -331,7 +269,9 @@ def _described(
     return config, metadata, description
 
 
-def _check(tensors: Mapping[str, Tensor], layout: _Layout, description: Mapping[str, Any]) -> None:
+def _check(
+    tensors: Mapping[str, Tensor], layout: PackedLayout, description: Mapping[str, Any]
+) -> None:
     if set(tensors) != set(_TENSORS):
         raise ConfigError(f"it must hold {', '.join(_TENSORS)}, got {sorted(tensors)[:6]}.")
     if description["layout"] != layout.digest():
@@ -358,12 +298,12 @@ def _check(tensors: Mapping[str, Tensor], layout: _Layout, description: Mapping[
 
 
 def _state(
-    tensors: Mapping[str, Tensor], layout: _Layout, unsigned: list[str]
+    tensors: Mapping[str, Tensor], layout: PackedLayout, unsigned: list[str]
 ) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     begin = 0
     for key, (shape, bits) in layout.codes.items():
-        size = packed_size(_count(shape), bits)
+        size = packed_size(math.prod(shape), bits)
         codes = unpack(tensors["codes"][begin : begin + size], bits, shape)
         if key in unsigned:
             codes = (codes.to(torch.int16) + 2 ** (bits - 1)).to(torch.uint8)
@@ -372,21 +312,14 @@ def _state(
     for part, places in (("numbers", layout.numbers), ("rest", layout.rest)):
         begin = 0
         for key, shape in places.items():
-            values = tensors[part][begin : begin + _count(shape)].view(shape)
+            values = tensors[part][begin : begin + math.prod(shape)].view(shape)
             state[key] = values.to(torch.float32, copy=True)
-            begin += _count(shape)
+            begin += math.prod(shape)
     for key in layout.numbers:
         last = key.rpartition(".")[2]
         if last == "signed":
             state[key] = state[key] != 0
         if last == "scale" and not bool((state[key] > 0).all()):
             raise ShapeError(f"{shortened((key,))} is not positive.")
-    state.update((key, torch.ones((), dtype=torch.bool)) for key in layout.started)
+    state.update((key, torch.ones((), dtype=torch.bool)) for key in layout.initialized)
     return state
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count

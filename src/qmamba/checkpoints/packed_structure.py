@@ -7,11 +7,13 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from qmamba.models.registry import Config, Model, build_model
+from qmamba.models.fields import NetworkConfig
+from qmamba.models.network import Network
+from qmamba.models.registry import build_model
 from qmamba.quantization.config import QuantConfig
 from qmamba.quantization.layers import FrozenTensor, QuantizedConv2d, QuantizedLinear
-from qmamba.quantization.placement import replace_layers
-from qmamba.quantization.qparams import Grid
+from qmamba.quantization.placement import Filter, replace_layers
+from qmamba.quantization.qparams import QuantParams
 from qmamba.quantization.quantizers import DLS, Quantizer
 from qmamba.quantization.ss2d import PROJECTION_WEIGHTS, SCAN_CONSTANTS, QuantizedSS2D
 
@@ -31,71 +33,77 @@ def constants(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
             yield module, "weight"
 
 
-def frozen_structure(config: Config, quantization: QuantConfig, excluded: list[str]) -> Model:
+def frozen_structure(
+    config: NetworkConfig, quantization: QuantConfig, excluded: list[str]
+) -> Network:
     """A converted model on the meta device, its codes without values.
 
     Args:
         config: of the network.
         quantization: how it was quantized.
         excluded: the parts that stayed in full precision by choice of the caller, as
-            :func:`excluded_parts` names them.
+            :func:`frozen_twin` names them.
 
     Raises:
         ConfigError: a configuration is not possible, or no layer is quantized.
     """
     left_out = set(excluded)
+    return _frozen(config, quantization, lambda _, name: name not in left_out)
+
+
+def _frozen(config: NetworkConfig, quantization: QuantConfig, is_selected: Filter) -> Network:
     with torch.device("meta"):
         model = build_model(config)
-        replace_layers(model, quantization, lambda _, name: name not in left_out)
+        replace_layers(model, quantization, is_selected)
         for module, name in constants(model):
             quantizer = getattr(module, f"{name}_quantizer")
             if quantizer is not None:
                 _freeze(module, name, quantizer)
-    model.quantization = quantization  # type: ignore[assignment]
+    model.quantization = quantization
     return model
 
 
 def _freeze(module: nn.Module, name: str, quantizer: Quantizer) -> None:
     number = torch.empty(1)
     clamp = (number, number) if isinstance(quantizer, DLS) else None
-    grid = Grid(number, number, quantizer.low, quantizer.high, clamp)
+    qparams = QuantParams(number, number, quantizer.low, quantizer.high, clamp)
     codes = torch.empty(getattr(module, name).shape, dtype=torch.int8)
-    setattr(module, f"frozen_{name}", FrozenTensor(codes, grid, quantizer.bits))
+    setattr(module, f"frozen_{name}", FrozenTensor(codes, qparams, quantizer.bits))
     setattr(module, f"{name}_quantizer", None)
     delattr(module, name)
     module.register_parameter(name, None)
 
 
-def excluded_parts(model: nn.Module, config: Config, quantization: QuantConfig) -> list[str]:
-    """Parts that the configuration would quantize and that are not quantized in a model.
+def frozen_twin(
+    model: nn.Module, config: NetworkConfig, quantization: QuantConfig
+) -> tuple[Network, list[str]]:
+    """The structure of a converted model, and the parts that its caller kept in full precision.
 
     Args:
-        model: a prepared or converted network.
+        model: a converted network.
         config: of the network.
         quantization: how it was quantized.
+
+    Returns:
+        As :func:`frozen_structure`, with its ``excluded``: the parts that the configuration would
+        quantize and that are not quantized in the model.
     """
-    asked: list[str] = []
-    with torch.device("meta"):
-        full = build_model(config)
+    excluded: list[str] = []
 
-        def select(_: nn.Module, name: str) -> bool:
-            asked.append(name)
-            return True
+    def is_selected(layer: nn.Module, name: str) -> bool:
+        owner, _, part = name.rpartition(".")
+        if part not in _PARTS:
+            selected = isinstance(model.get_submodule(name), _KINDS)
+        else:
+            wanted = quantization.activation_quantizer(name) is not None or (
+                part != "scan" and quantization.weight_quantizer(name) is not None
+            )
+            selected = not wanted or _is_quantized(model.get_submodule(owner), part)
+        if not selected:
+            excluded.append(name)
+        return selected
 
-        replace_layers(full, quantization, select)
-    return [name for name in asked if _differs(model, full, name)]
-
-
-def _differs(model: nn.Module, full: nn.Module, name: str) -> bool:
-    owner, _, part = name.rpartition(".")
-    if part not in _PARTS:
-        return isinstance(full.get_submodule(name), _KINDS) and not isinstance(
-            model.get_submodule(name), _KINDS
-        )
-    here, there = model.get_submodule(owner), full.get_submodule(owner)
-    if not isinstance(here, QuantizedSS2D):
-        return False
-    return _is_quantized(there, part) and not _is_quantized(here, part)
+    return _frozen(config, quantization, is_selected), excluded
 
 
 def _is_quantized(module: nn.Module, part: str) -> bool:

@@ -14,6 +14,9 @@ from qmamba.checkpoints.sources import WeightsFile
 from qmamba.errors import CheckpointError
 from qmamba.models.metadata import shortened
 
+METADATA_KEY = "qmamba"
+"""Key of the safetensors metadata that holds the description of the model."""
+
 
 def header_of(content: bytes) -> dict[str, Any]:
     """The header of a safetensors file as it stands there.

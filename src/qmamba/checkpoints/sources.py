@@ -9,7 +9,7 @@ from pathlib import Path
 from qmamba.checkpoints.hub.download import HubId, download
 from qmamba.errors import CheckpointError
 from qmamba.models.names import unknown_name
-from qmamba.models.registry import MODELS
+from qmamba.models.registry import named_configs
 
 _SUFFIX = ".safetensors"
 _FILE_SUFFIXES = (_SUFFIX, ".pth", ".pt", ".bin", ".ckpt")
@@ -84,7 +84,9 @@ def _embedded(source: str) -> str | None:
     weights = list_weights()
     if source in weights:
         return source
-    of_model = [name for name in weights if source in MODELS and name.startswith(f"{source}-")]
+    of_model = [
+        name for name in weights if source in named_configs() and name.startswith(f"{source}-")
+    ]
     return of_model[0] if len(of_model) == 1 else None
 
 
@@ -105,7 +107,7 @@ def _has_file_suffix(name: str) -> bool:
 
 
 def _unknown(source: str) -> str:
-    if source in MODELS:
+    if source in named_configs():
         return (
             f"There are no weights named {source!r}, only an architecture: use create_model for "
             f"fresh weights, or give a file, a hub id or one of {', '.join(list_weights()) or '-'}."

@@ -15,12 +15,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from qmamba.checkpoints.loading import METADATA_KEY, MismatchError, load
-from qmamba.checkpoints.safetensors_file import header_of, require_finite
+from qmamba.checkpoints.loading import load
+from qmamba.checkpoints.mismatch import MismatchError
+from qmamba.checkpoints.safetensors_file import METADATA_KEY, header_of, require_finite
 from qmamba.checkpoints.sources import WeightsFile, list_weights, read_weights
 from qmamba.errors import CheckpointError, ConfigError
 from qmamba.files import atomic_write
-from qmamba.models import LoadReport, Model, ModelMetadata, QMamba
+from qmamba.models import LoadReport, ModelMetadata, Network, QMamba
 from qmamba.models import metadata as descriptions
 from qmamba.prompts.config import TuningConfig
 from qmamba.prompts.tuned import BaseIdentity, TunedQMamba, attach, identity_of
@@ -74,7 +75,7 @@ def save_tuned(
     return dataclasses.replace(metadata, sha256=digest, source=str(path))
 
 
-def load_tuned(base: Model, file: str | Path, *, revision: str | None = None) -> TunedQMamba:
+def load_tuned(base: Network, file: str | Path, *, revision: str | None = None) -> TunedQMamba:
     """A tuned model on a base that is already loaded, in evaluation mode.
 
     The frozen tensors share the memory of the base, however many tuned files are loaded on it. Do
@@ -152,7 +153,7 @@ class TunedFile:
             "weights; give that base as well."
         )
 
-    def on(self, base: Model) -> TunedQMamba:
+    def on(self, base: Network) -> TunedQMamba:
         """The tuned model; raises CheckpointError where the base is another one."""
         if not isinstance(base, QMamba):
             raise CheckpointError(

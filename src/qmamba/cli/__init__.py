@@ -7,24 +7,24 @@ from typing import Annotated
 import typer
 
 from qmamba import __version__
-from qmamba.cli.aggregate import aggregate
-from qmamba.cli.backends import backends
+from qmamba.cli.catalog.backends import backends
+from qmamba.cli.catalog.datasets import datasets
+from qmamba.cli.catalog.models import models
+from qmamba.cli.catalog.push import push
+from qmamba.cli.catalog.reproduce import reproduce
 from qmamba.cli.common import handled
-from qmamba.cli.compare import compare
-from qmamba.cli.datasets import datasets
-from qmamba.cli.evaluate import evaluate
-from qmamba.cli.evaluate_restoration import evaluate_restoration
-from qmamba.cli.models import models
-from qmamba.cli.push import push
-from qmamba.cli.quantize import quantize
-from qmamba.cli.report import report
-from qmamba.cli.reproduce import reproduce
-from qmamba.cli.restore import restore
-from qmamba.cli.score import score
+from qmamba.cli.quality.aggregate import aggregate
+from qmamba.cli.quality.compare import compare
+from qmamba.cli.quality.evaluate import evaluate
+from qmamba.cli.quality.report import report
+from qmamba.cli.quality.score import score
+from qmamba.cli.quality.train import train
+from qmamba.cli.quality.tune import tune
+from qmamba.cli.restoration.evaluate_restoration import evaluate_restoration
+from qmamba.cli.restoration.quantize import quantize
+from qmamba.cli.restoration.restore import restore
+from qmamba.cli.restoration.train_restoration import train_restoration_command
 from qmamba.cli.serve import serve
-from qmamba.cli.train import train
-from qmamba.cli.train_restoration import train_restoration_command
-from qmamba.cli.tune import tune
 
 app = typer.Typer(
     name="qmamba",

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from qmamba.datasets.adapter import Adapter, Labels, first_file, first_folder
-from qmamba.datasets.label_files import read_csv
-from qmamba.datasets.matlab import mat_names, mat_vector
+from qmamba.datasets.formats.label_files import read_csv
+from qmamba.datasets.formats.matlab import mat_names, mat_vector
+from qmamba.datasets.formats.spreadsheet import read_sheet
 from qmamba.datasets.records import RatedImage
-from qmamba.datasets.spreadsheet import read_sheet
 from qmamba.errors import DataError
 
 _LIVEC_ENTRIES = 1169

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from qmamba.datasets.adapter import Labels, Reading, check_names, score_range
-from qmamba.datasets.label_files import Row, read_csv
+from qmamba.datasets.formats.label_files import Row, read_csv
 from qmamba.datasets.records import RatedDataset, RatedImage
 from qmamba.errors import DataError
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from qmamba.datasets.adapter import Adapter, Labels
-from qmamba.datasets.label_files import read_csv
-from qmamba.datasets.matlab import mat_vector
+from qmamba.datasets.formats.label_files import read_csv
+from qmamba.datasets.formats.matlab import mat_vector
 from qmamba.datasets.records import RatedImage
 from qmamba.errors import DataError
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from qmamba.datasets.label_files import read_text
+from qmamba.datasets.formats.label_files import read_text
 from qmamba.datasets.records import RatedDataset
 from qmamba.errors import ConfigError, DataError
 from qmamba.files import atomic_write

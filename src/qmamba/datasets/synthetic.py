@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from qmamba.datasets.adapter import Adapter, Labels, first_folder
-from qmamba.datasets.label_files import Row, read_csv, read_words
-from qmamba.datasets.matlab import mat_names, mat_vector
+from qmamba.datasets.formats.label_files import Row, read_csv, read_words
+from qmamba.datasets.formats.matlab import mat_names, mat_vector
+from qmamba.datasets.formats.spreadsheet import read_sheet
 from qmamba.datasets.records import RatedImage
-from qmamba.datasets.spreadsheet import read_sheet
 from qmamba.errors import DataError
 
 LIVE_FOLDERS = (("jp2k", 227), ("jpeg", 233), ("wn", 174), ("gblur", 174), ("fastfading", 174))

@@ -36,20 +36,11 @@ from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from qmamba.errors import ConfigError, ImageError
-from qmamba.images.color import image_pixels
-from qmamba.images.headers import gif_size, webp_size
+from qmamba.images.color.srgb import image_pixels
+from qmamba.images.formats import Format, identify
 from qmamba.images.samples import bits_per_sample
 
 IMAGE_SUFFIXES = frozenset(
@@ -96,21 +87,6 @@ class Origin(NamedTuple):
     """What is to be said about the file: that it has more than one frame."""
 
 
-@dataclass(frozen=True)
-class _Format:
-    name: str
-    open: Callable[[BinaryIO, str], ImageFile.ImageFile]
-    size_before_opening: Callable[[BinaryIO], tuple[int, int] | None] | None = None
-
-
-_JPEG = _Format("JPEG", JpegImagePlugin.JpegImageFile)
-_PNG = _Format("PNG", PngImagePlugin.PngImageFile)
-_WEBP = _Format("WEBP", WebPImagePlugin.WebPImageFile, webp_size)
-_TIFF = _Format("TIFF", TiffImagePlugin.TiffImageFile)
-_BMP = _Format("BMP", BmpImagePlugin.BmpImageFile)
-_GIF = _Format("GIF", GifImagePlugin.GifImageFile, gif_size)
-
-
 def read_image(
     source: str | os.PathLike[str] | bytes | BinaryIO, *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> DecodedImage:
@@ -154,7 +130,7 @@ def decode(
     kind = "image"
     with stream:
         try:
-            file_format = _identify(stream.read(16))
+            file_format = identify(stream.read(16))
             kind = file_format.name
             taken, notes = _decode(stream, file_format, max_pixels, take)
             return taken, Origin(file_format.name, path, notes)
@@ -213,27 +189,9 @@ def _open_source(
     return where, None, io.BytesIO(data)
 
 
-def _identify(head: bytes) -> _Format:
-    if not head:
-        raise ImageError("the file is empty (0 bytes)")
-    if head.startswith(b"\xff\xd8\xff"):
-        return _JPEG
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return _PNG
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return _WEBP
-    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return _TIFF
-    if head.startswith(b"BM"):
-        return _BMP
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return _GIF
-    raise ImageError("it is not a JPEG, PNG, WebP, TIFF, BMP or GIF file")
-
-
 def _decode(
     stream: BinaryIO,
-    file_format: _Format,
+    file_format: Format,
     max_pixels: int,
     take: Callable[[Image.Image, Image.Image | None], _Taken],
 ) -> tuple[_Taken, tuple[str, ...]]:
@@ -246,6 +204,8 @@ def _decode(
     with _pillow_limit_lifted(pixel_count):
         image = _open_image(stream, file_format)
     pixel_count = max(pixel_count, _checked_pixels(image.size, max_pixels))
+    notes = ["first of several frames used"] if _has_more_frames(image) else []
+    notes += file_format.check(image, stream)
     _repair_gray_key(image)
     with _pillow_limit_lifted(pixel_count):
         low: Image.Image | None = None
@@ -255,14 +215,15 @@ def _decode(
         elif _is_deep_gray_alpha(image):
             low = _low_gray_alpha(_open_image(stream, file_format))
         taken = take(image, low)
-    return taken, ("first of several frames used",) if _has_more_frames(image) else ()
+        notes += file_format.verify(image, stream)
+    return taken, tuple(notes)
 
 
-def _open_image(stream: BinaryIO, file_format: _Format) -> ImageFile.ImageFile:
+def _open_image(stream: BinaryIO, file_format: Format) -> ImageFile.ImageFile:
     """The format's own Pillow reader: `Image.open` would warn by its global pixel limit and try
     formats that are not wanted here."""
     stream.seek(0)
-    return file_format.open(stream, "")
+    return file_format.open(stream)
 
 
 def _checked_pixels(size: tuple[int, int], max_pixels: int) -> int:
@@ -328,8 +289,10 @@ def _select_bytes(image: ImageFile.ImageFile, *, low: bool) -> bool:
         colors, _, order = raw_mode.partition(";16")
         if plane_order and codec == "raw" and colors in ("R", "G", "B", "A"):
             order = plane_order
-        elif plane_order or colors not in ("RGB", "RGBA", "RGBX"):
+        elif plane_order or colors not in ("RGB", "RGBA", "RGBX", "RGBa"):
             return False
+        # Pillow would divide by alpha with 8 bits.
+        colors = colors.upper()
         if order == "N":
             order = "L" if sys.byteorder == "little" else "B"
         if order not in ("B", "L"):
@@ -376,7 +339,7 @@ def _repair_gray_key(image: ImageFile.ImageFile) -> None:
 
 
 def _has_more_frames(image: ImageFile.ImageFile) -> bool:
-    if "mp" in image.info:
+    if "mp" in image.info or getattr(image, "more_frames", False):
         return True
     try:
         return bool(getattr(image, "is_animated", False))

@@ -14,8 +14,8 @@ from PIL import Image
 
 from qmamba.errors import ConfigError, ImageError
 from qmamba.files import atomic_write
-from qmamba.images import png, tiff
-from qmamba.images.color import over_white
+from qmamba.images.color.srgb import over_white
+from qmamba.images.formats import png_writer, tiff_writer
 from qmamba.images.layers import ImageLayers
 from qmamba.images.metadata import ImageMetadata
 from qmamba.images.samples import reduced
@@ -33,7 +33,12 @@ ENCODED_SUFFIXES = {
 DEFAULT_QUALITY = 95
 LOSSLESS = 100
 
-_MAX_SIDES = {"PNG": png.MAX_SIDE, "TIFF": tiff.MAX_SIDE, "JPEG": 65_500, "WEBP": 16_383}
+_MAX_SIDES = {
+    "PNG": png_writer.MAX_SIDE,
+    "TIFF": tiff_writer.MAX_SIDE,
+    "JPEG": 65_500,
+    "WEBP": 16_383,
+}
 _MARKER_BYTES = 65_533
 _XMP_BYTES = _MARKER_BYTES - 29
 _EXIF_PREFIX = b"Exif\0\0"
@@ -103,7 +108,7 @@ def write_layers(
 
 
 def _write_png(stream: BinaryIO, layers: ImageLayers, quality: int, notes: list[str]) -> None:
-    png.write_png(stream, layers)
+    png_writer.write_png(stream, layers)
 
 
 def _write_tiff(stream: BinaryIO, layers: ImageLayers, quality: int, notes: list[str]) -> None:
@@ -113,7 +118,7 @@ def _write_tiff(stream: BinaryIO, layers: ImageLayers, quality: int, notes: list
         notes.append("gray stored as RGB: hardly a reader knows 16-bit TIFF of gray and alpha")
         colors = np.repeat(layers.colors, 3, axis=2)
         layers = replace(layers, colors=colors, profile=None)
-    tiff.write_tiff(stream, layers)
+    tiff_writer.write_tiff(stream, layers)
 
 
 def _write_jpeg(stream: BinaryIO, layers: ImageLayers, quality: int, notes: list[str]) -> None:

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from qmamba.errors import ImageError
-from qmamba.images.color import to_srgb
+from qmamba.images.color.srgb import to_srgb
 from qmamba.images.decode import DEFAULT_MAX_PIXELS, decode
 from qmamba.images.metadata import ImageMetadata, read_metadata
 from qmamba.images.samples import pending_orientation, stored_samples, upright

@@ -37,7 +37,6 @@ STRUCTURE_TAGS = frozenset(
 """Tags of a TIFF directory that say how the samples lie and hold for no other image."""
 
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*=\s*[\"']|<tiff:Orientation>\s*)\d+")
-_TEXT_LIMIT = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -210,11 +209,11 @@ def _stored_density(image: Image.Image) -> Any:
 
 def _texts(image: Image.Image) -> Iterator[tuple[str, str]]:
     comment = image.info.get("comment")
-    if isinstance(comment, bytes) and 0 < len(comment) <= _TEXT_LIMIT:
+    if isinstance(comment, bytes) and comment:
         yield "Comment", comment.rstrip(b"\0").decode("utf-8", "replace")
     texts = getattr(image, "text", None)
     if isinstance(texts, dict):
         for keyword, text in texts.items():
             own_place = keyword.startswith(("XML:", "Raw profile type")) or keyword == "exif"
-            if not own_place and len(text) <= _TEXT_LIMIT:
+            if not own_place:
                 yield str(keyword), str(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,12 @@ _FLOAT_TOLERANCE = 1e-3
 _BITS_PER_SAMPLE = 258
 _PHOTOMETRIC = 262
 _WHITE_IS_ZERO = 0
+_EXTRA_SAMPLES = 338
+_ASSOCIATED = 1
+_NO_ALPHA = "alpha ignored: it is zero everywhere"
+
+
+_XMP_ORIENTATION = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])\s*[\"'<]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,17 +60,43 @@ def stored_samples(image: Image.Image, low: Image.Image | None, notes: list[str]
     profile = image.info.get("icc_profile")
     profile = profile if isinstance(profile, bytes) and profile else None
     if low is not None:
-        return StoredSamples(*_deep_color(image, low), profile, turned)
+        colors, alpha = _deep_color(image, low)
+        if alpha is not None and _may_mean_nothing(image) and not alpha.any():
+            notes.append(_NO_ALPHA)
+            alpha = None
+        return StoredSamples(colors, alpha, profile, turned)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return StoredSamples(*_deep_gray(image, bits, notes), profile, turned)
     if bits == 16:
         notes.append("16-bit samples reduced to 8 bits")
-    return StoredSamples(*_split_alpha(image), profile, turned)
+    return StoredSamples(*_shallow(image, notes), profile, turned)
+
+
+def _shallow(image: Image.Image, notes: list[str]) -> tuple[Image.Image, Image.Image | None]:
+    colors, alpha = _split_alpha(image)
+    if alpha is not None and _may_mean_nothing(image) and alpha.getextrema() == (0, 0):
+        notes.append(_NO_ALPHA)
+        alpha = None
+    inside = getattr(image, "inside_canvas", None)
+    if inside is not None:
+        beside = Image.new("L", image.size, 0)
+        beside.paste(255 if alpha is None else alpha.crop(inside), inside)
+        alpha = beside
+    return colors, alpha
+
+
+def _may_mean_nothing(image: Image.Image) -> bool:
+    """Whether programs leave the fourth channel at zero in such files and do not mean it."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return _tiff_tag(image, _EXTRA_SAMPLES) is None
+    return image.format == "BMP"
 
 
 def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """An 8-bit image of mode L, RGB, CMYK or LAB, and its alpha channel where one matters."""
     alpha = None
+    # Pillow converts multiplied samples to plain ones of the same bands and to nothing else.
+    image = as_mode(image, {"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode))
     opaque = image
     if image.has_transparency_data:
         opaque = as_mode(image, "RGBA")
@@ -95,6 +128,8 @@ def _deep_color(high: Image.Image, low: Image.Image) -> tuple[np.ndarray, np.nda
         band <<= 8
         band |= rows_of(low, top, bottom)
     if channels == 4:
+        if _is_associated(high):
+            _divide_by_alpha(samples)
         return samples[..., :3], samples[..., 3]
     if channels == 2:
         return samples[..., 0], samples[..., 1]
@@ -117,6 +152,8 @@ def _deep_gray(
                 "here, scale them first"
             )
         notes.append("float samples stored as 16 bits")
+        if _tiff_tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO:
+            stored = 1 - stored
         return (np.clip(stored, 0, 1) * 65535 + 0.5).astype(np.uint16), None
     if lowest < 0 or highest > 65535:
         raise ImageError(
@@ -131,6 +168,19 @@ def _deep_gray(
     if _tiff_tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO:
         samples = ~samples
     return samples, alpha
+
+
+def _is_associated(image: Image.Image) -> bool:
+    extra = _tiff_tag(image, _EXTRA_SAMPLES)
+    return isinstance(extra, tuple) and extra[:1] == (_ASSOCIATED,)
+
+
+def _divide_by_alpha(samples: np.ndarray) -> None:
+    """Undo the multiplication of 16-bit colors by their alpha, in place; nothing becomes white."""
+    for top, bottom in bands(samples.shape[1], samples.shape[0]):
+        colors, alpha = samples[top:bottom, :, :3], samples[top:bottom, :, 3:].astype(np.uint64)
+        plain = (colors * np.uint64(65535) + alpha // 2) // np.maximum(alpha, 1)
+        colors[...] = np.where(alpha > 0, np.minimum(plain, 65535), 65535)
 
 
 def _keyed_alpha(transparent: np.ndarray) -> np.ndarray | None:
@@ -160,7 +210,10 @@ def _tiff_tag(image: Image.Image, tag: int) -> object:
 
 
 def _tiff_orientation(image: Image.Image) -> int:
-    value = _tiff_tag(image, ExifTags.Base.Orientation)
+    """The orientation that Pillow will apply to a TIFF file that is not loaded yet."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or not image.tile:
+        return 1
+    value = image.getexif().get(ExifTags.Base.Orientation)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
@@ -181,7 +234,7 @@ def pending_orientation(image: Image.Image, turned: int, notes: list[str]) -> in
         notes: Receives the orientation, or why there is none.
     """
     try:
-        pending = image.getexif().get(ExifTags.Base.Orientation, 1)
+        pending = image.getexif().get(ExifTags.Base.Orientation) or _xmp_orientation(image)
     except Exception:
         # Pillow's EXIF parser raises many kinds of errors on damaged data.
         notes.append("EXIF data ignored: it cannot be read")
@@ -191,6 +244,13 @@ def pending_orientation(image: Image.Image, turned: int, notes: list[str]) -> in
     if max(turned, pending) > 1:
         notes.append(f"EXIF orientation {max(turned, pending)} applied")
     return pending
+
+
+def _xmp_orientation(image: Image.Image) -> int:
+    """What XMP says in ways that Pillow does not look for; 1 for nothing."""
+    packet = image.info.get("xmp")
+    found = _XMP_ORIENTATION.search(packet) if isinstance(packet, bytes) else None
+    return int(found[1]) if found else 1
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from qmamba.errors import ImageError, ShapeError
-from qmamba.images.color import image_pixels, over_white
+from qmamba.images.color.srgb import image_pixels, over_white
 from qmamba.images.decode import DecodedImage
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -14,13 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmamba.inference.int8 import quantize_weight
 from qmamba.inference.packed import Activation, PackedConv2d
-from qmamba.nn import SS2D, ChannelAttention
-from qmamba.ops import scan_routes
+from qmamba.nn import ChannelAttention
 from qmamba.ops.native.integer import IntegerCall, PackedCodes
 from qmamba.ops.native.maps import layer_norm
-from qmamba.ops.native.prepared_scan import inference_scan
 from qmamba.ops.scan.dispatch import kernel_is_live
 
 Layer: TypeAlias = Callable[[Tensor], Tensor]
@@ -83,54 +80,6 @@ class Shuffle:
         return larger.permute(0, 2, 3, 1).contiguous()
 
 
-class Mixer:
-    """SS2D without its last linear layer: linear, convolution, projection, scan and norm.
-
-    Each map is given up as soon as the next one exists, because they decide the peak of memory.
-
-    Args:
-        layer: where the weights come from.
-        dtype: of the maps inside.
-        enter: the first linear layer, from the map to the inner channels.
-        project: pixels to the parameters of the scan.
-        size: height and width that maps usually have.
-    """
-
-    def __init__(
-        self,
-        layer: SS2D,
-        dtype: torch.dtype,
-        enter: Layer,
-        project: Layer,
-        size: tuple[int, int],
-    ) -> None:
-        self._enter, self._project = enter, project
-        self._convolution = Convolution(layer.conv2d, dtype, size, "silu")
-        self._gate = copy.deepcopy(layer.multi_scan)
-        self._window = layer.window
-        self._norm = LayerNorm(layer.out_norm, dtype)
-        self._routes = routes = layer.x_proj_weight.shape[0]
-        merged = self._gate is None
-        self._scan = inference_scan(
-            layer.dt_projs_weight,
-            layer.dt_projs_bias,
-            -torch.exp(layer.A_logs.float()).unflatten(0, (routes, -1)),
-            layer.Ds.unflatten(0, (routes, -1)),
-            norm=layer.out_norm if merged else None,
-            merge=merged,
-        )
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """``(batch, height, width, channels)`` to ``(batch, height, width, inner)``."""
-        height, width = x.shape[1:3]
-        pixels = self._convolution(self._enter(x)).flatten(1, 2).contiguous()
-        projected = self._project(pixels).float().unflatten(-1, (self._routes, -1))
-        y = self._scan(pixels, projected, scan_routes(height, width, self._window))
-        if self._gate is not None:
-            y = self._norm(self._gate(y.float()).to(pixels.dtype))
-        return y.unflatten(1, (height, width))
-
-
 def sequence(
     modules: Iterable[nn.Module],
     dtype: torch.dtype,
@@ -173,6 +122,20 @@ def _leaves(module: nn.Module) -> Iterable[nn.Module]:
     if isinstance(module, nn.Sequential):
         return [leaf for child in module for leaf in _leaves(child)]
     return [] if isinstance(module, nn.Identity) else [module]
+
+
+def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes from -127 to 127 of each row of a matrix on its own symmetric grid.
+
+    Args:
+        weight: ``(outputs, inputs)``.
+
+    Returns:
+        int8 codes of that shape, and float32 scales ``(outputs,)``.
+    """
+    weight = weight.detach().float()
+    scale = (weight.abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+    return torch.round(weight / scale.unsqueeze(1)).to(torch.int8), scale
 
 
 def integer_weight(weight: Tensor, bias: Tensor | None = None) -> PackedCodes:

@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qmamba.ops.native.depthwise import WIDEST_WINDOW, DepthwiseConvolution
 from qmamba.ops.native.integer import IntegerCall, PackedCodes
-from qmamba.ops.native.scratch import Buffers
-from qmamba.ops.quantized.depthwise import WIDEST_WINDOW, DepthwiseConvolution
-from qmamba.ops.quantized.operands import (
+from qmamba.ops.native.memory import Buffers
+from qmamba.ops.native.operands import (
     Constant,
-    GridRule,
-    operand_codes,
-    operand_grids,
-    place_operand,
+    QParamsRule,
+    choose_qparams,
+    fake_quantize_,
+    quantize,
 )
 from qmamba.quantization.layers import FrozenTensor, QuantizedConv2d, QuantizedLinear
 from qmamba.quantization.quantizers import DLS, DoReFa, Quantizer
@@ -33,52 +33,52 @@ from qmamba.quantization.quantizers.static import OfficialStatic
 Layer: TypeAlias = Callable[[Tensor], Tensor]
 
 
-class NotDeployable(Exception):
+class NotPreparable(Exception):
     """A layer is quantized in a way, or not at all, that the kernel does not compute."""
 
 
 def constant(frozen: nn.Module | None) -> Constant:
     """A frozen constant as the kernel reads it."""
     if not isinstance(frozen, FrozenTensor) or frozen.codes.dtype != torch.int8:
-        raise NotDeployable
+        raise NotPreparable
     bounds = [bound for bound in (frozen.lowest, frozen.highest) if bound is not None]
     numbers = [float(cast(Tensor, n)) for n in (frozen.scale, frozen.offset, *bounds)]
     return Constant(frozen.codes.contiguous(), *numbers)
 
 
-def grid_rule(quantizer: Quantizer | None) -> GridRule:
-    """Where the grid of an activation comes from."""
+def qparams_rule(quantizer: Quantizer | None) -> QParamsRule:
+    """Where the quantization parameters of an activation come from."""
     if isinstance(quantizer, OfficialDLS | OfficialStatic | RFA | None):
-        raise NotDeployable
+        raise NotPreparable
     first, last = quantizer.low, quantizer.high
     if isinstance(quantizer, DLS) and quantizer.statistics != "frozen":
         weights = torch.cat([quantizer.step_weights, quantizer.offset_weights]).detach().float()
         copies = quantizer.operand.copies
-        return GridRule(quantizer.bits, weights=weights, copies=copies, first=first, last=last)
+        return QParamsRule(quantizer.bits, weights=weights, copies=copies, first=first, last=last)
     if not isinstance(quantizer, DLS | LearnedStep) or (
         isinstance(quantizer, DoReFa) and quantizer.operand.role == "weight"
     ):
-        raise NotDeployable
-    grid = quantizer.grid(torch.zeros(1, 1))
+        raise NotPreparable
+    grid = quantizer.choose_qparams(torch.zeros(1, 1, dtype=torch.float32, device="cpu"))
     numbers = (grid.scale, grid.offset, *(grid.clamp or ()))
     fixed = tuple(float(number) for number in numbers)
-    return GridRule(quantizer.bits, grid=fixed, first=first, last=last)
+    return QParamsRule(quantizer.bits, fixed=fixed, first=first, last=last)
 
 
-def static_rule(quantizer: Quantizer | None) -> GridRule:
-    """The same, for places where the grid must be fixed."""
-    rule = grid_rule(quantizer)
-    if rule.grid is None:
-        raise NotDeployable
+def static_rule(quantizer: Quantizer | None) -> QParamsRule:
+    """The same, where the parameters must be fixed."""
+    rule = qparams_rule(quantizer)
+    if rule.fixed is None:
+        raise NotPreparable
     return rule
 
 
-class _GivenGrid:
-    """A fixed grid as the integer kernel wants it: codes count from 0."""
+class _FixedQParams:
+    """Fixed quantization parameters as the integer kernel wants them: codes count from 0."""
 
-    def __init__(self, rule: GridRule) -> None:
-        assert rule.grid is not None
-        scale, offset = rule.grid[0, :2]
+    def __init__(self, rule: QParamsRule) -> None:
+        assert rule.fixed is not None
+        scale, offset = rule.fixed[0, :2]
         self.scale = scale.clone()
         self.offset = (offset - rule.first * scale).clone()
         self.highest = rule.last - rule.first
@@ -87,14 +87,14 @@ class _GivenGrid:
 class Linear:
     """A linear layer, or a convolution of single pixels, with a norm before it if one is given.
 
-    The grid is applied while a row is in the cache. One that follows the image needs a pass for its
-    statistics first, unless they are known; where its bounds cut levels off, the product is that of
-    the levels in float32.
+    Rows are quantized while they are in the cache. Parameters that follow the image need a pass for
+    its statistics first, unless they are known; where their bounds cut values off, the product is
+    that of the fake-quantized values in float32.
 
     Args:
         weight: ``(outputs, inputs)``.
         bias: ``(outputs,)`` or ``None``.
-        rule: where the grids of the input come from.
+        rule: where the quantization parameters of the input come from.
         norm: layer norm of the input, or ``None``.
         buffers: where intermediate results go.
     """
@@ -103,26 +103,26 @@ class Linear:
         self,
         weight: Constant,
         bias: Tensor | None,
-        rule: GridRule,
+        rule: QParamsRule,
         norm: nn.LayerNorm | None,
         buffers: Buffers,
     ) -> None:
         self._buffers = buffers
         self._outputs = len(weight.codes)
-        scale, offset = torch.tensor(weight.scale), torch.tensor(weight.offset)
+        scale, offset = (_number(value) for value in (weight.scale, weight.offset))
         packed = PackedCodes(weight.codes, scale, offset if weight.offset else None, bias)
         self._weight, self._bias = weight, bias
-        self._norm = norm if rule.grid is None else None
-        self._call = IntegerCall(packed, norm=None if rule.grid is None else norm)
+        self._norm = norm if rule.fixed is None else None
+        self._call = IntegerCall(packed, norm=None if rule.fixed is None else norm)
         self.rule = rule
-        """Where the grids of the input come from."""
-        self._given = None if rule.grid is None else _GivenGrid(rule)
+        """Where the quantization parameters of the input come from."""
+        self._given = None if rule.fixed is None else _FixedQParams(rule)
 
     def __call__(
         self,
         x: Tensor,
         *,
-        grids: Tensor | None = None,
+        qparams: Tensor | None = None,
         residual: Tensor | None = None,
         residual_scale: Tensor | None = None,
         name: str | None = None,
@@ -131,7 +131,7 @@ class Linear:
 
         Args:
             x: the rows.
-            grids: of the images ``(batch, 4)``, if they are known.
+            qparams: of the images ``(batch, 4)``, if they are known.
             residual: added to the result.
             residual_scale: factors of the residual, ``(outputs,)``.
             name: of the buffer for the result; ``None`` for a fresh tensor.
@@ -143,16 +143,16 @@ class Linear:
         else:
             if self._norm is not None:
                 x = self._norm(x)
-            if grids is None:
-                grids = operand_grids(x.flatten(1, -2), rule)
-            if rule.is_cut(grids):
-                return self._of_levels(x, grids, residual, residual_scale)
-            scale, offset = grids[:, 0], grids[:, 1] - rule.first * grids[:, 0]
+            if qparams is None:
+                qparams = choose_qparams(x.flatten(1, -2), rule)
+            if rule.is_cut(qparams):
+                return self._of_values(x, qparams, residual, residual_scale)
+            scale, offset = qparams[:, 0], qparams[:, 1] - rule.first * qparams[:, 0]
             if len(x) == 1:
                 scale, offset = scale[0], offset[0]
             else:
-                places = (slice(None), *(None for _ in x.shape[2:]))
-                scale, offset = (t[places].expand(x.shape[:-1]) for t in (scale, offset))
+                along = (slice(None), *(None for _ in x.shape[2:]))
+                scale, offset = (t[along].expand(x.shape[:-1]) for t in (scale, offset))
         highest = rule.last - rule.first
         return self._call(
             x,
@@ -164,28 +164,33 @@ class Linear:
             out=out,
         )
 
-    def _of_levels(
-        self, x: Tensor, grids: Tensor, residual: Tensor | None, residual_scale: Tensor | None
+    def _of_values(
+        self, x: Tensor, qparams: Tensor, residual: Tensor | None, residual_scale: Tensor | None
     ) -> Tensor:
-        levels = x.flatten(1, -2).clone()
-        place_operand(levels, self.rule, grids)
-        y = F.linear(levels, self._weight.values(), self._bias).view(*x.shape[:-1], -1)
+        values = x.flatten(1, -2).clone()
+        fake_quantize_(values, self.rule, qparams)
+        y = F.linear(values, self._weight.dequantize(), self._bias).view(*x.shape[:-1], -1)
         if residual is None:
             return y
         return y.add_(residual if residual_scale is None else residual * residual_scale)
 
 
+def _number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float32, device="cpu")
+
+
 def linear(layer: nn.Module, buffers: Buffers, norm: nn.LayerNorm | None = None) -> Linear:
     """From a linear layer or a convolution of single pixels."""
     if not isinstance(layer, QuantizedLinear | QuantizedConv2d):
-        raise NotDeployable
+        raise NotPreparable
     weight = constant(layer.frozen_weight)
     weight = weight.arranged(weight.codes.flatten(1))
-    return Linear(weight, layer.bias, grid_rule(layer.input_quantizer), norm, buffers)
+    return Linear(weight, layer.bias, qparams_rule(layer.input_quantizer), norm, buffers)
 
 
 class SquareConvolution:
-    """A convolution without groups or dilation, padded to keep the map, from a fixed grid.
+    """A convolution without groups or dilation, padded to keep the map, with fixed
+    quantization parameters.
 
     Patches reach outside the map, where the code is 0 but the value must be; what the codes there
     contributed is taken back from the results along the border.
@@ -202,12 +207,12 @@ class SquareConvolution:
             or layer.dilation != (1, 1)
             or side != 3
         ):
-            raise NotDeployable
+            raise NotPreparable
         weight = constant(layer.frozen_weight)
         self._rule = static_rule(layer.input_quantizer)
-        self._given = _GivenGrid(self._rule)
+        self._given = _FixedQParams(self._rule)
         codes = weight.codes.permute(0, 2, 3, 1)
-        scale, offset = torch.tensor(weight.scale), torch.tensor(weight.offset)
+        scale, offset = (_number(value) for value in (weight.scale, weight.offset))
         packed = PackedCodes(
             codes.flatten(1).contiguous(), scale, offset if weight.offset else None, layer.bias
         )
@@ -224,7 +229,7 @@ class SquareConvolution:
         """``(batch, height, width, channels)`` to the map at every ``stride`` pixels, fresh."""
         batch, height, width, channels = x.shape
         codes = self._buffers("codes", (batch, height * width, channels), torch.uint8)
-        operand_codes(x.flatten(1, 2), self._rule, codes)
+        quantize(x.flatten(1, 2), self._rule, codes)
         given = self._given
         y = self._call(codes.view(x.shape), scale=given.scale, offset=given.offset)
         ends = [
@@ -243,7 +248,7 @@ class SquareConvolution:
 def depthwise(layer: nn.Module, activation: str | None = None) -> DepthwiseConvolution:
     """From a depthwise convolution that keeps the size of the map, and the activation after it."""
     if not isinstance(layer, QuantizedConv2d):
-        raise NotDeployable
+        raise NotPreparable
     side, dilation = layer.kernel_size[0], layer.dilation[0]
     if (
         layer.groups != layer.in_channels
@@ -255,7 +260,7 @@ def depthwise(layer: nn.Module, activation: str | None = None) -> DepthwiseConvo
         or layer.dilation != (dilation, dilation)
         or layer.padding != (side // 2 * dilation,) * 2
     ):
-        raise NotDeployable
+        raise NotPreparable
     rule = static_rule(layer.input_quantizer)
     weight = constant(layer.frozen_weight)
     return DepthwiseConvolution(weight, layer.bias, rule, dilation=dilation, activation=activation)
@@ -292,7 +297,7 @@ class Chain:
             elif isinstance(module, nn.LayerNorm | nn.GELU | nn.LeakyReLU):
                 self._layers.append(module)
             else:
-                raise NotDeployable
+                raise NotPreparable
 
     def __call__(self, x: Tensor) -> Tensor:
         """``(batch, height, width, channels)`` to the same layout."""

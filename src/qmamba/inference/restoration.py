@@ -1,27 +1,28 @@
-"""A MambaIR network prepared for inference on the CPU."""
+"""A MambaIR prepared for inference on the CPU."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmamba.errors import ConfigError, ShapeError
+from qmamba.errors import ShapeError
 from qmamba.inference.layers import (
     Attention,
     Convolution,
     Layer,
     LayerNorm,
-    Mixer,
     apply,
     integer_weight,
     sequence,
 )
+from qmamba.inference.mixer import plain_mixer
 from qmamba.inference.packed import PackedLinear
+from qmamba.inference.precision import Precision, require_cpu
 from qmamba.models.mambair.network import RGB_MEAN, MambaIR
 from qmamba.nn import SS2D, ChannelAttention, ChannelAttentionBlock, ResidualGroup, ScaledSkipBlock
 from qmamba.nn.ss2d import ROUTES
@@ -34,7 +35,7 @@ _USUAL_SIDE = 64
 _FLOAT = 4
 
 
-class RestorationModel:
+class PreparedMambaIR:
     """What :class:`~qmamba.models.MambaIR` computes, faster, on the CPU.
 
     Args:
@@ -42,8 +43,8 @@ class RestorationModel:
         precision: ``"fp32"``; ``"bf16"`` for bfloat16 weights and activations with the state of
             the scan, the input and what is added to it in float32; ``"int8"`` for linear layers and
             convolutions of many channels on 8-bit integers, but for the last one, which makes the
-            image. Grids are as for :class:`~qmamba.inference.prepare.InferenceModel`.
-        timed: see :class:`~qmamba.inference.prepare.InferenceModel`.
+            image. Grids are as for :class:`~qmamba.inference.quality.PreparedQMamba`.
+        timed: see :class:`~qmamba.inference.quality.PreparedQMamba`.
         group: what takes the place of each residual group, for networks that are quantized.
 
     Raises:
@@ -54,13 +55,12 @@ class RestorationModel:
     def __init__(
         self,
         model: MambaIR,
-        precision: Literal["fp32", "bf16", "int8"] = "fp32",
+        precision: Precision = "fp32",
         *,
         timed: bool = False,
         group: Callable[[ResidualGroup], Layer] | None = None,
     ) -> None:
-        if next(model.parameters()).device.type != "cpu":
-            raise ConfigError("Only a model on the CPU can be prepared; move it there first.")
+        require_cpu(model)
         self._config = model.config
         self._dtype = dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         size = (_USUAL_SIDE, _USUAL_SIDE)
@@ -159,7 +159,7 @@ class _Block:
         scanned, gate = mixer.in_proj.weight.chunk(2)
         self._gate = packed(gate)
         project = packed(mixer.x_proj_weight.flatten(0, 1))
-        self._mix = Mixer(mixer, dtype, packed(scanned), project, size)
+        self._mix = plain_mixer(mixer, dtype, packed(scanned), project, size)
         self._out = packed(mixer.out_proj.weight)
         *convolutions, attention = cast(ChannelAttentionBlock, block.conv_blk).cab
         self._convolutions = sequence(convolutions, dtype, size, integers=integers)
@@ -170,7 +170,7 @@ class _Block:
 
     def __call__(self, x: Tensor) -> Tensor:
         normalized = self._norm(x)
-        y = self._mix(normalized)
+        y = self._mix(normalized).map
         y = y.mul_(F.silu(self._gate(normalized), inplace=True))
         x = self._out(y, residual=x * self._skip)
         y = apply(self._convolutions, self._norm2(x))

@@ -32,6 +32,17 @@ class NetworkConfig:
         """Side of the square images that the network is bound to; None where any size does."""
         return None
 
+    @property
+    def outputs(self) -> int | None:
+        """Outputs of the head; None where the network makes images."""
+        found: int | None = getattr(self, "num_outputs", None)
+        return found
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks, where the configuration sets it; else 0."""
+        return sum(getattr(self, "depths", ()))
+
     def replace(self: Fields, **overrides: Any) -> Fields:
         """A copy with other values.
 

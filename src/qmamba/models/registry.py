@@ -1,117 +1,75 @@
-"""The named models: one plain dictionary from name to configuration."""
+"""The families of networks and their named models: one plain dictionary of records."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any, TypeAlias
+from typing import Any
+
+from torch import Tensor
 
 from qmamba.errors import ConfigError
-from qmamba.models.mambair.config import MambaIRConfig
-from qmamba.models.mambair.network import MambaIR
+from qmamba.models.architecture import Architecture
+from qmamba.models.fields import NetworkConfig
+from qmamba.models.mambair.architecture import MAMBAIR
 from qmamba.models.names import unknown_name
-from qmamba.models.qmamba.config import QMambaConfig
-from qmamba.models.qmamba.network import QMamba
-from qmamba.models.timm.config import BACKBONES, TimmConfig
-from qmamba.models.timm.network import TimmBackbone
+from qmamba.models.network import Network
+from qmamba.models.qmamba.architecture import QMAMBA
+from qmamba.models.timm.architecture import TIMM
 
-Config: TypeAlias = QMambaConfig | MambaIRConfig | TimmConfig
-QualityModel: TypeAlias = QMamba | TimmBackbone
-Model: TypeAlias = QualityModel | MambaIR
-
-CONFIGS: dict[str, type[Config]] = {
-    QMambaConfig.architecture: QMambaConfig,
-    MambaIRConfig.architecture: MambaIRConfig,
-    TimmConfig.architecture: TimmConfig,
-}
-"""Every kind of network, by the name that weights files have for it."""
-
-_TINY = QMambaConfig(dims=(96, 192, 384, 768), depths=(2, 2, 4, 2))
-_SMALL = QMambaConfig(dims=(96, 192, 384, 768), depths=(2, 2, 15, 2))
-_BASE = QMambaConfig(dims=(128, 256, 512, 1024), depths=(2, 2, 15, 2))
-_NANO = QMambaConfig(dims=(32, 64, 128, 256), depths=(1, 2, 3, 1))
-_MINI = QMambaConfig(dims=(48, 96, 192, 384), depths=(1, 2, 3, 1))
+ARCHITECTURES: dict[str, Architecture] = {record.name: record for record in (QMAMBA, MAMBAIR, TIMM)}
+"""Every family of networks, by the name that weights files have for it."""
 
 
-def _local(config: QMambaConfig) -> QMambaConfig:
-    # The paper gives no window sizes; these are 32 image pixels in the first three stages and
-    # reproduce its FLOP counts.
-    return config.replace(windows=(8, 4, 2, 2), route_gate=True)
+def architecture_of(network: Network | NetworkConfig) -> Architecture:
+    """The record of the family that a network or a configuration belongs to."""
+    config = network if isinstance(network, NetworkConfig) else network.config
+    return ARCHITECTURES[config.architecture]
 
 
-_CLASSIC = MambaIRConfig(
-    task="sr-classic",
-    dim=180,
-    depths=(6,) * 6,
-    state_size=16,
-    expansion=2.0,
-    cab="convolution",
-    cab_reduction=3,
-)
-_LIGHT = MambaIRConfig()
-_DENOISE = _CLASSIC.replace(task="denoise", scale=1, expansion=1.2)
-# Few states and many convolutions, because on a CPU the scan costs most and grows with the states.
-_NANO_LIGHT = MambaIRConfig(
-    dim=32, depths=(2, 2, 2), state_size=4, expansion=1.0, attention_reduction=8
-)
-_NANO_DENOISE = _NANO_LIGHT.replace(task="denoise", scale=1)
+def recognize(state: Mapping[str, Tensor]) -> Architecture:
+    """The family of a foreign state dict.
 
-MODELS: dict[str, Config] = {
-    "qmamba-nano": _NANO,
-    "qmamba-mini": _MINI,
-    "qmamba-tiny": _TINY,
-    "qmamba-small": _SMALL,
-    "qmamba-base": _BASE,
-    "lqmamba-nano": _local(_NANO),
-    "lqmamba-tiny": _local(_TINY),
-    "lqmamba-small": _local(_SMALL),
-    "lqmamba-base": _local(_BASE),
-    "mambair-nano-x2": _NANO_LIGHT,
-    "mambair-nano-x3": _NANO_LIGHT.replace(scale=3),
-    "mambair-nano-x4": _NANO_LIGHT.replace(scale=4),
-    "mambair-nano-denoise": _NANO_DENOISE,
-    "mambair-nano-jpeg": _NANO_DENOISE.replace(task="jpeg", channels=1),
-    "mambair-light-x2": _LIGHT,
-    "mambair-light-x3": _LIGHT.replace(scale=3),
-    "mambair-light-x4": _LIGHT.replace(scale=4),
-    "mambair-classic-x2": _CLASSIC,
-    "mambair-classic-x3": _CLASSIC.replace(scale=3),
-    "mambair-classic-x4": _CLASSIC.replace(scale=4),
-    "mambair-denoise-color": _DENOISE,
-    "mambair-denoise-gray": _DENOISE.replace(channels=1),
-    "mambair-jpeg": _DENOISE.replace(task="jpeg", channels=1),
-    **{name: TimmConfig(backbone=name) for name in BACKBONES},
-}
-"""Every model that :func:`create_model` can build."""
+    What no family knows is taken for the first one, whose error says what it misses.
+    """
+    known = (record for record in ARCHITECTURES.values() if record.recognizes(state))
+    return next(known, next(iter(ARCHITECTURES.values())))
+
+
+def named_configs() -> dict[str, NetworkConfig]:
+    """The configuration of every model that :func:`create_model` can build, by its name."""
+    return {
+        name: config for record in ARCHITECTURES.values() for name, config in record.models.items()
+    }
 
 
 def list_models(pattern: str = "*") -> list[str]:
     """Names of the models that match a shell pattern, for example ``"lq*"``."""
-    return [name for name in MODELS if fnmatchcase(name, pattern)]
+    return [name for name in named_configs() if fnmatchcase(name, pattern)]
 
 
-def model_config(name: str, **config_overrides: Any) -> Config:
+def model_config(name: str, **config_overrides: Any) -> NetworkConfig:
     """The configuration of a named model with some fields replaced.
 
     Raises:
         ConfigError: the name or a field is unknown, or a value is not allowed.
     """
-    if name not in MODELS:
-        raise ConfigError(unknown_name("model", name, MODELS))
-    return MODELS[name].replace(**config_overrides)
+    configs = named_configs()
+    if name not in configs:
+        raise ConfigError(unknown_name("model", name, configs))
+    return configs[name].replace(**config_overrides)
 
 
-def build_model(config: Config) -> Model:
+def build_model(config: NetworkConfig) -> Network:
     """The network of a configuration, with fresh weights.
 
     Raises:
         QMambaError: it is a backbone of timm, which is not installed.
     """
-    if isinstance(config, TimmConfig):
-        return TimmBackbone(config)
-    return MambaIR(config) if isinstance(config, MambaIRConfig) else QMamba(config)
+    return architecture_of(config).build(config)
 
 
-def create_model(name: str, **config_overrides: Any) -> Model:
+def create_model(name: str, **config_overrides: Any) -> Network:
     """Build a named model with fresh weights, in training mode, on torch's default device.
 
     Weights are drawn from torch's global generator; :func:`qmamba.load` has trained ones.
@@ -130,9 +88,9 @@ def create_model(name: str, **config_overrides: Any) -> Model:
     return build_model(model_config(name, **config_overrides))
 
 
-def name_of(config: Config) -> str | None:
+def name_of(config: NetworkConfig) -> str | None:
     """The name of a model that differs at most in its training and its number of outputs."""
-    if not isinstance(config, MambaIRConfig):
-        config = config.replace(num_outputs=1)
-    config = config.replace(drop_path=0.0)
-    return next((name for name, known in MODELS.items() if known == config), None)
+    record = architecture_of(config)
+    plain = {"drop_path": 0.0, "num_outputs": 1} if record.rates else {"drop_path": 0.0}
+    config = config.replace(**plain)
+    return next((name for name, known in record.models.items() if known == config), None)

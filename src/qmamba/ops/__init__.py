@@ -1,7 +1,7 @@
 """The selective scan: its definition, its fast implementations, and the routes it walks along."""
 
 from qmamba.ops.scan.dispatch import BackendStatus, backends, selective_scan, ss2d
-from qmamba.ops.scan.given_delta import ss2d_given_steps
+from qmamba.ops.scan.given_delta import ss2d_given_delta
 from qmamba.ops.scan.routes import PADDING, gather_routes, scan_routes, scatter_routes
 
 __all__ = [
@@ -13,5 +13,5 @@ __all__ = [
     "scatter_routes",
     "selective_scan",
     "ss2d",
-    "ss2d_given_steps",
+    "ss2d_given_delta",
 ]

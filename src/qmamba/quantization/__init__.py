@@ -2,9 +2,10 @@
 
 from qmamba.quantization.config import LayerSettings, QuantConfig
 from qmamba.quantization.layers import FrozenTensor, QuantizedConv2d, QuantizedLinear
+from qmamba.quantization.methods import METHODS, quantization_of
 from qmamba.quantization.placement import quantized_names
 from qmamba.quantization.prepare import calibrate, quantize_, quantizers
-from qmamba.quantization.qparams import BITS, Grid
+from qmamba.quantization.qparams import BITS, QuantParams
 from qmamba.quantization.quantizers import (
     DLS,
     LSQ,
@@ -27,18 +28,19 @@ __all__ = [
     "BITS",
     "DLS",
     "LSQ",
+    "METHODS",
     "PAMS",
     "QUANTIZERS",
     "RFA",
     "STATISTICS",
     "DoReFa",
     "FrozenTensor",
-    "Grid",
     "LSQPlus",
     "LayerSettings",
     "MinMax",
     "Operand",
     "QuantConfig",
+    "QuantParams",
     "QuantSR",
     "QuantizedConv2d",
     "QuantizedLinear",
@@ -47,6 +49,7 @@ __all__ = [
     "Static",
     "calibrate",
     "create_quantizer",
+    "quantization_of",
     "quantize_",
     "quantized_names",
     "quantizers",

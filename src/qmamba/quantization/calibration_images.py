@@ -1,4 +1,4 @@
-"""Images from which activation quantizers start: given ones, or made ones without any."""
+"""Images that activation quantizers are calibrated on: given ones, or random ones."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 from qmamba.errors import DataError, ImageError
 from qmamba.images import IMAGE_SUFFIXES, normalize, random_crops, read_image, to_tensor
-from qmamba.models.qmamba.network import QMamba
-from qmamba.models.registry import Model
+from qmamba.models.network import Network
+from qmamba.models.registry import architecture_of
 
 _LUMA = (0.299, 0.587, 0.114)
 
 
 def calibration_inputs(
-    model: Model,
+    model: Network,
     folder: Path | None = None,
     *,
     count: int = 16,
@@ -28,11 +28,11 @@ def calibration_inputs(
     Args:
         model: decides the channels, and whether images are normalized.
         folder: images as the network will be given them, for a restoration network degraded ones;
-            folders inside are entered. ``None`` for made ones.
+            folders inside are entered. ``None`` for random ones.
         count: number of crops; one of each image, or several where there are fewer images.
-        side: of the crops, in pixels; by default 224 for a QMamba and 64 for a MambaIR, or that of
-            a smaller image.
-        seed: of the choice of crops, or of the made images.
+        side: of the crops, in pixels; by default 224 for a quality model and 64 for a restoration
+            model, or that of a smaller image.
+        seed: of the choice of crops, or of the random images.
 
     Returns:
         float32 ``(1, channels, height, width)`` each.
@@ -40,9 +40,9 @@ def calibration_inputs(
     Raises:
         DataError: there is no such folder, or it holds no readable image.
     """
-    scores = isinstance(model, QMamba)
-    side = side or (224 if scores else 64)
-    channels = 3 if scores else int(getattr(model.config, "channels", 3))
+    rates = architecture_of(model).rates
+    side = side or (224 if rates else 64)
+    channels = 3 if rates else int(getattr(model.config, "channels", 3))
     generator = torch.Generator().manual_seed(seed)
     if folder is None:
         crops = [natural_spectrum(3, side, generator) for _ in range(count)]
@@ -51,7 +51,7 @@ def calibration_inputs(
     if channels == 1:
         luma = torch.tensor(_LUMA).view(3, 1, 1)
         crops = [(crop * luma).sum(0, keepdim=True) for crop in crops]
-    return [(normalize(crop) if scores else crop)[None] for crop in crops]
+    return [(normalize(crop) if rates else crop)[None] for crop in crops]
 
 
 def natural_spectrum(channels: int, side: int, generator: torch.Generator) -> Tensor:

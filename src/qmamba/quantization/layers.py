@@ -9,16 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmamba.nn import ChannelLastConv2d
-from qmamba.quantization.qparams import Grid
+from qmamba.quantization.qparams import QuantParams
 from qmamba.quantization.quantizers import Quantizer
 
 
 class FrozenTensor(nn.Module):
-    """A constant as codes on a grid.
+    """A constant as codes on a qparams.
 
     Args:
         codes: int8 or uint8, the shape of the constant.
-        grid: what the codes stand for, one grid for the whole constant.
+        qparams: what the codes stand for, the same for the whole constant.
         bits: width of a code.
     """
 
@@ -26,24 +26,24 @@ class FrozenTensor(nn.Module):
     scale: Tensor
     offset: Tensor
 
-    def __init__(self, codes: Tensor, grid: Grid, bits: int) -> None:
+    def __init__(self, codes: Tensor, qparams: QuantParams, bits: int) -> None:
         super().__init__()
-        self.bits, self.low, self.high = bits, grid.low, grid.high
+        self.bits, self.low, self.high = bits, qparams.low, qparams.high
         self.register_buffer("codes", codes)
-        self.register_buffer("scale", grid.scale.reshape(1))
-        self.register_buffer("offset", grid.offset.reshape(1))
-        for name, bound in zip(("lowest", "highest"), grid.clamp or (None, None), strict=True):
+        self.register_buffer("scale", qparams.scale.reshape(1))
+        self.register_buffer("offset", qparams.offset.reshape(1))
+        for name, bound in zip(("lowest", "highest"), qparams.clamp or (None, None), strict=True):
             self.register_buffer(name, None if bound is None else bound.reshape(1))
 
-    def grid(self) -> Grid:
+    def qparams(self) -> QuantParams:
         """What the codes stand for."""
         lowest, highest = cast("Tensor | None", self.lowest), cast("Tensor | None", self.highest)
         clamp = None if lowest is None or highest is None else (lowest, highest)
-        return Grid(self.scale, self.offset, self.low, self.high, clamp)
+        return QuantParams(self.scale, self.offset, self.low, self.high, clamp)
 
     def forward(self) -> Tensor:
         """The constant, in the dtype of its scale."""
-        return self.grid().values(self.codes)
+        return self.qparams().dequantize(self.codes)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.codes.shape)}, bits={self.bits}"
@@ -53,9 +53,9 @@ class FrozenTensor(nn.Module):
 def freeze(quantizer: Quantizer, value: Tensor) -> FrozenTensor:
     """The codes that a quantizer gives to a constant."""
     value = value.detach()
-    codes = quantizer.codes(value)
-    grid = quantizer.grid(value)
-    return FrozenTensor(codes, grid, quantizer.bits)
+    codes = quantizer.quantize(value)
+    qparams = quantizer.choose_qparams(value)
+    return FrozenTensor(codes, qparams, quantizer.bits)
 
 
 class QuantizedLinear(nn.Linear):

@@ -24,7 +24,8 @@ def quantize_(
     """Quantize a MambaIR or QMamba network in place, one step at a time.
 
     - ``step="prepare"``: layers get fake quantizers and the model can be trained; the parameters of
-      the full-precision network keep their names and values. Weight quantizers start at once,
+      the full-precision network keep their names and values. Weight quantizers are initialized at
+      once,
       activation quantizers in the first pass in training mode or in :func:`calibrate`.
     - ``step="ptq"``: the same, in evaluation mode and with all parameters fixed;
       :func:`calibrate` has to follow.
@@ -55,7 +56,7 @@ def quantize_(
         return model
     replace_layers(model, config, filter_fn)
     model.quantization = config  # type: ignore[assignment]
-    _start_constants(model)
+    _initialize_constants(model)
     if config.step == "ptq":
         model.eval().requires_grad_(False)
     return model
@@ -73,8 +74,8 @@ def calibrate(model: AnyModel, batches: Iterable[Tensor]) -> AnyModel:
     """Start all activation quantizers of a prepared model from data, in place.
 
     The batches run through the model in evaluation mode with exact activations and quantized
-    weights. Quantizers that had started before start again. In a distributed run all processes have
-    to take part.
+    weights. Quantizers that were initialized before are initialized again. In a distributed run all
+    processes have to take part.
 
     Args:
         model: after the step ``prepare`` or ``ptq``.
@@ -105,16 +106,16 @@ def calibrate(model: AnyModel, batches: Iterable[Tensor]) -> AnyModel:
         model.train(training)
     for quantizer, sample in zip(active, samples, strict=True):
         assert sample is not None
-        quantizer.start(sample)
+        quantizer.initialize(sample)
     return model
 
 
 @torch.no_grad()
-def _start_constants(model: nn.Module) -> None:
+def _initialize_constants(model: nn.Module) -> None:
     """Start the quantizers of weights and of the scan's constants."""
     for layer in _quantized_layers(model):
         if isinstance(layer, QuantizedSS2D):
-            layer.start_constants()
+            layer.initialize_constants()
         elif layer.weight_quantizer is not None:
             layer.weight_quantizer(layer.weight)
 

@@ -1,4 +1,4 @@
-"""A uniform grid: how codes of a few bits stand for real values."""
+"""A uniform qparams: how codes of a few bits stand for real values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def signed_range(bits: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Grid:
+class QuantParams:
     """The levels ``code * scale - offset``, code from ``low`` to ``high``.
 
     ``scale``, ``offset`` and the two bounds are tensors that broadcast against the values: one
@@ -39,12 +39,12 @@ class Grid:
     clamp: tuple[Tensor, Tensor] | None = None
     """Bounds that cut levels off: the smallest and largest value that may come out."""
 
-    def codes(self, values: Tensor) -> Tensor:
+    def quantize(self, values: Tensor) -> Tensor:
         """The code of the nearest level: int8, or uint8 where ``low`` is 0."""
         codes = torch.round((values + self.offset) / self.scale).clamp_(self.low, self.high)
         return codes.to(torch.uint8 if self.low == 0 else torch.int8)
 
-    def values(self, codes: Tensor) -> Tensor:
+    def dequantize(self, codes: Tensor) -> Tensor:
         """The levels of codes, in the dtype of ``scale``."""
         values = codes.to(self.scale.dtype) * self.scale - self.offset
         return values if self.clamp is None else torch.clamp(values, *self.clamp)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qmamba.nn import SS2D
 from qmamba.nn.ss2d import ROUTES
-from qmamba.ops import scan_routes, ss2d, ss2d_given_steps
+from qmamba.ops import scan_routes, ss2d, ss2d_given_delta
 from qmamba.quantization.config import QuantConfig
 from qmamba.quantization.layers import (
     FrozenTensor,
@@ -127,10 +127,10 @@ class QuantizedSS2D(SS2D):
             projected = torch.cat([low, B, C], dim=-1)
             scanned = ss2d(inputs, projected, routes, dt_weight, bias, A, D, merge=merge)
         else:
-            steps = torch.matmul(low.transpose(1, 2), dt_weight.transpose(1, 2))
-            steps = self.steps_quantizer(steps)
+            delta = torch.matmul(low.transpose(1, 2), dt_weight.transpose(1, 2))
+            delta = self.steps_quantizer(delta)
             B_and_C = torch.cat([B, C], dim=-1)
-            scanned = ss2d_given_steps(inputs, steps, B_and_C, routes, bias, A, D, merge=merge)
+            scanned = ss2d_given_delta(inputs, delta, B_and_C, routes, bias, A, D, merge=merge)
         return scanned if self.multi_scan is None else self.multi_scan(scanned)
 
     def constant(self, name: str) -> Tensor:
@@ -140,8 +140,8 @@ class QuantizedSS2D(SS2D):
             return frozen()
         return _apply(getattr(self, f"{name}_quantizer"), self._exact(name))
 
-    def start_constants(self) -> None:
-        """Let the quantizers of the parameters start from their values."""
+    def initialize_constants(self) -> None:
+        """Initialize the quantizers of the parameters with their values."""
         for name in (*PROJECTION_WEIGHTS, *SCAN_CONSTANTS):
             self.constant(name)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qmamba.errors import QMambaError
+from qmamba.models import RatingNetwork
 from qmamba.reproduce.cost import multiply_adds
 from qmamba.reproduce.figure3 import damage_kind, deep_features, feature_map, write_figure
 from qmamba.reproduce.paper_tables import TABLES
@@ -190,6 +191,7 @@ def _figure(plan: Plan, laboratory: Laboratory, notes: tuple[str, ...]) -> list[
         places = laboratory.test_part(FIGURE_SET, step.training.seed)
         kinds = [damage_kind(dataset[place].distortion) for place in places]
         model = laboratory.trained(step.training)
+        assert isinstance(model, RatingNetwork)
         features = deep_features(model, dataset, places, plan.protocol.crops_used)
         maps.append(feature_map(step.training.model, features, kinds))
     if not maps:

@@ -24,7 +24,7 @@ from qmamba.datasets import RatedDataset
 from qmamba.errors import DataError, QMambaError
 from qmamba.files import atomic_write
 from qmamba.images import normalize
-from qmamba.models import Model
+from qmamba.models import RatingNetwork
 
 KINDS = {
     "blur": range(1, 4),
@@ -73,7 +73,7 @@ def damage_kind(distortion: str | None) -> str:
 
 
 def deep_features(
-    model: Model, dataset: RatedDataset, positions: Sequence[int], crops: int
+    model: RatingNetwork, dataset: RatedDataset, positions: Sequence[int], crops: int
 ) -> NDArray[np.float64]:
     """What the head sees of some images, (images, channels): the mean over their crops."""
     scorer = Scorer(model, policy=CropsPolicy(count=crops))

@@ -18,16 +18,17 @@ from qmamba.errors import DataError, QMambaError
 from qmamba.evaluation.metrics.correlation import plcc, srcc
 from qmamba.evaluation.quality.predictions import predict
 from qmamba.files import atomic_write
-from qmamba.models import Model
+from qmamba.models import Network
 from qmamba.reproduce.plan import FIGURE_SET, Measurement, Training
 from qmamba.reproduce.protocol import Protocol
 from qmamba.reproduce.sources import Sources, parts
 from qmamba.training.checkpoints import CHECKPOINT_NAME
 from qmamba.training.loop import TrainingProgress
 from qmamba.training.quality.initial_network import starting_model
-from qmamba.training.quality.run import MODEL_NAME, train_quality
+from qmamba.training.quality.run import train_quality
 from qmamba.training.quality.task import PAPER_SHORTER, QualityPart, QualityTask
 from qmamba.training.quality.tuning import TUNED_NAME, facing, tune
+from qmamba.training.run import MODEL_NAME
 
 _PROTOCOL_NAME = "protocol.json"
 
@@ -122,7 +123,7 @@ class Laboratory:
             for name in (MODEL_NAME, TUNED_NAME):
                 (self._runs / training.key / name).unlink(missing_ok=True)
 
-    def trained(self, training: Training) -> Model:
+    def trained(self, training: Training) -> Network:
         """The result of a training, which is run if need be.
 
         Raises:
@@ -160,7 +161,7 @@ class Laboratory:
         )
         _finish(folder, result.interrupted)
 
-    def _tune(self, training: Training, base: Model, folder: Path) -> None:
+    def _tune(self, training: Training, base: Network, folder: Path) -> None:
         assert training.tuning is not None
         task = self._task(facing(self._parts(training), base, training.tuning))
         result = tune(
@@ -202,7 +203,7 @@ class Laboratory:
             workers=self.conditions.workers,
         )
 
-    def _measure(self, training: Training, model: Model, test: str) -> None:
+    def _measure(self, training: Training, model: Network, test: str) -> None:
         dataset = self.sources.datasets[test]
         judged = dataset.take(self.test_part(test, training.seed))
         policy = CropsPolicy(count=self.protocol.crops_used, shorter=PAPER_SHORTER.get(test))

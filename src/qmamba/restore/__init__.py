@@ -1,7 +1,7 @@
 """Restoration of images: larger, without noise, without JPEG artifacts."""
 
 from qmamba.restore.adaptive_tiles import Canceled, Progress
-from qmamba.restore.catalog import Wish, find_weights
+from qmamba.restore.catalog import RestorationRequest, find_weights
 from qmamba.restore.folder import (
     FORMATS,
     Job,
@@ -20,11 +20,11 @@ __all__ = [
     "ImageInput",
     "Job",
     "Progress",
+    "RestorationRequest",
     "RestoredImage",
     "RestoredRow",
     "Restorer",
     "Source",
-    "Wish",
     "find_weights",
     "plan_jobs",
     "restore_paths",

@@ -1,4 +1,4 @@
-"""What restoration weights are for, and which of the embedded ones fit a wish."""
+"""What restoration weights are for, and which of the embedded ones fit a request."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from numbers import Integral, Real
 from qmamba.checkpoints import describe, list_weights
 from qmamba.errors import CheckpointError, ConfigError
 from qmamba.models import MambaIRConfig, ModelMetadata
-from qmamba.restore.degradations import Degradation, RestorationTask
+from qmamba.restore.degradations import Degradation, TaskName
 
-DEFAULT_TASK: RestorationTask = "sr"
+DEFAULT_TASK: TaskName = "sr"
 
 
 @dataclass(frozen=True)
-class Wish:
+class RestorationRequest:
     """Which model is wanted; ``None`` leaves a value open.
 
     Raises:
         ConfigError: a value is no number, or belongs to another task.
     """
 
-    task: RestorationTask | None = None
+    task: TaskName | None = None
     """``sr``, ``denoise`` or ``jpeg``."""
     scale: int | None = None
     """Factor of ``sr``."""
@@ -58,7 +58,7 @@ class Wish:
             )
 
     @property
-    def task_or_implied(self) -> RestorationTask | None:
+    def task_or_implied(self) -> TaskName | None:
         """The task, or the one that the other values belong to."""
         if self.task is not None:
             return self.task
@@ -83,33 +83,28 @@ def purpose_of(metadata: ModelMetadata | None) -> Degradation | None:
         return None
 
 
-def task_of(config: MambaIRConfig) -> RestorationTask:
-    """The task that a network is built for."""
-    if config.task.startswith("sr"):
-        return "sr"
-    return "jpeg" if config.task == "jpeg" else "denoise"
-
-
-def check_wish(wish: Wish, config: MambaIRConfig, metadata: ModelMetadata | None) -> None:
-    """Compare a wish with the model that was named beside it.
+def check_request(
+    request: RestorationRequest, config: MambaIRConfig, metadata: ModelMetadata | None
+) -> None:
+    """Compare a request with the model that was named beside it.
 
     Raises:
         ConfigError: the model is for another task or scale, or for other strengths.
     """
     purpose = purpose_of(metadata)
-    task = task_of(config)
+    task = config.task_name
     name = "The model" if metadata is None else f"The model {metadata.name!r}"
-    wanted = wish.task_or_implied
+    wanted = request.task_or_implied
     if wanted is not None and wanted != task:
         raise ConfigError(f"{name} is for {purpose or task}, not for {wanted}.")
-    if wish.scale is not None and wish.scale != config.scale:
-        raise ConfigError(f"{name} enlarges by {config.scale}, not by {wish.scale}.")
-    if purpose is not None and _distance(purpose, wish) > 0:
+    if request.scale is not None and request.scale != config.scale:
+        raise ConfigError(f"{name} enlarges by {config.scale}, not by {request.scale}.")
+    if purpose is not None and _distance(purpose, request) > 0:
         raise ConfigError(f"{name} is for {purpose}; leave the other value out to use it still.")
 
 
-def find_weights(wish: Wish) -> str:
-    """The embedded weights that fit a wish best.
+def find_weights(request: RestorationRequest) -> str:
+    """The embedded weights that fit a request best.
 
     Task and scale must be right: super-resolution where none is given, and the smallest scale. Of
     several that cover the strength the one with the narrowest range is taken, and where none is
@@ -118,14 +113,14 @@ def find_weights(wish: Wish) -> str:
     Raises:
         CheckpointError: none fits; the message names what there is.
     """
-    task = wish.task_or_implied or DEFAULT_TASK
+    task = request.task_or_implied or DEFAULT_TASK
     purposes = embedded_purposes()
     fitting = {
         name: purpose
         for name, purpose in purposes.items()
         if purpose.task == task
-        and wish.scale in (None, purpose.scale)
-        and _distance(purpose, wish) == 0
+        and request.scale in (None, purpose.scale)
+        and _distance(purpose, request) == 0
     }
     if not fitting:
         there = ", ".join(f"{name} ({purpose})" for name, purpose in purposes.items())
@@ -133,10 +128,10 @@ def find_weights(wish: Wish) -> str:
         if any(purpose.task == task and purpose.scale == 1 for purpose in purposes.values()):
             hint = f"leave the strength out to use them still, or {hint}"
         raise CheckpointError(
-            f"There are no embedded weights for {wish}; there are "
+            f"There are no embedded weights for {request}; there are "
             f"{there or 'none for restoration'}: {hint}."
         )
-    open_strength = wish.sigma is None and wish.quality is None
+    open_strength = request.sigma is None and request.quality is None
     return min(
         fitting,
         key=lambda name: (
@@ -160,9 +155,9 @@ def embedded_purposes() -> dict[str, Degradation]:
     return found
 
 
-def _distance(purpose: Degradation, wish: Wish) -> float:
+def _distance(purpose: Degradation, request: RestorationRequest) -> float:
     """How far the wanted strength lies outside the trained range."""
-    for wanted, ends in ((wish.sigma, purpose.sigma), (wish.quality, purpose.quality)):
+    for wanted, ends in ((request.sigma, purpose.sigma), (request.quality, purpose.quality)):
         if wanted is not None and ends is not None:
             return max(0.0, ends[0] - wanted, wanted - ends[1])
     return 0.0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from qmamba.inference.prepare import Precision
+from qmamba.inference import Precision
 from qmamba.models import MambaIRConfig
 from qmamba.models.mambair.network import TAIL_DIM
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from qmamba.errors import ImageError
 from qmamba.images import resize_to
+from qmamba.restore.ensemble import self_ensemble
 
 Alpha = Literal["resample", "restore"]
 """What becomes of alpha: resized by bicubic interpolation (kept where the size stays), or restored
@@ -93,15 +94,7 @@ class PlaneNetwork:
     def _network(self, image: Tensor) -> Tensor:
         if not self.ensemble:
             return self._run(image[None])[0].float()
-        total: Tensor | None = None
-        for transposed in (False, True):
-            for axes in ((), (1,), (2,), (1, 2)):
-                turned = image.transpose(1, 2) if transposed else image
-                output = self._run(turned.flip(axes).contiguous()[None])[0].float().flip(axes)
-                output = output.transpose(1, 2) if transposed else output
-                total = output.contiguous() if total is None else total.add_(output)
-        assert total is not None
-        return total / 8
+        return self_ensemble(self._run, image[None])[0]
 
     def _resized(self, planes: Tensor) -> Tensor:
         height, width = planes.shape[1:]

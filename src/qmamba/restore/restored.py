@@ -10,7 +10,7 @@ import numpy as np
 from qmamba.errors import ConfigError
 from qmamba.images import ImageLayers, write_layers
 from qmamba.images.encode import DEFAULT_QUALITY
-from qmamba.restore.degradations import RestorationTask
+from qmamba.restore.degradations import TaskName
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,7 @@ class RestoredImage:
 
     layers: ImageLayers
     """The image, with the profile and the metadata of the original."""
-    task: RestorationTask
+    task: TaskName
     """``sr``, ``denoise`` or ``jpeg``."""
     scale: int
     """Sides as a multiple of those of the input."""

@@ -7,23 +7,22 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeAlias, cast, get_args
+from typing import BinaryIO, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from qmamba.checkpoints import Published, publish_model
+from qmamba.checkpoints import Published, load, publish_model
 from qmamba.errors import CheckpointError, ConfigError, ImageError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, ImageLayers, layers_of, read_layers
-from qmamba.inference.prepare import Precision
-from qmamba.models import MambaIR, MambaIRConfig, ModelMetadata
+from qmamba.inference import Precision, prepare
+from qmamba.models import MambaIRConfig, ModelMetadata, Network
 from qmamba.restore import memory
 from qmamba.restore.adaptive_tiles import Progress, Watch, restore_tiles
-from qmamba.restore.catalog import Wish, check_wish, find_weights, purpose_of, task_of
-from qmamba.restore.degradations import Degradation, RestorationTask
-from qmamba.restore.network import load_network, runner
+from qmamba.restore.catalog import RestorationRequest, check_request, find_weights, purpose_of
+from qmamba.restore.degradations import Degradation, TaskName
 from qmamba.restore.planes import Alpha, PlaneNetwork
 from qmamba.restore.restored import RestoredImage
 from qmamba.restore.tiles import MIN_TILE, RestoreTile, TilePlan, plan_tiles
@@ -73,7 +72,7 @@ class Restorer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Network,
         metadata: ModelMetadata | None = None,
         *,
         tile: Tile = "auto",
@@ -115,7 +114,7 @@ class Restorer:
         self.max_pixels = max_pixels
         self.memory_budget = memory_budget
         self._planes = PlaneNetwork(
-            runner(model, precision),
+            prepare(model, precision),
             channels=config.channels,
             scale=config.scale,
             device=self.device,
@@ -128,7 +127,7 @@ class Restorer:
         cls,
         name_or_path: str | Path | None = None,
         *,
-        task: RestorationTask | None = None,
+        task: TaskName | None = None,
         scale: int | None = None,
         sigma: float | None = None,
         quality: int | None = None,
@@ -161,10 +160,10 @@ class Restorer:
             ConfigError: the weights are for something else than what is asked for, or the device
                 or an option is not available.
         """
-        wish = Wish(task, scale, sigma, quality)
+        request = RestorationRequest(task, scale, sigma, quality)
         named = name_or_path is not None
-        source = name_or_path if name_or_path is not None else find_weights(wish)
-        model = load_network(source, device=device, revision=revision)
+        source = name_or_path if name_or_path is not None else find_weights(request)
+        model = load(source, device=device, revision=revision).requires_grad_(False)
         restorer = cls(
             model,
             tile=tile,
@@ -176,7 +175,7 @@ class Restorer:
             memory_budget=memory_budget,
         )
         if named:
-            check_wish(wish, restorer.config, restorer.metadata)
+            check_request(request, restorer.config, restorer.metadata)
         return restorer
 
     def push_to_hub(
@@ -209,7 +208,7 @@ class Restorer:
         if self.metadata is None:
             raise ConfigError("The model has no metadata to make a card from; say what it is for.")
         return publish_model(
-            cast(MambaIR, self.model),
+            self.model,
             self.metadata,
             repository,
             license=license,
@@ -220,9 +219,9 @@ class Restorer:
         )
 
     @property
-    def task(self) -> RestorationTask:
+    def task(self) -> TaskName:
         """``sr``, ``denoise`` or ``jpeg``."""
-        return task_of(self.config)
+        return self.config.task_name
 
     @property
     def scale(self) -> int:

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from qmamba.errors import ConfigError
+from qmamba.errors import ConfigError, DataError
 from qmamba.files import atomic_write
+from qmamba.training.checkpoints import require_regular
 
 LOG_NAME = "log.jsonl"
 
@@ -26,6 +27,7 @@ class TrainingLog:
 
     def __init__(self, folder: Path, step: int, tensorboard: bool) -> None:
         self._path = folder / LOG_NAME
+        require_regular(self._path)
         kept = [line for line in self._lines() if line["step"] <= step]
         with atomic_write(self._path, "w") as stream:
             stream.writelines(json.dumps(line) + "\n" for line in kept)
@@ -48,14 +50,25 @@ class TrainingLog:
     def _lines(self) -> list[dict[str, Any]]:
         if not self._path.exists():
             return []
+        try:
+            texts = self._path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"The log {str(self._path)!r} is not the text of a run ({type(error).__name__}); "
+                "remove it or give another folder."
+            ) from error
         found = []
-        for text in self._path.read_text(encoding="utf-8").splitlines():
+        for text in texts:
             try:
                 found.append(json.loads(text))
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 # A line that the kill cut short.
                 continue
-        return [line for line in found if isinstance(line, dict) and "step" in line]
+        return [
+            line
+            for line in found
+            if isinstance(line, dict) and isinstance(line.get("step"), int | float)
+        ]
 
 
 def require_tensorboard() -> Any:

@@ -7,6 +7,7 @@ any two instructions and resumed: the weights that come out are those of the uni
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 import time
@@ -164,12 +165,14 @@ class _Run:
 
     def prepare(self, resume: bool) -> None:
         make_folder(self.folder)
-        if not resume and (self.folder / CHECKPOINT_NAME).exists():
+        if not resume and os.path.lexists(self.folder / CHECKPOINT_NAME):
             raise DataError(
                 f"The folder {str(self.folder)!r} holds the checkpoint of a run; resume it "
                 "(--resume) or give another folder."
             )
-        state = read_checkpoint(self.folder, self.model, self.options, self.task.examples)
+        state = read_checkpoint(
+            self.folder, self.model, self.optimizer, self.options, self.task.examples
+        )
         if state is not None:
             load_values(self.model, state.weights)
             self.optimizer.load_state_dict(state.optimizer)

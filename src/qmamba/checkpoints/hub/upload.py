@@ -19,7 +19,7 @@ from qmamba.checkpoints.loading import load, save_model
 from qmamba.checkpoints.sources import WeightsFile, read_weights
 from qmamba.checkpoints.tuned_file import read_tuned, save_tuned
 from qmamba.errors import CheckpointError, ConfigError
-from qmamba.models import Model, ModelMetadata
+from qmamba.models import ModelMetadata, Network
 from qmamba.models.metadata import TUNED
 from qmamba.prompts.tuned import TunedQMamba
 
@@ -88,7 +88,7 @@ def publish(
 
 
 def publish_model(
-    model: Model, metadata: ModelMetadata, repository: str, **options: Any
+    model: Network, metadata: ModelMetadata, repository: str, **options: Any
 ) -> Published:
     """Upload a model as it is in memory.
 

@@ -25,12 +25,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qmamba.datasets.restoration import image_named, read_clean
-from qmamba.datasets.restoration_sets import RestorationSet
+from qmamba.datasets.clean.images import image_named, read_clean
+from qmamba.datasets.clean.test_sets import RestorationSet
 from qmamba.errors import ConfigError
-from qmamba.evaluation.restoration.modes import MODES, Network, official_tiling, self_ensemble
+from qmamba.evaluation.restoration.modes import MODES, Network, official_tiling
 from qmamba.evaluation.restoration.protocol import Fidelity, judge
 from qmamba.restore.degradations import Degradation, enlarge, video_luma
+from qmamba.restore.ensemble import self_ensemble
 
 
 @dataclass(frozen=True)

@@ -71,21 +71,3 @@ class _Span:
 
     def kept(self, scale: int) -> slice:
         return slice(self._before * scale, (self._before + self._length) * scale)
-
-
-def self_ensemble(network: Network, images: Tensor) -> Tensor:
-    """Mean over the eight flips and transposes of an image, each turned back: the "+" of tables.
-
-    Args:
-        network: restores images of any shape.
-        images: ``(batch, channels, height, width)``.
-    """
-    total: Tensor | None = None
-    for transposed in (False, True):
-        turned = images.transpose(2, 3) if transposed else images
-        for axes in ((), (2,), (3,), (2, 3)):
-            result = network(turned.flip(axes)).flip(axes)
-            result = result.transpose(2, 3) if transposed else result
-            total = result if total is None else total + result
-    assert total is not None
-    return total / 8

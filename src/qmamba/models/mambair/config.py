@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, cast
 
 from qmamba.errors import ConfigError
 from qmamba.models.fields import (
@@ -29,6 +29,8 @@ SCALES: dict[str, tuple[int, ...]] = {
     "jpeg": (1,),
 }
 """The tasks, and the factors by which each may enlarge."""
+
+RestorationName = Literal["sr", "denoise", "jpeg"]
 
 _MAX_GROUPS = 64
 
@@ -105,6 +107,11 @@ class MambaIRConfig(NetworkConfig):
                 f"cab_reduction must be 1 with cab='depthwise', which has no hidden channels, got "
                 f"{self.cab_reduction}."
             )
+
+    @property
+    def task_name(self) -> RestorationName:
+        """The task without the kind of its last layers: ``sr``, ``denoise`` or ``jpeg``."""
+        return cast(RestorationName, self.task.partition("-")[0])
 
     @property
     def inner_dim(self) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qmamba.errors import ShapeError
 from qmamba.models.mambair.config import MambaIRConfig
-from qmamba.models.metadata import LoadReport, ModelMetadata
+from qmamba.models.network import Network
 from qmamba.nn import (
     SS2D,
     ChannelAttentionBlock,
@@ -30,7 +30,7 @@ TAIL_DIM = 64
 """Channels between the convolutions that enlarge, in ``sr-classic`` and ``sr-real``."""
 
 
-class MambaIR(nn.Module):
+class MambaIR(Network):
     """Image to restored image: convolution, residual groups of scanning blocks, reconstruction.
 
     State-dict keys are those of the official checkpoints. Fresh weights are drawn from torch's
@@ -39,10 +39,7 @@ class MambaIR(nn.Module):
     Source: MambaIR paper (Guo et al., 2024) and its official code; restoration as in SwinIR.
     """
 
-    metadata: ModelMetadata | None = None
-    """What the weights were trained for; set by :func:`qmamba.checkpoints.load`."""
-    load_report: LoadReport | None = None
-    """What was left out or left fresh when the weights were loaded."""
+    config: MambaIRConfig
 
     # The task decides which of these there are.
     conv_before_upsample: nn.Module

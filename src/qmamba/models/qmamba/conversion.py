@@ -32,9 +32,15 @@ _RENAMES = (
 _LINEAR = re.compile(r"\.(in_proj|out_proj|fc1|fc2)\.weight$")
 _BACKBONE_NORM = re.compile(r"^outnorm\d*\.")
 _BLOCK = re.compile(r"^layers\.(\d{1,4})\.blocks\.(\d{1,4})\.")
+_SCAN = re.compile(r"^layers\.\d+\.blocks\.\d+\.op\.A_logs$")
 _GATE = re.compile(r"^layers\.\d+\.blocks\.\d+\.op\.multi_scan\.attn\.")
 _CLASSIFIER = "classifier."
 _HEAD = "classifier.head."
+
+
+def is_vmamba(state: Mapping[str, Tensor]) -> bool:
+    """Whether a checkpoint has stages of blocks with a selective scan, as VMamba and QMamba do."""
+    return any(_SCAN.match(_our_key(key)) for key in state)
 
 
 def convert_vmamba(content: Mapping[str, Tensor]) -> Conversion:
@@ -96,7 +102,10 @@ def infer_config(state: Mapping[str, Tensor]) -> QMambaConfig:
 
 
 def refit_qmamba(
-    state: Mapping[str, Tensor], shapes: Mapping[str, Size], config: QMambaConfig
+    state: Mapping[str, Tensor],
+    shapes: Mapping[str, Size],
+    given: QMambaConfig,
+    wanted: QMambaConfig,
 ) -> Refit:
     """What may be dropped and left fresh when a state starts another QMamba.
 
@@ -106,9 +115,10 @@ def refit_qmamba(
     Args:
         state: the tensors that there are.
         shapes: the tensors that the network needs.
-        config: the configuration of that network.
+        given: the configuration that the state was made with.
+        wanted: the configuration of the network.
     """
-    dropped = set(surplus_blocks(state, config))
+    dropped = set(surplus_blocks(state, wanted))
     fresh: set[str] = set()
     head = {key for key in shapes if key.startswith(_HEAD)}
     if any(key not in state or state[key].shape != shapes[key] for key in head):

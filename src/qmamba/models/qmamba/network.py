@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qmamba.errors import ShapeError
-from qmamba.models.metadata import LoadReport, ModelMetadata
+from qmamba.models.network import RatingNetwork
 from qmamba.models.qmamba.config import QMambaConfig
 from qmamba.nn import SS2D, VSSBlock, downsample, stem
 from qmamba.nn.initialization import linear
@@ -58,7 +58,7 @@ class Classifier(nn.Module):
         return self.head(self.pool(x))
 
 
-class QMamba(nn.Module):
+class QMamba(RatingNetwork):
     """Image to quality: stem, stages of scanning blocks, norm, global average, linear head.
 
     State-dict keys are those of the official VMamba checkpoints; the route gates of LQMamba have
@@ -68,10 +68,7 @@ class QMamba(nn.Module):
     Source: QMamba paper; VMamba v2 (``s2l*``, forward type ``v05_noz``); LocalMamba's gate.
     """
 
-    metadata: ModelMetadata | None = None
-    """What the weights were trained for; set by :func:`qmamba.checkpoints.load`."""
-    load_report: LoadReport | None = None
-    """What was left out or left fresh when the weights were loaded."""
+    config: QMambaConfig
 
     def __init__(self, config: QMambaConfig | None = None) -> None:
         super().__init__()

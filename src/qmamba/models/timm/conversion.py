@@ -86,13 +86,16 @@ def infer_timm_config(state: Mapping[str, Tensor]) -> TimmConfig:
 
 
 def refit_timm(
-    state: Mapping[str, Tensor], shapes: Mapping[str, Size], config: TimmConfig
+    state: Mapping[str, Tensor],
+    shapes: Mapping[str, Size],
+    given: TimmConfig,
+    wanted: TimmConfig,
 ) -> Refit:
     """What may be dropped and left fresh when a state starts a backbone: a head of another size.
 
     Counters of batches, which old files lack and nothing reads, may be absent.
     """
-    head = PREFIX + HEADS[config.network.family] + "."
+    head = PREFIX + HEADS[wanted.network.family] + "."
     ours = {key for key in shapes if key.startswith(head)}
     theirs = {key for key in state if key.startswith(head)}
     fresh = {key for key in shapes if key.endswith(_COUNTER) and key not in state}

@@ -6,9 +6,10 @@ matrix products, its softmax costs nothing.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
+from qmamba.errors import ShapeError
+from qmamba.models.flops import FlopReport, half
 from qmamba.models.timm.config import FIXED_SIDE, TimmConfig
 
 _BATCH_NORM = 2
@@ -30,8 +31,24 @@ class BackboneFlops(NamedTuple):
         return BackboneFlops(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
 
-def backbone_flops(config: TimmConfig, height: int, width: int) -> BackboneFlops:
-    """Count one image; ViT and Swin Transformer are counted at their own size."""
+def timm_flops(config: TimmConfig, height: int, width: int) -> FlopReport:
+    """Count one image.
+
+    Raises:
+        ShapeError: ViT and Swin Transformer are bound to another size.
+    """
+    side = config.image_size
+    if side is not None and (height, width) != (side, side):
+        raise ShapeError(
+            f"A {config.backbone} takes images of {side} x {side}, not {height} x {width}."
+        )
+    convolution, linear, normalization, attention = _by_kind(config, height, width)
+    return FlopReport(
+        height, width, convolution, linear, normalization, 0, 0, True, attention=attention
+    )
+
+
+def _by_kind(config: TimmConfig, height: int, width: int) -> BackboneFlops:
     backbone = config.network
     head = BackboneFlops(linear=backbone.features * config.num_outputs)
     if backbone.family == "resnet":
@@ -42,10 +59,10 @@ def backbone_flops(config: TimmConfig, height: int, width: int) -> BackboneFlops
 
 
 def _resnet(dim: int, depths: tuple[int, ...], height: int, width: int) -> BackboneFlops:
-    rows, columns = _half(height), _half(width)
+    rows, columns = half(height), half(width)
     pixels = rows * columns
     total = BackboneFlops(49 * 3 * dim * pixels, 0, _BATCH_NORM * dim * pixels)
-    rows, columns = _half(rows), _half(columns)
+    rows, columns = half(rows), half(columns)
     previous = dim
     for stage, depth in enumerate(depths):
         inner = dim * 2**stage
@@ -53,7 +70,7 @@ def _resnet(dim: int, depths: tuple[int, ...], height: int, width: int) -> Backb
         for block in range(depth):
             before = rows * columns
             if stage and not block:
-                rows, columns = _half(rows), _half(columns)
+                rows, columns = half(rows), half(columns)
             pixels = rows * columns
             # Narrowing, then 3 x 3 with the stride, then widening.
             convolution = previous * inner * before + (9 * inner + outer) * inner * pixels
@@ -93,7 +110,3 @@ def _swin(dim: int, depths: tuple[int, ...]) -> BackboneFlops:
             attention=depth * 2 * tokens * _SWIN_WINDOW**2 * dim,
         )
     return total + BackboneFlops(normalization=(_LAYER_NORM + 1) * dim * tokens)
-
-
-def _half(side: int) -> int:
-    return math.ceil(side / 2)

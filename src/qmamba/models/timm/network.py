@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qmamba.errors import ShapeError
-from qmamba.models.metadata import LoadReport, ModelMetadata
+from qmamba.models.network import RatingNetwork
 from qmamba.models.timm.config import TimmConfig
 from qmamba.models.timm.library import timm_library
 
 
-class TimmBackbone(nn.Module):
+class TimmBackbone(RatingNetwork):
     """A backbone of timm with the contract of :class:`~qmamba.models.QMamba`.
 
     State-dict keys are timm's with ``network.`` in front. Fresh weights are drawn from torch's
@@ -25,10 +25,7 @@ class TimmBackbone(nn.Module):
     Source: QMamba paper, section 4.1 (ResNet, ViT and Swin Transformer under the same protocol).
     """
 
-    metadata: ModelMetadata | None = None
-    """What the weights were trained for; set by :func:`qmamba.checkpoints.load`."""
-    load_report: LoadReport | None = None
-    """What was left out or left fresh when the weights were loaded."""
+    config: TimmConfig
 
     def __init__(self, config: TimmConfig | None = None) -> None:
         super().__init__()

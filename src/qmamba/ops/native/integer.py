@@ -8,45 +8,23 @@ whatever the threads and whatever shares its batch.
 
 from __future__ import annotations
 
-import ctypes
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from qmamba.errors import ShapeError
+from qmamba.ops.native.handover import FLOAT_DTYPES, address, described, dtype_code, new
 from qmamba.ops.native.library import load_kernel
+from qmamba.ops.native.structs import IntegerCallStruct, IntegerLayerStruct
 
 PANEL = 32
 """Outputs that the kernel computes together; packed arrays are padded to it."""
 
 _MAX_INPUTS = 65536
-_CODES = 2
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: _CODES}
-
-
-class LayerStruct(ctypes.Structure):
-    """Mirror of ``qmamba_integer_layer`` in ``native/integer.h``."""
-
-    _fields_ = [
-        (name, ctypes.c_void_p) for name in ("codes", "scale", "offset", "sums", "bias")
-    ] + [(name, ctypes.c_int64) for name in ("inputs", "outputs")]
-
-
-class CallStruct(ctypes.Structure):
-    """Mirror of ``qmamba_integer_call`` in ``native/integer.h``."""
-
-    _fields_ = (
-        [(name, ctypes.c_void_p) for name in ("x", "x_scale", "x_offset")]
-        + [(name, ctypes.c_void_p) for name in ("norm_weight", "norm_bias")]
-        + [(name, ctypes.c_void_p) for name in ("residual", "residual_scale", "y", "workspace")]
-        + [("first", LayerStruct), ("second", LayerStruct)]
-        + [(name, ctypes.c_int64) for name in ("rows", "side", "stride", "height", "width")]
-        + [("norm_epsilon", ctypes.c_float)]
-        + [
-            (name, ctypes.c_int32)
-            for name in ("x_dtype", "residual_dtype", "y_dtype", "one_grid", "highest", "gelu")
-        ]
-    )
+_HIGHEST = 255
+_ROW_DTYPES = {**FLOAT_DTYPES, torch.uint8: 2}
+"""Element types of input rows; uint8 are codes with given quantization parameters."""
 
 
 class PackedCodes:
@@ -65,27 +43,46 @@ class PackedCodes:
     def __init__(
         self, codes: Tensor, scale: Tensor, offset: Tensor | None, bias: Tensor | None
     ) -> None:
-        if codes.dim() != 2 or codes.dtype != torch.int8 or codes.shape[1] >= _MAX_INPUTS:
+        if (
+            codes.dim() != 2
+            or codes.dtype != torch.int8
+            or 0 in codes.shape
+            or codes.shape[1] >= _MAX_INPUTS
+        ):
             raise ShapeError(
                 f"A weight of integers must be int8 (outputs, inputs) with fewer than "
                 f"{_MAX_INPUTS} inputs, got {codes.dtype} {tuple(codes.shape)}."
             )
         self.outputs, self.inputs = codes.shape
-        scale = scale.detach().float().expand(self.outputs)
-        offsets = torch.zeros(self.outputs)
+        codes = codes.detach().cpu()
+        scale = self._by_output("scale", scale)
+        offsets = new(self.outputs).zero_()
         if offset is not None:
-            offsets = offset.detach().float().expand(self.outputs)
+            offsets = self._by_output("offset", offset)
         sums = (scale.double() * codes.sum(1) - self.inputs * offsets.double()).float()
         rows, quads = -self.outputs % PANEL, -self.inputs % 4
         padded = nn.functional.pad(codes, (0, quads, 0, rows))
         panels = padded.view(-1, PANEL, padded.shape[1] // 4, 4).transpose(1, 2).contiguous()
-        self._arrays = {"codes": panels, "scale": _padded(scale), "sums": _padded(sums)}
+        biases = new(self.outputs).zero_() if bias is None else self._by_output("bias", bias)
+        self._codes = panels
+        self._arrays = {"scale": scale, "sums": sums, "bias": biases}
         if offset is not None:
-            self._arrays["offset"] = _padded(offsets)
-        bias = torch.zeros(self.outputs) if bias is None else bias.detach()
-        self._arrays["bias"] = _padded(bias.float())
-        pointers = {name: array.data_ptr() for name, array in self._arrays.items()}
-        self.struct = LayerStruct(inputs=self.inputs, outputs=self.outputs, **pointers)
+            self._arrays["offset"] = offsets
+        self._arrays = {name: _padded(array) for name, array in self._arrays.items()}
+        padded_outputs = (self.outputs + rows,)
+        pointers = {
+            name: address(name, array, padded_outputs) for name, array in self._arrays.items()
+        }
+        pointers["codes"] = address("codes", panels, panels.shape, torch.int8)
+        self.struct = IntegerLayerStruct(inputs=self.inputs, outputs=self.outputs, **pointers)
+
+    def _by_output(self, name: str, numbers: Tensor) -> Tensor:
+        if numbers.numel() not in (1, self.outputs):
+            raise ShapeError(
+                f"{name} must be one number or one for each of {self.outputs} outputs, got "
+                f"{tuple(numbers.shape)}."
+            )
+        return numbers.detach().float().cpu().reshape(-1).expand(self.outputs)
 
 
 class IntegerCall:
@@ -101,6 +98,7 @@ class IntegerCall:
 
     Raises:
         BackendError: the kernel was not built or does not load.
+        ShapeError: the layers, the norm and the patches do not fit together.
     """
 
     def __init__(
@@ -115,15 +113,27 @@ class IntegerCall:
         self._kernel = load_kernel()
         self._layers = (first, second)
         self._side, self._stride = side, stride
+        self._channels = first.inputs // side**2 if side else first.inputs
+        fits = second is None or second.inputs == first.outputs
+        is_patch = side > 0 and side % 2 == 1 and first.inputs % side**2 == 0
+        if not fits or stride < 1 or (side != 0 and not is_patch):
+            raise ShapeError(
+                f"Layers of {first.inputs} to {first.outputs} and "
+                f"{'no second' if second is None else second.inputs} inputs do not fit together, "
+                f"or not patches of side {side} and stride {stride}, which must be odd and at "
+                "least 1."
+            )
         self._call = {"first": first.struct, "side": side, "stride": stride}
         if second is not None:
             self._call["second"] = second.struct
         self._norm: list[Tensor] = []
         if norm is not None:
-            parameters = (norm.weight, norm.bias)
-            self._norm = [p.detach().to(torch.float32, copy=True) for p in parameters]
-            weight, bias = (tensor.data_ptr() for tensor in self._norm)
-            self._call.update(norm_weight=weight, norm_bias=bias, norm_epsilon=norm.eps)
+            parameters = {"norm_weight": norm.weight, "norm_bias": norm.bias}
+            for name, parameter in parameters.items():
+                copied = parameter.detach().to("cpu", torch.float32, copy=True)
+                self._norm.append(copied)
+                self._call[name] = address(name, copied, (first.inputs,))
+            self._call["norm_epsilon"] = norm.eps
         self._outputs = (second or first).outputs
 
     def __call__(
@@ -143,46 +153,74 @@ class IntegerCall:
 
         Args:
             x: float32 or bfloat16 ``(..., inputs)``, or ``(batch, height, width, channels)`` for
-                patches; or uint8 codes of either shape, on given grids.
-            scale, offset: grids of the rows, float32, one each ``(...)`` or one for all ``()``;
-                without them every row that is not codes has its own, of 256 steps. The code of a
-                value is ``round((value + offset) / scale)``, and 0 outside of the map.
-            highest: greatest code on given grids, up to 255; the least is 0.
+                patches; or uint8 codes of either shape, with given quantization parameters.
+            scale, offset: quantization parameters of the rows, float32, one each ``(...)`` or one
+                for all ``()``; without them every row that is not codes has its own, of 256 steps.
+                The code of a value is ``round((value + offset) / scale)``, and 0 outside of the
+                map.
+            highest: greatest code with given parameters, up to 255; the least is 0.
             gelu: after the first layer, within 5e-5.
             residual: added to the result; of its shape, float32 or bfloat16.
             residual_scale: factors of the residual, float32 ``(outputs,)``.
             dtype: of the result, float32 or bfloat16.
             out: where the result goes; contiguous, of its shape and dtype.
+
+        Raises:
+            ShapeError: a tensor is not that.
         """
         x = x.contiguous()
-        call = CallStruct(**self._call)
-        shape = x.shape[:-1]
-        if self._side:
-            batch, call.height, call.width = shape
-            sides = [(side - 1) // self._stride + 1 for side in (call.height, call.width)]
-            shape = torch.Size((batch, *sides))
-        y = torch.empty((*shape, self._outputs), dtype=dtype) if out is None else out
-        assert y.shape == (*shape, self._outputs) and y.dtype == dtype and y.is_contiguous()
-        call.rows = shape.numel()
-        call.x, call.x_dtype = x.data_ptr(), _DTYPES[x.dtype]
-        call.y, call.y_dtype = y.data_ptr(), _DTYPES[dtype]
+        call = IntegerCallStruct(**self._call)
+        rows = self._rows(x, call)
+        y = new(*rows, self._outputs, dtype=dtype) if out is None else out
+        call.rows = rows.numel()
+        call.x, call.x_dtype = (
+            address("x", x, x.shape, x.dtype),
+            dtype_code("x", x, _ROW_DTYPES),
+        )
+        call.y, call.y_dtype = (
+            address("out", y, (*rows, self._outputs), dtype),
+            dtype_code("out", y),
+        )
         call.gelu = gelu
         if scale is not None and offset is not None:
             scale, offset = scale.contiguous(), offset.contiguous()
-            call.one_grid = scale.dim() == 0
-            call.x_scale, call.x_offset = scale.data_ptr(), offset.data_ptr()
+            call.per_tensor = scale.dim() == 0
+            of_rows = () if call.per_tensor else self._parameter_shape(rows, scale)
+            call.x_scale = address("scale", scale, of_rows)
+            call.x_offset = address("offset", offset, of_rows)
             call.highest = highest
+        if (scale is None) != (offset is None) or (scale is None and x.dtype == torch.uint8):
+            raise ShapeError("Codes, scale and offset are given together or not at all.")
+        if not 0 <= highest <= _HIGHEST:
+            raise ShapeError(f"highest must be from 0 to {_HIGHEST}, got {highest}.")
         if residual is not None:
             residual = residual.contiguous()
-            assert residual.shape == y.shape, (residual.shape, y.shape)
-            call.residual, call.residual_dtype = residual.data_ptr(), _DTYPES[residual.dtype]
+            call.residual = address("residual", residual, y.shape, residual.dtype)
+            call.residual_dtype = dtype_code("residual", residual)
         if residual_scale is not None:
-            assert residual_scale.shape == (self._outputs,) and residual_scale.is_contiguous()
-            assert residual is not None and residual_scale.dtype == torch.float32
-            call.residual_scale = residual_scale.data_ptr()
+            if residual is None:
+                raise ShapeError("residual_scale needs a residual.")
+            call.residual_scale = address("residual_scale", residual_scale, (self._outputs,))
         if call.rows:
             self._kernel.run_integer(call)
         return y
+
+    def _rows(self, x: Tensor, call: IntegerCallStruct) -> torch.Size:
+        """The shape of the rows that come out, and of the map in the call."""
+        patches = bool(self._side)
+        if x.dim() < 1 or x.shape[-1] != self._channels or (patches and x.dim() != 4):
+            wanted = "(batch, height, width, " if patches else "(..., "
+            raise ShapeError(f"x must be {wanted}{self._channels}), got {described(x)}.")
+        if not patches:
+            return x.shape[:-1]
+        batch, call.height, call.width = x.shape[:-1]
+        sides = [(side - 1) // self._stride + 1 for side in (call.height, call.width)]
+        return torch.Size((batch, *sides))
+
+    @staticmethod
+    def _parameter_shape(rows: torch.Size, scale: Tensor) -> Sequence[int]:
+        """Of scales of single rows, which may come flat."""
+        return scale.shape if scale.numel() == rows.numel() else rows
 
 
 def _padded(values: Tensor) -> Tensor:

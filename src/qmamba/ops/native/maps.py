@@ -6,31 +6,13 @@ its sums go over memory once for each term; with few channels that is slow.
 
 from __future__ import annotations
 
-import ctypes
-
 import torch
 from torch import Tensor
 
+from qmamba.errors import ShapeError
+from qmamba.ops.native.handover import address, described, dtype_code
 from qmamba.ops.native.library import load_kernel
-
-
-class _WeightedSumStruct(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "x_weight", "z", "z_weight", "y")),
-        *((name, ctypes.c_int64) for name in ("batch", "pixels", "channels")),
-    ]
-
-
-class _LayerNormStruct(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "weight", "bias", "y")),
-        *((name, ctypes.c_int64) for name in ("rows", "channels")),
-        ("epsilon", ctypes.c_float),
-        ("dtype", ctypes.c_int32),
-    ]
-
-
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+from qmamba.ops.native.structs import LayerNormStruct, WeightedSumStruct
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
@@ -46,23 +28,24 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tenso
 
     Raises:
         BackendError: the kernel was not built or does not load.
+        ShapeError: a tensor is not that.
     """
     x = x.contiguous()
+    if x.dim() < 1 or x.shape[-1] < 1:
+        raise ShapeError(f"x must be (..., channels) with at least 1 channel, got {described(x)}.")
     channels = x.shape[-1]
-    assert all(t.shape == (channels,) and t.dtype == torch.float32 for t in (weight, bias))
-    assert weight.is_contiguous() and bias.is_contiguous()
     y = torch.empty_like(x)
-    call = _LayerNormStruct(
-        x=x.data_ptr(),
-        weight=weight.data_ptr(),
-        bias=bias.data_ptr(),
+    call = LayerNormStruct(
+        x=address("x", x, x.shape, x.dtype),
+        weight=address("weight", weight, (channels,)),
+        bias=address("bias", bias, (channels,)),
         y=y.data_ptr(),
         rows=x.numel() // channels,
         channels=channels,
         epsilon=epsilon,
-        dtype=_DTYPES[x.dtype],
+        dtype=dtype_code("x", x),
     )
-    load_kernel().run_quantized("layer_norm", call)
+    load_kernel().run("run_layer_norm", call)
     return y
 
 
@@ -79,23 +62,24 @@ def weighted_sum(x: Tensor, x_weight: Tensor, z: Tensor, z_weight: Tensor) -> Te
 
     Raises:
         BackendError: the kernel was not built or does not load.
+        ShapeError: a tensor is not that.
     """
+    if x.dim() != 4 or 0 in x.shape:
+        raise ShapeError(
+            f"x must be (batch, height, width, channels) and not empty, got {described(x)}."
+        )
     batch, height, width, channels = x.shape
     weights = z_weight.contiguous()
-    assert z.shape == x.shape and weights.shape == (batch, 1, 1, channels)
-    assert x_weight.shape == (channels,)
-    maps = (x, z, x_weight, weights)
-    assert all(tensor.is_contiguous() and tensor.dtype == torch.float32 for tensor in maps)
     y = torch.empty_like(x)
-    call = _WeightedSumStruct(
-        x=x.data_ptr(),
-        x_weight=x_weight.data_ptr(),
-        z=z.data_ptr(),
-        z_weight=weights.data_ptr(),
+    call = WeightedSumStruct(
+        x=address("x", x, x.shape),
+        x_weight=address("x_weight", x_weight, (channels,)),
+        z=address("z", z, x.shape),
+        z_weight=address("z_weight", weights, (batch, 1, 1, channels)),
         y=y.data_ptr(),
         batch=batch,
         pixels=height * width,
         channels=channels,
     )
-    load_kernel().run_quantized("weighted_sum", call)
+    load_kernel().run("run_weighted_sum", call)
     return y

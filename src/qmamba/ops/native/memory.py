@@ -1,8 +1,9 @@
 """Large maps of a network take the memory of earlier ones instead of fresh pages.
 
-The C library of most Linux systems gives a block above 32 MB back to the system as soon as it is
-freed, and the system clears each of its pages again for the next one. A network whose maps are that
-large then spends more than half of its time there.
+Fresh pages are cleared by the system one by one, which takes longer than many a layer that fills
+them. The C library of most Linux systems gives a block above 32 MB back to the system as soon as it
+is freed, and the system clears each of its pages again for the next one. A network whose maps are
+that large then spends more than half of its time there.
 """
 
 from __future__ import annotations
@@ -14,8 +15,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+from torch import Tensor
+
 LARGE = 32 << 20
 """Bytes; larger blocks are given back."""
+KEPT_BYTES = 64 * 2**20
+"""Larger buffers are fresh each time."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _NEVER = -1
@@ -67,3 +73,25 @@ def _glibc() -> ctypes.CDLL | None:
     library = ctypes.CDLL(None)
     known = all(hasattr(library, name) for name in ("gnu_get_libc_version", "malloc_trim"))
     return library if known else None
+
+
+class Buffers:
+    """Tensors by name, one set for each thread. A name's tensor is overwritten at its next use."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def __call__(
+        self, name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """A contiguous tensor with any content."""
+        kept: dict[str, Tensor] = self._local.__dict__
+        tensor = kept.get(name)
+        if tensor is None or tensor.shape != shape or tensor.dtype != dtype:
+            kept.pop(name, None)
+            # Born in inference mode, it could not be written to outside.
+            with torch.inference_mode(False):
+                tensor = torch.empty(shape, dtype=dtype, device="cpu")
+            if tensor.nbytes <= KEPT_BYTES:
+                kept[name] = tensor
+        return tensor

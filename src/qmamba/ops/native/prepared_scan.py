@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmamba.ops.native.library import PackedParameters, ScanCall, load_kernel
+from qmamba.ops.native.handover import new, point
+from qmamba.ops.native.library import load_kernel
+from qmamba.ops.native.scan_call import PackedParameters, ScanCall
 from qmamba.ops.scan.dispatch import kernel_is_live, ss2d
 
 
@@ -113,10 +115,10 @@ class PackedScan:
             ``(batch, pixels, channels)``, or with a routes axis unmerged, in the dtype of ``x``.
         """
         scan = ScanCall(x, projected, routes, self._parameters, merge=self._merge, softplus=True)
-        batch, pixels, channels = x.shape
-        shape = (batch, pixels, channels)
-        y = x.new_empty(shape if self._merge else (batch, routes.shape[0], pixels, channels))
-        scan.point(y=y, **self._norm)
+        channels = (scan.call.channels,)
+        y = new(*scan.map_shape, dtype=x.dtype)
+        scan.call.y = y.data_ptr()
+        point(scan.call, **{name: (tensor, channels) for name, tensor in self._norm.items()})
         scan.call.norm_epsilon = self._epsilon
-        self._kernel.run("qmamba_forward", scan.call)
+        self._kernel.run_scan(scan.call, backward=False)
         return y

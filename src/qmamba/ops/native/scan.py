@@ -2,9 +2,9 @@
 
 What it trades: the kernel exists only where a compiler built it, runs on the CPU in float32 (inputs
 may be bfloat16 or float16) and is not differentiable twice. In return no permuted copy of the map,
-no dt tensor and no state tape is ever written: the map is read along index tables, everything from
-the dt projection to the merge happens in registers, and the backward pass recomputes the states
-from one saved every few steps.
+no delta tensor and no state tape is ever written: the map is read along index tables, everything
+from the projection of delta to the merge happens in registers, and the backward pass recomputes the
+states from one saved every few steps.
 
 Results have the same bits whenever the number of threads is the same; the forward pass, whatever
 that number.
@@ -12,13 +12,14 @@ that number.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from qmamba.ops.native.library import PackedParameters, ScanCall, load_kernel, round_up
+from qmamba.ops.native.handover import address, new
+from qmamba.ops.native.library import load_kernel
+from qmamba.ops.native.scan_call import PackedParameters, ScanCall, round_up
 from qmamba.ops.scan.groups import groups_as_routes, routes_as_groups
+from qmamba.ops.scan.operator import needs_gradient, register_scan
 
 
 def supports(*tensors: Tensor | None) -> bool:
@@ -26,7 +27,7 @@ def supports(*tensors: Tensor | None) -> bool:
     return all(t is None or (t.device.type == "cpu" and t.dtype != torch.float64) for t in tensors)
 
 
-def _describe(
+def _scan_call(
     x: Tensor,
     projected: Tensor,
     order: Tensor,
@@ -41,11 +42,10 @@ def _describe(
     parameters = PackedParameters.pack(dt_weight, dt_bias, A, D, merge)
     scan = ScanCall(x, projected, order, parameters, merge=merge, softplus=softplus)
     if delta is not None:
-        scan.point(delta=delta)
+        scan.use_delta(delta)
     return scan
 
 
-@torch.library.custom_op("qmamba::scan_forward", mutates_args=())
 def _forward(
     x: Tensor,
     projected: Tensor,
@@ -59,29 +59,18 @@ def _forward(
     softplus: bool,
     save_states: bool,
 ) -> tuple[Tensor, Tensor]:
-    library = load_kernel()
-    scan = _describe(x, projected, order, dt_weight, dt_bias, A, D, delta, merge, softplus)
-    y, states = _empty_results(x, order, A, merge, save_states, library.segment)
-    scan.point(y=y)
+    kernel = load_kernel()
+    scan = _scan_call(x, projected, order, dt_weight, dt_bias, A, D, delta, merge, softplus)
+    y = new(*scan.map_shape, dtype=x.dtype)
+    states = new(*scan.saved_shape(kernel.segment)) if save_states else new(0)
+    scan.call.y = y.data_ptr()
     if save_states:
-        scan.point(states_saved=states)
-    library.run("qmamba_forward", scan.call)
+        scan.call.states_saved = states.data_ptr()
+    kernel.run_scan(scan.call, backward=False)
     return y, states
 
 
-def _empty_results(
-    x: Tensor, order: Tensor, A: Tensor, merge: bool, save_states: bool, segment: int
-) -> tuple[Tensor, Tensor]:
-    batch, pixels, channels = x.shape[0], x.shape[-2], x.shape[-1]
-    routes, steps = order.shape
-    y = x.new_empty((batch, pixels, channels) if merge else (batch, routes, pixels, channels))
-    segments = (steps + segment - 1) // segment
-    shape = (batch, routes, segments, A.shape[2], round_up(channels)) if save_states else (0,)
-    return y, x.new_empty(shape, dtype=torch.float32)
-
-
-@_forward.register_fake
-def _(
+def _empty(
     x: Tensor,
     projected: Tensor,
     order: Tensor,
@@ -94,12 +83,16 @@ def _(
     softplus: bool,
     save_states: bool,
 ) -> tuple[Tensor, Tensor]:
-    return _empty_results(x, order, A, merge, save_states, load_kernel().segment)
+    batch, pixels, channels = x.shape[0], x.shape[-2], x.shape[-1]
+    routes, steps = order.shape
+    y = x.new_empty((batch, pixels, channels) if merge else (batch, routes, pixels, channels))
+    segments = -(-steps // load_kernel().segment)
+    shape = (batch, routes, segments, A.shape[2], round_up(channels)) if save_states else (0,)
+    return y, x.new_empty(shape, dtype=torch.float32)
 
 
-@torch.library.custom_op("qmamba::scan_backward", mutates_args=())
 def _backward(
-    grad_y: Tensor,
+    grad: Tensor,
     x: Tensor,
     projected: Tensor,
     order: Tensor,
@@ -108,106 +101,53 @@ def _backward(
     A: Tensor,
     D: Tensor,
     delta: Tensor | None,
-    states: Tensor,
     merge: bool,
     softplus: bool,
+    states: Tensor,
 ) -> list[Tensor]:
-    """Gradients of x, projected and delta, and of the four parameters per image and padded."""
-    library = load_kernel()
-    scan = _describe(x, projected, order, dt_weight, dt_bias, A, D, delta, merge, softplus)
-    results = _empty_gradients(x, projected, dt_weight, A, delta)
-    grad_x, grad_projected, grad_delta, *parameters = results
-    grad_weight, grad_bias, grad_decay, grad_skip = (t.zero_() for t in parameters)
-    scan.point(
-        grad_y=grad_y.contiguous(),
-        states_saved=states,
-        grad_x=grad_x,
-        grad_projected=grad_projected,
-        grad_dt_weight=grad_weight,
-        grad_dt_bias=grad_bias,
-        grad_decay=grad_decay,
-        grad_skip=grad_skip,
-    )
+    kernel = load_kernel()
+    scan = _scan_call(x, projected, order, dt_weight, dt_bias, A, D, delta, merge, softplus)
+    call = scan.call
+    grad = grad.contiguous()
+    call.grad_y = address("grad", grad, scan.map_shape, x.dtype)
+    call.states_saved = address("states", states, scan.saved_shape(kernel.segment))
+    grad_x, grad_projected = new(*x.shape, dtype=x.dtype), new(*projected.shape)
+    call.grad_x, call.grad_projected = grad_x.data_ptr(), grad_projected.data_ptr()
+    grad_delta = new(0)
     if delta is not None:
-        scan.point(grad_delta=grad_delta)
-    library.run("qmamba_backward", scan.call)
-    return results
-
-
-def _empty_gradients(
-    x: Tensor, projected: Tensor, dt_weight: Tensor, A: Tensor, delta: Tensor | None
-) -> list[Tensor]:
-    batch, (routes, channels, states), rank = x.shape[0], A.shape, dt_weight.shape[2]
-    padded = round_up(channels)
+        grad_delta = new(*delta.shape)
+        call.grad_delta = grad_delta.data_ptr()
+    # Per image and padded; the kernel adds to them.
+    rows = (call.batch, call.routes)
+    weight, bias, decay, skip = (
+        new(*rows, *rest, call.padded).zero_() for rest in ((call.rank,), (), (call.states,), ())
+    )
+    call.grad_dt_weight, call.grad_dt_bias = weight.data_ptr(), bias.data_ptr()
+    call.grad_decay, call.grad_skip = decay.data_ptr(), skip.data_ptr()
+    kernel.run_scan(call, backward=True)
+    weight, bias, decay, skip = (
+        t.sum(0)[..., : call.channels] for t in (weight, bias, decay, skip)
+    )
     return [
-        torch.empty_like(x),
-        torch.empty_like(projected),
-        projected.new_empty(0) if delta is None else torch.empty_like(delta),
-        projected.new_empty((batch, routes, rank, padded)),
-        projected.new_empty((batch, routes, padded)),
-        projected.new_empty((batch, routes, states, padded)),
-        projected.new_empty((batch, routes, padded)),
+        grad_x,
+        grad_projected,
+        new(0),
+        weight.transpose(1, 2).to(dt_weight.dtype).contiguous(),
+        bias.to(dt_bias.dtype).contiguous(),
+        decay.transpose(1, 2).to(A.dtype).contiguous(),
+        skip.to(D.dtype).contiguous(),
+        grad_delta,
     ]
 
 
-@_backward.register_fake
-def _(
-    grad_y: Tensor,
-    x: Tensor,
-    projected: Tensor,
-    order: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    delta: Tensor | None,
-    states: Tensor,
-    merge: bool,
-    softplus: bool,
-) -> list[Tensor]:
-    return _empty_gradients(x, projected, dt_weight, A, delta)
-
-
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.merge, ctx.softplus, _ = inputs
-    ctx.save_for_backward(*tensors, output[1])
-    ctx.mark_non_differentiable(output[1])
-
-
-def _differentiate(ctx: Any, grad_y: Tensor, _grad_states: Tensor) -> tuple[Tensor | None, ...]:
-    x, projected, order, dt_weight, dt_bias, A, D, delta, states = ctx.saved_tensors
-    channels = x.shape[-1]
-    grad_x, grad_projected, grad_delta, *parameters = _backward(
-        grad_y,
-        x,
-        projected,
-        order,
-        dt_weight,
-        dt_bias,
-        A,
-        D,
-        delta,
-        states,
-        ctx.merge,
-        ctx.softplus,
-    )
-    weight, bias, decay, skip = (t.sum(0)[..., :channels] for t in parameters)
-    return (
-        grad_x,
-        grad_projected,
-        None,
-        weight.transpose(1, 2).to(dt_weight.dtype),
-        bias.to(dt_bias.dtype),
-        decay.transpose(1, 2).to(A.dtype),
-        skip.to(D.dtype),
-        None if delta is None else grad_delta,
-        None,
-        None,
-        None,
-    )
-
-
-_forward.register_autograd(_differentiate, setup_context=_save_for_backward)
+_scan = register_scan(
+    "scan_forward",
+    "Tensor x, Tensor projected, Tensor order, Tensor dt_weight, Tensor dt_bias, Tensor A, "
+    "Tensor D, Tensor? delta, bool merge, bool softplus",
+    _forward,
+    _empty,
+    _backward,
+)
 
 
 def _kernel_dtype(tensor: Tensor) -> Tensor:
@@ -215,10 +155,6 @@ def _kernel_dtype(tensor: Tensor) -> Tensor:
     if tensor.dtype not in (torch.float32, torch.bfloat16):
         tensor = tensor.float()
     return tensor.contiguous()
-
-
-def _needs_gradient(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def ss2d_native(
@@ -235,8 +171,9 @@ def ss2d_native(
 
     Raises:
         BackendError: the kernel was not built or does not load.
+        ShapeError: a tensor does not fit the others.
     """
-    y, _ = _forward(
+    y, _ = _scan(
         _kernel_dtype(x),
         projected.float().contiguous(),
         routes.contiguous(),
@@ -247,14 +184,14 @@ def ss2d_native(
         None,
         merge,
         True,
-        _needs_gradient(x, projected, dt_weight, dt_bias, A, D),
+        needs_gradient(x, projected, dt_weight, dt_bias, A, D),
     )
     return y.to(x.dtype)
 
 
-def ss2d_given_steps_native(
+def ss2d_given_delta_native(
     x: Tensor,
-    steps: Tensor,
+    delta: Tensor,
     projected: Tensor,
     routes: Tensor,
     dt_bias: Tensor,
@@ -262,12 +199,13 @@ def ss2d_given_steps_native(
     D: Tensor,
     merge: bool = True,
 ) -> Tensor:
-    """The 2-D scan with given time steps; see :mod:`qmamba.ops.scan.given_delta` for the arguments.
+    """The 2-D scan with given delta; see :mod:`qmamba.ops.scan.given_delta` for the arguments.
 
     Raises:
         BackendError: the kernel was not built or does not load.
+        ShapeError: a tensor does not fit the others.
     """
-    y, _ = _forward(
+    y, _ = _scan(
         _kernel_dtype(x),
         projected.float().contiguous(),
         routes.contiguous(),
@@ -275,10 +213,10 @@ def ss2d_given_steps_native(
         dt_bias,
         A,
         D,
-        steps.float().contiguous(),
+        delta.float().contiguous(),
         merge,
         True,
-        _needs_gradient(x, steps, projected, dt_bias, A, D),
+        needs_gradient(x, delta, projected, dt_bias, A, D),
     )
     return y.to(x.dtype)
 
@@ -300,15 +238,16 @@ def selective_scan_native(
 
     Raises:
         BackendError: the kernel was not built or does not load.
+        ShapeError: a tensor does not fit the others.
     """
     scan = groups_as_routes(u, delta, A, B, C, D, delta_bias)
-    y, _ = _forward(
+    y, _ = _scan(
         _kernel_dtype(scan.x),
         scan.projected.float(),
         *scan[2:-1],
         scan.delta.float(),
         False,
         delta_softplus,
-        _needs_gradient(u, delta, A, B, C, D, delta_bias),
+        needs_gradient(u, delta, A, B, C, D, delta_bias),
     )
     return routes_as_groups(y).to(u.dtype)

@@ -2,23 +2,23 @@
 
 Trades, against the definition in :mod:`qmamba.ops.scan.naive`: the sequence is cut into blocks,
 each block into chunks that advance together (:mod:`qmamba.ops.scan.recurrence`), so thousands of
-small operations become tens of wide ones. Scratch memory is one block, whatever the length. For training,
-the tape holds the arguments and one state per block; the backward pass computes the rest anew and
-is itself not differentiable. ``torch.compile`` and ``torch.export`` see single operators, not the
-many operations inside.
+small operations become tens of wide ones. Scratch memory is one block, whatever the length. For
+training, the tape holds the arguments and one state per block; the backward pass computes the rest
+anew and is itself not differentiable. ``torch.compile`` and ``torch.export`` see single operators,
+not the many operations inside.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from qmamba.errors import ShapeError
+from qmamba.ops.scan.arguments import check_backward
 from qmamba.ops.scan.chunked_map import map_scan
 from qmamba.ops.scan.naive import state_dtype
+from qmamba.ops.scan.operator import needs_gradient, register_scan
 from qmamba.ops.scan.state_space import (
     Scratch,
     block_sizes,
@@ -62,7 +62,7 @@ def selective_scan_chunked(
             _states_first(B.to(dtype), groups),
             _states_first(C.to(dtype), groups),
         )
-        y, _ = _forward(*arguments, save_states=_needs_gradient(arguments))
+        y, _ = _scan(*arguments, needs_gradient(*arguments))
         y = y.permute(1, 0, 3, 2).reshape(batch, channels, length)
         if D is not None:
             y = torch.addcmul(y, D.to(dtype)[:, None], inputs)
@@ -80,11 +80,11 @@ def _states_first(matrix: Tensor, groups: int) -> Tensor:
     return matrix.reshape(batch, groups, -1, length).permute(2, 1, 0, 3)
 
 
-@torch.library.custom_op("qmamba::chunked_scan", mutates_args=())
 def _forward(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, save_states: bool
 ) -> tuple[Tensor, Tensor]:
     """The scan without its skip on the tensors of ``scan_block`` at full length, and its states."""
+    _check_grouped(u, dt, A, B, C)
     groups, batch, length, channels = u.shape
     sizes = block_sizes(A.shape[0], groups, batch, length, channels, u.device.type)
     scratch = Scratch.shared(u)
@@ -104,26 +104,45 @@ def _forward(
     return y, states
 
 
+def _check_grouped(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> None:
+    """Refuse tensors that are not those of ``scan_block`` at full length."""
+    groups, batch, length, channels = u.shape if u.dim() == 4 else (0, 0, 0, 0)
+    states = A.shape[0] if A.dim() == 3 else 0
+    wanted = {
+        "dt": (dt, (groups, batch, length, channels)),
+        "A": (A, (states, groups, channels)),
+        "B": (B, (states, groups, batch, length)),
+        "C": (C, (states, groups, batch, length)),
+    }
+    for name, (tensor, shape) in wanted.items():
+        if states < 1 or length < 1 or tensor.shape != shape or tensor.dtype != u.dtype:
+            raise ShapeError(
+                f"{name} must be {shape} in the dtype of u and not empty, for u of shape "
+                f"{tuple(u.shape)} and {u.dtype}, got {tuple(tensor.shape)} and {tensor.dtype}."
+            )
+
+
 def _blocks_kept(u: Tensor, A: Tensor, save_states: bool) -> int:
     groups, batch, length, channels = u.shape
     sizes = block_sizes(A.shape[0], groups, batch, length, channels, u.device.type)
     return -(-length // sizes.steps) if save_states else 0
 
 
-@_forward.register_fake
-def _(
+def _empty(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, save_states: bool
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(u), state_store(_blocks_kept(u, A, save_states), u.shape[1], A)
 
 
-@torch.library.custom_op("qmamba::chunked_scan_backward", mutates_args=())
 def _backward(
     grad: Tensor, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, states: Tensor
 ) -> list[Tensor]:
     """Gradients of u, dt, A, B and C."""
+    _check_grouped(u, dt, A, B, C)
     groups, batch, length, channels = u.shape
     sizes = block_sizes(A.shape[0], groups, batch, length, channels, u.device.type)
+    saved = (_blocks_kept(u, A, True), A.shape[0], groups, batch, channels)
+    check_backward(grad, u.shape, states, saved)
     times = slices(length, sizes.steps)
     scratch = Scratch.shared(u)
     gradients = [tensor.new_zeros(tensor.shape) for tensor in (u, dt, A, B, C)]
@@ -152,24 +171,13 @@ def _backward(
     return gradients
 
 
-@_backward.register_fake
-def _(
-    grad: Tensor, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, states: Tensor
-) -> list[Tensor]:
-    return [tensor.new_empty(tensor.shape) for tensor in (u, dt, A, B, C)]
-
-
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, _ = inputs
-    ctx.save_for_backward(*tensors, output[1])
-    ctx.mark_non_differentiable(output[1])
-
-
-def _differentiate(ctx: Any, grad: Tensor, _grad_states: Tensor) -> tuple[Tensor | None, ...]:
-    return (*_backward(grad, *ctx.saved_tensors), None)
-
-
-_forward.register_autograd(_differentiate, setup_context=_save_for_backward)
+_scan = register_scan(
+    "chunked_scan",
+    "Tensor u, Tensor dt, Tensor A, Tensor B, Tensor C",
+    _forward,
+    _empty,
+    _backward,
+)
 
 
 def ss2d_chunked(
@@ -192,12 +200,8 @@ def ss2d_chunked(
     """
     _require_steps(min(x.shape[1], routes.shape[1]), "map")
     tensors = (x, projected, dt_weight, dt_bias, A, D)
-    y, _ = map_scan(x, projected, routes, dt_weight, dt_bias, A, D, merge, _needs_gradient(tensors))
+    y, _ = map_scan(x, projected, routes, dt_weight, dt_bias, A, D, merge, needs_gradient(*tensors))
     return y
-
-
-def _needs_gradient(tensors: tuple[Tensor, ...]) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _require_steps(steps: int, what: str) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qmamba.ops.scan.arguments import check_backward, check_map_scan
 from qmamba.ops.scan.naive import state_dtype
-from qmamba.ops.scan.routes import PADDING
+from qmamba.ops.scan.operator import register_scan
+from qmamba.ops.scan.routes import PADDING, require_routes
 from qmamba.ops.scan.state_space import (
     Scratch,
     block_sizes,
@@ -22,8 +22,7 @@ from qmamba.ops.scan.state_space import (
 )
 
 
-@torch.library.custom_op("qmamba::chunked_map_scan", mutates_args=())
-def map_scan(
+def _forward(
     x: Tensor,
     projected: Tensor,
     routes: Tensor,
@@ -48,8 +47,7 @@ def _states_shape(x: Tensor, routes: Tensor, A: Tensor, saved: bool) -> tuple[in
     return (-(-steps // sizes.steps) if saved else 0, states, count, batch, channels)
 
 
-@map_scan.register_fake
-def _(
+def _empty(
     x: Tensor,
     projected: Tensor,
     routes: Tensor,
@@ -66,8 +64,7 @@ def _(
     return y, A.new_empty(shape, dtype=state_dtype(x.dtype))
 
 
-@torch.library.custom_op("qmamba::chunked_map_scan_backward", mutates_args=())
-def _map_scan_backward(
+def _backward(
     grad: Tensor,
     x: Tensor,
     projected: Tensor,
@@ -76,43 +73,27 @@ def _map_scan_backward(
     dt_bias: Tensor,
     A: Tensor,
     D: Tensor,
-    states: Tensor,
     merge: bool,
+    states: Tensor,
 ) -> list[Tensor]:
-    """Gradients of x, projected, dt_weight, dt_bias, A and D."""
     with torch.autocast(x.device.type, enabled=False):
         scan = _MapScan(x, projected, routes, dt_weight, dt_bias, A, D, merge)
-        return scan.backward(grad, states)
+        batch, pixels, channels = x.shape
+        y = (batch, pixels, channels) if merge else (batch, len(routes), pixels, channels)
+        check_backward(grad, y, states, _states_shape(x, routes, A, True))
+        grad_x, grad_projected, *parameters = scan.backward(grad, states)
+    return [grad_x, grad_projected, states.new_empty(0), *parameters]
 
 
-@_map_scan_backward.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    projected: Tensor,
-    routes: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    states: Tensor,
-    merge: bool,
-) -> list[Tensor]:
-    return [tensor.new_empty(tensor.shape) for tensor in (x, projected, dt_weight, dt_bias, A, D)]
-
-
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.merge, _ = inputs
-    ctx.save_for_backward(*tensors, output[1])
-    ctx.mark_non_differentiable(output[1])
-
-
-def _differentiate(ctx: Any, grad: Tensor, _grad_states: Tensor) -> tuple[Tensor | None, ...]:
-    grad_x, grad_projected, *others = _map_scan_backward(grad, *ctx.saved_tensors, ctx.merge)
-    return (grad_x, grad_projected, None, *others, None, None)
-
-
-map_scan.register_autograd(_differentiate, setup_context=_save_for_backward)
+map_scan = register_scan(
+    "chunked_map_scan",
+    "Tensor x, Tensor projected, Tensor routes, Tensor dt_weight, Tensor dt_bias, Tensor A, "
+    "Tensor D, bool merge",
+    _forward,
+    _empty,
+    _backward,
+)
+"""The output in the dtype of ``x``, and the state before each block where it is to be saved."""
 
 
 class _MapScan:
@@ -134,6 +115,8 @@ class _MapScan:
         D: Tensor,
         merge: bool,
     ) -> None:
+        check_map_scan(x, projected, routes, dt_weight, dt_bias, A, D, may_be_empty=True)
+        require_routes(routes, x.shape[1])
         self.arguments = (x, projected, dt_weight, dt_bias, A, D)
         self.merge = merge
         self.dtype = state_dtype(x.dtype)
@@ -148,8 +131,8 @@ class _MapScan:
         self.padded = steps != self.pixels
         self.map_rows = self.batch * self.pixels
         self.route_rows = self.map_rows * self.count
-        route = torch.arange(self.count, device=x.device).view(-1, 1, 1)
-        image = torch.arange(self.batch, device=x.device).view(-1, 1)
+        route = torch.arange(self.count, dtype=torch.int64, device=x.device).view(-1, 1, 1)
+        image = torch.arange(self.batch, dtype=torch.int64, device=x.device).view(-1, 1)
         pixel = routes[:, None].long()
         self.row_of_map = image * self.pixels + pixel
         self.row_of_projection = self.row_of_map * self.count + route

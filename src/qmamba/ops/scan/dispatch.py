@@ -11,8 +11,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from qmamba.errors import BackendError, ShapeError
+from qmamba.errors import BackendError
 from qmamba.ops.native import library, scan
+from qmamba.ops.scan.arguments import check_map_scan, check_scan
 from qmamba.ops.scan.chunked import selective_scan_chunked, ss2d_chunked
 from qmamba.ops.scan.naive import selective_scan_naive, ss2d_naive
 from qmamba.ops.triton import operators
@@ -116,7 +117,12 @@ def _warn_once(message: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
-def _choose(backend: str | None, tensors: tuple[Tensor | None, ...]) -> str:
+def choose_backend(backend: str | None, tensors: tuple[Tensor | None, ...]) -> str:
+    """The implementation to run on these tensors: the one asked for, or the fastest one.
+
+    Raises:
+        BackendError: the one asked for is unknown or cannot run on them.
+    """
     device = next(t.device.type for t in tensors if t is not None)
     forced = _forced_backend(backend)
     if forced is not None:
@@ -201,8 +207,8 @@ def selective_scan(
 
     Source: Mamba (Gu and Dao, 2023), algorithm 2; arguments of VMamba's ``selective_scan_fn``.
     """
-    _check_scan(u, delta, A, B, C, D, delta_bias)
-    name = _choose(backend, (u, delta, A, B, C, D, delta_bias))
+    check_scan(u, delta, A, B, C, D, delta_bias)
+    name = choose_backend(backend, (u, delta, A, B, C, D, delta_bias))
     return _SCANS[name](u, delta, A, B, C, D, delta_bias, delta_softplus)
 
 
@@ -241,102 +247,12 @@ def ss2d(
         dtype of ``x``. Differentiable once in every float tensor.
 
     Raises:
-        ShapeError: shapes, dtypes or devices do not fit together, or a side is empty.
+        ShapeError: shapes, dtypes or devices do not fit together, a side is empty, or the table is
+            not made of routes over such a map (see :func:`qmamba.ops.scan.routes.require_routes`).
         BackendError: the implementation asked for is unknown or cannot run on this input.
 
     Source: VMamba (Liu et al., 2024), SS2D; QMamba section 3.
     """
-    _check_ss2d(x, projected, routes, dt_weight, dt_bias, A, D)
-    name = _choose(backend, (x, projected, dt_weight, dt_bias, A, D))
+    check_map_scan(x, projected, routes, dt_weight, dt_bias, A, D)
+    name = choose_backend(backend, (x, projected, dt_weight, dt_bias, A, D))
     return _SCANS_2D[name](x, projected, routes, dt_weight, dt_bias, A, D, merge)
-
-
-def _check_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-) -> None:
-    if u.dim() != 3 or 0 in u.shape:
-        raise ShapeError(
-            f"u must be (batch, channels, length) and not empty, got {tuple(u.shape)}."
-        )
-    batch, channels, length = u.shape
-    if A.dim() != 2 or A.shape[0] != channels or A.shape[1] < 1:
-        raise ShapeError(f"A must be ({channels}, states), got {tuple(A.shape)}.")
-    states = A.shape[1]
-    expected: list[tuple[str, Tensor | None, tuple[int, ...]]] = [
-        ("delta", delta, (batch, channels, length)),
-        ("D", D, (channels,)),
-        ("delta_bias", delta_bias, (channels,)),
-    ]
-    for name, matrix in (("B", B), ("C", C)):
-        groups = matrix.shape[1] if matrix.dim() == 4 else 1
-        if groups < 1 or channels % groups:
-            raise ShapeError(
-                f"{name} has {groups} groups, which do not divide {channels} channels."
-            )
-        shape = (batch, groups, states, length) if matrix.dim() == 4 else (batch, states, length)
-        expected.append((name, matrix, shape))
-    if B.shape != C.shape:
-        raise ShapeError(f"B and C must have one shape, got {tuple(B.shape)} and {tuple(C.shape)}.")
-    _check_tensors(u, [*expected, ("A", A, (channels, states))])
-
-
-def _check_ss2d(
-    x: Tensor,
-    projected: Tensor,
-    routes: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-) -> None:
-    if x.dim() != 3 or 0 in x.shape:
-        raise ShapeError(
-            f"x must be (batch, pixels, channels) and not empty, got {tuple(x.shape)}."
-        )
-    if routes.dim() != 2 or 0 in routes.shape or routes.dtype != torch.int32:
-        raise ShapeError(
-            f"routes must be int32 (routes, steps), got {routes.dtype} {tuple(routes.shape)}."
-        )
-    if dt_weight.dim() != 3 or A.dim() != 3 or A.shape[2] < 1:
-        raise ShapeError(
-            "dt_weight must be (routes, channels, rank) and A (routes, channels, states), got "
-            f"{tuple(dt_weight.shape)} and {tuple(A.shape)}."
-        )
-    batch, pixels, channels = x.shape
-    count, rank, states = routes.shape[0], dt_weight.shape[2], A.shape[2]
-    if routes.shape[1] < pixels:
-        raise ShapeError(f"The routes have {routes.shape[1]} steps for {pixels} pixels.")
-    if routes.device != x.device:
-        raise ShapeError(f"routes is on {routes.device} but x on {x.device}; move it.")
-    _check_tensors(
-        x,
-        [
-            ("projected", projected, (batch, pixels, count, rank + 2 * states)),
-            ("dt_weight", dt_weight, (count, channels, rank)),
-            ("dt_bias", dt_bias, (count, channels)),
-            ("A", A, (count, channels, states)),
-            ("D", D, (count, channels)),
-        ],
-    )
-
-
-def _check_tensors(
-    reference: Tensor, expected: list[tuple[str, Tensor | None, tuple[int, ...]]]
-) -> None:
-    if not reference.is_floating_point():
-        raise ShapeError(f"The input must be a float tensor, got {reference.dtype}.")
-    for name, tensor, shape in expected:
-        if tensor is None:
-            continue
-        if tuple(tensor.shape) != shape:
-            raise ShapeError(f"{name} must be {shape} to fit the input, got {tuple(tensor.shape)}.")
-        if tensor.device != reference.device:
-            raise ShapeError(f"{name} is on {tensor.device} but the input on {reference.device}.")
-        if not tensor.is_floating_point():
-            raise ShapeError(f"{name} must be a float tensor, got {tensor.dtype}.")

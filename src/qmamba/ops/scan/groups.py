@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from qmamba.ops.scan.routes import straight_routes
+
 
 class GroupedScan(NamedTuple):
     """The arguments of a 2-D scan with one input map per route and given time steps."""
@@ -56,11 +58,10 @@ def groups_as_routes(
             return A.new_zeros(groups, per_group)
         return parameter.reshape(groups, per_group)
 
-    order = torch.arange(length, dtype=torch.int32, device=u.device)
     return GroupedScan(
         x=channel_last(u),
         projected=torch.cat([B, C], dim=2).permute(0, 3, 1, 2).contiguous(),
-        routes=order.expand(groups, length).contiguous(),
+        routes=straight_routes(groups, length, u.device),
         dt_weight=A.new_zeros(groups, per_group, 0),
         dt_bias=grouped(delta_bias),
         A=A.reshape(groups, per_group, -1),

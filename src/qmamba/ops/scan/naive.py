@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qmamba.ops.scan.routes import gather_routes, scatter_routes
+from qmamba.ops.scan.routes import gather_routes, require_routes, scatter_routes
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -78,6 +78,8 @@ def ss2d_naive(
     """
     dtype = state_dtype(x.dtype)
     batch, pixels, channels = x.shape
+    if not torch.compiler.is_compiling():
+        require_routes(routes, pixels)
     route_count, rank, size = dt_weight.shape[0], dt_weight.shape[2], A.shape[2]
     u = gather_routes(x.to(dtype), routes)
     along = torch.stack(

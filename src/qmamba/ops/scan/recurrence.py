@@ -10,13 +10,9 @@ fills in the steps. Only products of decays occur, never their logarithms or quo
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-
-from qmamba.errors import ShapeError
 
 # Lanes from which one operation per step is cheaper than a second pass over the data: about where
 # the arithmetic of an operation outweighs the cost of issuing it.
@@ -25,57 +21,6 @@ _WIDE_LANES_ACCELERATOR = 1 << 20
 _SHORT_STEPS = 8
 # Torch hands larger operations on a CPU to several threads, which would have to meet at each step.
 _SERIAL_ELEMENTS = 32767
-
-
-def linear_recurrence(a: Tensor, b: Tensor, dim: int = 0) -> Tensor:
-    """All states of ``h[t] = a[t] * h[t-1] + b[t]`` along ``dim``, starting from zero.
-
-    Args:
-        a: decays, any shape; values in [0, 1] keep every intermediate bounded.
-        b: inputs, the shape of ``a``.
-        dim: axis of time.
-
-    Returns:
-        ``h``, in the shape and dtype of ``b``. The state is float32, or float64 where ``a`` or
-        ``b`` is. Differentiable once in both arguments; the tape holds ``a`` and ``h``.
-
-    Raises:
-        ShapeError: the shapes differ, are 0-dimensional, or have no step along ``dim``.
-    """
-    if a.shape != b.shape or b.dim() == 0:
-        raise ShapeError(
-            f"A recurrence needs decays and inputs of one shape with a time axis, got "
-            f"{tuple(a.shape)} and {tuple(b.shape)}; expand the smaller one."
-        )
-    if b.shape[dim] == 0:
-        raise ShapeError(f"A recurrence needs at least 1 step along axis {dim}, got none.")
-    double = torch.float64 in (a.dtype, b.dtype)
-    dtype = torch.float64 if double else torch.float32
-    dim = dim % b.dim()
-    flat = (math.prod(b.shape[:dim]), b.shape[dim], math.prod(b.shape[dim + 1 :]))
-    hidden: Tensor = _LinearRecurrence.apply(a.to(dtype).reshape(flat), b.to(dtype).reshape(flat))
-    return hidden.view(b.shape).to(b.dtype)
-
-
-class _LinearRecurrence(torch.autograd.Function):
-    """Tensors are ``(rows, steps, lanes)``."""
-
-    @staticmethod
-    def forward(ctx: Any, decay: Tensor, value: Tensor) -> Tensor:
-        hidden = value.clone(memory_format=torch.contiguous_format)
-        linear_recurrence_(decay, hidden)
-        ctx.save_for_backward(decay, hidden)
-        return hidden
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        decay, hidden = ctx.saved_tensors
-        grad_value = grad.clone(memory_format=torch.contiguous_format)
-        linear_recurrence_(decay[:, 1:], grad_value[:, :-1], grad_value[:, -1], reverse=True)
-        grad_decay = torch.zeros_like(decay)
-        torch.mul(grad_value[:, 1:], hidden[:, :-1], out=grad_decay[:, 1:])
-        return grad_decay, grad_value
 
 
 def linear_recurrence_(

@@ -12,6 +12,8 @@ the other, and each is walked through completely before the next.
 
 from __future__ import annotations
 
+import weakref
+
 import torch
 from torch import Tensor
 
@@ -54,12 +56,20 @@ def scan_routes(
         # A table that was born in inference mode could not be saved for a later backward pass.
         with torch.inference_mode(False):
             table = _build_routes(*key)
-        # A tracing mode hands out stand-ins without data, which must not outlive it.
-        if type(table) is Tensor:
-            held = sum(t.nbytes for t in _CACHE.values())
-            if held + table.nbytes > _CACHE_BYTES:
-                _CACHE.clear()
-            _CACHE[key] = table
+        _keep(key, table)
+    return table
+
+
+def straight_routes(count: int, steps: int, device: torch.device | str = "cpu") -> Tensor:
+    """``count`` routes that all run straight ahead: int32 ``(count, steps)``, cached like those."""
+    key = (int(count), int(steps), 0, str(device))
+    if torch.compiler.is_compiling():
+        return _build_straight_routes(count, steps, key[-1])
+    table = _CACHE.get(key)
+    if table is None:
+        with torch.inference_mode(False):
+            table = _build_straight_routes(count, steps, key[-1])
+        _keep(key, table)
     return table
 
 
@@ -67,11 +77,27 @@ _CACHE: dict[tuple[int, int, int, str], Tensor] = {}
 _CACHE_BYTES = 64 * 2**20
 
 
+def _keep(key: tuple[int, int, int, str], table: Tensor) -> None:
+    # A tracing mode hands out stand-ins without data, which must not outlive it.
+    if type(table) is Tensor:
+        held = sum(t.nbytes for t in _CACHE.values())
+        if held + table.nbytes > _CACHE_BYTES:
+            _CACHE.clear()
+        _CACHE[key] = table
+
+
+def _build_straight_routes(count: int, steps: int, device: str) -> Tensor:
+    order = torch.arange(steps, dtype=torch.int32, device=device)
+    return order.expand(count, steps).contiguous()
+
+
 def _build_routes(height: int, width: int, window: int, device: str) -> Tensor:
     rows = -(-height // window)
     columns = -(-width // window)
-    raster = torch.full((rows * window, columns * window), PADDING, dtype=torch.int32)
-    raster[:height, :width] = torch.arange(height * width, dtype=torch.int32).view(height, width)
+    sides = (rows * window, columns * window)
+    raster = torch.full(sides, PADDING, dtype=torch.int32, device="cpu")
+    inside = torch.arange(height * width, dtype=torch.int32, device="cpu")
+    raster[:height, :width] = inside.view(height, width)
     # (window row, row inside, window column, column inside)
     tiles = raster.view(rows, window, columns, window)
     by_row = tiles.permute(0, 2, 1, 3).reshape(-1)
@@ -116,3 +142,54 @@ def step_of_pixel(routes: Tensor, pixels: int) -> Tensor:
     # Padding steps all land in one surplus column.
     targets = torch.where(routes == PADDING, pixels, routes).long()
     return inverse.scatter_(1, targets, steps)[:, :pixels]
+
+
+def require_routes(routes: Tensor, pixels: int) -> None:
+    """Refuse a table that is not made of routes over a map.
+
+    Every entry is looked at, but only once for a table and a size: what was found right is
+    remembered until the table is written to (by its version counter, which edits through ``.data``
+    or NumPy do not move) or goes away.
+
+    Args:
+        routes: int32 ``(routes, steps)``.
+        pixels: number of pixels of the map.
+
+    Raises:
+        ShapeError: the dtype or the dimensions are others, an entry is neither a pixel nor
+            ``PADDING``, or a route visits a pixel never or twice.
+    """
+    known = _CHECKED.get(id(routes))
+    if known is not None and known[0]() is routes and known[1:] == (_version(routes), pixels):
+        return
+    if routes.dtype != torch.int32 or routes.dim() != 2:
+        raise ShapeError(
+            f"routes must be int32 (routes, steps), got {routes.dtype} {tuple(routes.shape)}."
+        )
+    table = routes.detach()
+    lowest, highest = (int(end) for end in table.aminmax()) if table.numel() else (0, pixels)
+    if lowest < PADDING or highest >= pixels:
+        raise ShapeError(
+            f"routes has entries from {lowest} to {highest}, but the map has the pixels 0 to "
+            f"{pixels - 1}, and {PADDING} stands for padding."
+        )
+    visits = torch.zeros(len(table), pixels + 1, dtype=torch.int32, device=table.device)
+    visits.scatter_add_(1, table.long() % (pixels + 1), torch.ones_like(table))
+    if not bool((visits[:, :pixels] == 1).all()):
+        raise ShapeError(
+            f"Every route must visit each of the {pixels} pixels exactly once, and one of these "
+            "does not; take the table from scan_routes for this size of map."
+        )
+    version = _version(routes)
+    if version is not None:
+        key = id(routes)
+        reference = weakref.ref(routes, lambda _: _CHECKED.pop(key, None))
+        _CHECKED[key] = (reference, version, pixels)
+
+
+_CHECKED: dict[int, tuple[weakref.ref[Tensor], int | None, int]] = {}
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often a tensor was written to; unknown for those born in inference mode."""
+    return None if tensor.is_inference() else tensor._version

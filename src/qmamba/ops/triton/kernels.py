@@ -347,7 +347,7 @@ def _tuned(kernel, configurations, fits):
 # Sixteen or thirty-two values of a tile per thread, all threads of a warp side by side along the
 # channels (see channels_of): more values spill, fewer leave the multiprocessor waiting for memory.
 SCAN_CONFIGURATIONS = [
-    triton.Config({"BLOCK_D": block, "VECTOR": vector, "TILE": tile}, warps, stages)
+    triton.NetworkConfig({"BLOCK_D": block, "VECTOR": vector, "TILE": tile}, warps, stages)
     for block, vector, tile, warps, stages in [
         (32, 1, 16, 1, 1),
         (64, 1, 16, 2, 1),
@@ -360,7 +360,7 @@ SCAN_CONFIGURATIONS = [
     ]
 ]
 BACKWARD_CONFIGURATIONS = [
-    triton.Config({"VECTOR": vector}, warps, stages)
+    triton.NetworkConfig({"VECTOR": vector}, warps, stages)
     for vector, stages in ((1, 1), (1, 3), (2, 1))
     for warps in (1, 2, 4)
 ]

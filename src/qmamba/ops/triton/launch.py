@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from qmamba.errors import BackendError
+from qmamba.ops.scan.arguments import check_backward, check_map_scan
+from qmamba.ops.scan.routes import require_routes
 
 # A program of a scan keeps one to four warps busy, and a multiprocessor has registers for about
 # eight such warps.
@@ -78,6 +80,9 @@ class Scan:
         merge: bool,
         softplus: bool,
     ) -> None:
+        arguments = (x, projected, order, dt_weight, dt_bias, A, D, delta)
+        check_map_scan(*arguments, may_have_own_maps=not merge)
+        require_routes(order, x.shape[-2])
         self.kernels, self.segment_kernels = _modules()
         self.x, self.A = x.contiguous(), A.contiguous()
         self.batch, self.pixels, self.channels = x.shape[0], x.shape[-2], x.shape[-1]
@@ -151,6 +156,11 @@ class Scan:
 
     def backward(self, grad_y: Tensor, saved: Tensor) -> list[Tensor]:
         """Gradients of x, projected, dt_weight, dt_bias, A, D and delta."""
+        maps = (self.batch, self.pixels, self.channels)
+        y = maps if self.merge else (self.batch, self.routes, *maps[1:])
+        segments = -(-self.steps // save_steps(self.states))
+        kept = (self.batch, self.routes, segments, self.states, self.channels)
+        check_backward(grad_y, y, saved, kept)
         width = self.rank + 2 * self.states
         block = 64 if width <= 16 else 128
         block = min(block, _power_of_two(self.channels, 32))

@@ -24,13 +24,13 @@ import importlib.util
 import os
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from qmamba.ops.scan.groups import groups_as_routes, routes_as_groups
+from qmamba.ops.scan.operator import needs_gradient, register_scan
 from qmamba.ops.triton.launch import Scan, empty_states, on_device, save_steps
 
 # The first release whose autotuner keeps its choices on disk.
@@ -83,7 +83,6 @@ def supports(*tensors: Tensor | None) -> bool:
     return all(t is None or t.dtype != torch.float64 for t in tensors)
 
 
-@torch.library.custom_op("qmamba::triton_scan", mutates_args=())
 def _forward(
     x: Tensor,
     projected: Tensor,
@@ -102,8 +101,7 @@ def _forward(
         return scan.forward(save_states)
 
 
-@_forward.register_fake
-def _(
+def _empty(
     x: Tensor,
     projected: Tensor,
     order: Tensor,
@@ -123,9 +121,8 @@ def _(
     return y, empty_states(x, routes, steps, A.shape[2], save)
 
 
-@torch.library.custom_op("qmamba::triton_scan_backward", mutates_args=())
 def _backward(
-    grad_y: Tensor,
+    grad: Tensor,
     x: Tensor,
     projected: Tensor,
     order: Tensor,
@@ -134,60 +131,30 @@ def _backward(
     A: Tensor,
     D: Tensor,
     delta: Tensor | None,
-    states: Tensor,
     merge: bool,
     softplus: bool,
+    states: Tensor,
 ) -> list[Tensor]:
-    """Gradients of x, projected, dt_weight, dt_bias, A, D and delta; parameters' in float32."""
     with on_device(x):
         scan = Scan(x, projected, order, dt_weight, dt_bias, A, D, delta, merge, softplus)
-        return scan.backward(grad_y.contiguous(), states)
+        gradients = scan.backward(grad.contiguous(), states)
+    grad_x, grad_projected, *of_parameters, grad_delta = gradients
+    parameters = (dt_weight, dt_bias, A, D)
+    of_parameters = [g.to(t.dtype) for g, t in zip(of_parameters, parameters, strict=True)]
+    no_gradient = x.new_empty(0, dtype=torch.float32)
+    if delta is None:
+        grad_delta = x.new_empty(0, dtype=torch.float32)
+    return [grad_x, grad_projected, no_gradient, *of_parameters, grad_delta]
 
 
-@_backward.register_fake
-def _(
-    grad_y: Tensor,
-    x: Tensor,
-    projected: Tensor,
-    order: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    delta: Tensor | None,
-    states: Tensor,
-    merge: bool,
-    softplus: bool,
-) -> list[Tensor]:
-    return [
-        x.new_empty(x.shape),
-        projected.new_empty(projected.shape),
-        *(t.new_empty(t.shape, dtype=torch.float32) for t in (dt_weight, dt_bias, A, D)),
-        x.new_empty(0, dtype=torch.float32) if delta is None else delta.new_empty(delta.shape),
-    ]
-
-
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.merge, ctx.softplus, _ = inputs
-    ctx.save_for_backward(*tensors, output[1])
-    ctx.mark_non_differentiable(output[1])
-
-
-def _differentiate(ctx: Any, grad_y: Tensor, _grad_states: Tensor) -> tuple[Tensor | None, ...]:
-    *inputs, states = ctx.saved_tensors
-    gradients = _backward(grad_y, *inputs, states, ctx.merge, ctx.softplus)
-    grad_x, grad_projected, *parameters, grad_delta = gradients
-    *given, delta = inputs[3:]
-    parameters = [grad.to(t.dtype) for grad, t in zip(parameters, given, strict=True)]
-    grad_delta = None if delta is None else grad_delta
-    return (grad_x, grad_projected, None, *parameters, grad_delta, None, None, None)
-
-
-_forward.register_autograd(_differentiate, setup_context=_save_for_backward)
-
-
-def _needs_gradient(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+_scan = register_scan(
+    "triton_scan",
+    "Tensor x, Tensor projected, Tensor order, Tensor dt_weight, Tensor dt_bias, Tensor A, "
+    "Tensor D, Tensor? delta, bool merge, bool softplus",
+    _forward,
+    _empty,
+    _backward,
+)
 
 
 def ss2d_triton(
@@ -208,7 +175,7 @@ def ss2d_triton(
     if dt_weight.shape[2] == 0:
         # The kernels take a rank of zero as a sign that the time steps come ready-made.
         dt_weight, projected = F.pad(dt_weight, (0, 1)), F.pad(projected, (1, 0))
-    y, _ = _forward(
+    y, _ = _scan(
         x,
         projected,
         routes,
@@ -219,7 +186,7 @@ def ss2d_triton(
         None,
         merge,
         True,
-        _needs_gradient(x, projected, dt_weight, dt_bias, A, D),
+        needs_gradient(x, projected, dt_weight, dt_bias, A, D),
     )
     return y
 
@@ -243,6 +210,6 @@ def selective_scan_triton(
         BackendError: Triton is missing or too old.
     """
     scan = groups_as_routes(u, delta, A, B, C, D, delta_bias)
-    saves = _needs_gradient(u, delta, A, B, C, D, delta_bias)
-    y, _ = _forward(*scan, False, delta_softplus, saves)
+    saves = needs_gradient(u, delta, A, B, C, D, delta_bias)
+    y, _ = _scan(*scan, False, delta_softplus, saves)
     return routes_as_groups(y)

@@ -1,4 +1,4 @@
-"""What all quantizers share: a start from data, fake-quantized values, codes and their grid."""
+"""What all quantizers share: a start from data, fake-quantized values, codes and their qparams."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from qmamba.errors import ConfigError
-from qmamba.quantization.qparams import Grid, check_bits, signed_range
+from qmamba.quantization.qparams import QuantParams, check_bits, signed_range
 from qmamba.quantization.quantizers.initialization import Sample
 
 Role = Literal["weight", "activation"]
@@ -36,11 +36,12 @@ class Operand:
 
 
 class Quantizer(nn.Module):
-    """Base of the quantizers: values in, values on a grid of ``2 ** bits`` levels out.
+    """Base of the quantizers: values in, values of ``2 ** bits`` levels out.
 
-    A quantizer starts from the first tensor it sees: a weight at once, an activation in the first
-    training pass or in :func:`~qmamba.quantization.calibrate`. In a distributed run every process
-    takes over the start of an activation from the first one; weights are the same in all.
+    A quantizer is initialized by the first tensor it sees: a weight at once, an activation in the
+    first training pass or in :func:`~qmamba.quantization.calibrate`. In a distributed run every
+    process takes over the parameters of an activation from the first one; weights are the same in
+    all.
 
     Args:
         bits: width of a code: 2, 3, 4 or 8.
@@ -50,8 +51,8 @@ class Quantizer(nn.Module):
         ConfigError: the width is not allowed.
     """
 
-    normalized_start = False
-    """Whether the start needs values less their mean and divided by their deviation."""
+    normalized_initialization = False
+    """Whether initialization needs values less their mean and divided by their deviation."""
     initialized: Tensor
 
     def __init__(self, bits: int, operand: Operand | None = None) -> None:
@@ -77,45 +78,46 @@ class Quantizer(nn.Module):
             self.sample.add(x.detach())
             return x
         values = _at_least_float32(x)
-        self._require_start(values)
-        return self.quantize(values).to(x.dtype)
+        self._require_initialized(values)
+        return self.fake_quantize(values).to(x.dtype)
 
-    def quantize(self, x: Tensor) -> Tensor:
+    def fake_quantize(self, x: Tensor) -> Tensor:
         """Fake-quantize float32 or float64 values; differentiable."""
         raise NotImplementedError
 
-    def grid(self, x: Tensor) -> Grid:
-        """The grid on which these values lie after quantization."""
+    def choose_qparams(self, x: Tensor) -> QuantParams:
+        """The quantization parameters of these values."""
         raise NotImplementedError
 
-    def initialize(self, sample: Sample) -> None:
-        """Set the parameters from values."""
+    def choose_parameters(self, sample: Sample) -> None:
+        """Choose the parameters from values, in one process."""
         raise NotImplementedError
 
-    def codes(self, x: Tensor) -> Tensor:
-        """The code of each value: int8, or uint8 on a grid without negative codes.
+    def quantize(self, x: Tensor) -> Tensor:
+        """The code of each value: int8, or uint8 without negative codes.
 
-        ``grid(x).values(codes(x))`` is what the quantizer returns for ``x`` in evaluation.
+        ``choose_qparams(x).dequantize(quantize(x))`` is what the quantizer returns for ``x`` in
+        evaluation.
         """
         with torch.no_grad():
             values = _at_least_float32(x)
-            self._require_start(values)
-            return self._codes(values)
+            self._require_initialized(values)
+            return self._quantize(values)
 
-    def _codes(self, x: Tensor) -> Tensor:
-        return self.grid(x).codes(x)
+    def _quantize(self, x: Tensor) -> Tensor:
+        return self.choose_qparams(x).quantize(x)
 
     @property
     def ready(self) -> bool:
-        """Whether the quantizer has started."""
+        """Whether the quantizer is initialized."""
         if not self._ready:
             self._ready = bool(self.initialized)
         return self._ready
 
     @torch.no_grad()
-    def start(self, sample: Sample) -> None:
+    def initialize(self, sample: Sample) -> None:
         """Set the parameters from values, alike in all processes of a distributed run."""
-        self.initialize(sample)
+        self.choose_parameters(sample)
         self.initialized.fill_(True)
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if distributed and self.operand.role == "activation":
@@ -123,7 +125,7 @@ class Quantizer(nn.Module):
                 torch.distributed.broadcast(tensor.detach(), src=0)
         self._ready = True
 
-    def _require_start(self, x: Tensor) -> None:
+    def _require_initialized(self, x: Tensor) -> None:
         if self.ready:
             return
         if not self.training and self.operand.role == "activation":
@@ -133,11 +135,11 @@ class Quantizer(nn.Module):
             )
         sample = self.empty_sample()
         sample.add(x.detach())
-        self.start(sample)
+        self.initialize(sample)
 
     def empty_sample(self) -> Sample:
-        """What collects values for :meth:`start`."""
-        return Sample(self.operand.batched, normalize=self.normalized_start)
+        """What collects values for :meth:`initialize`."""
+        return Sample(self.operand.batched, normalize=self.normalized_initialization)
 
     def gradient_scale(self, x: Tensor) -> float:
         """``1 / sqrt(values * high)``, by which LSQ shrinks the gradient of a step size."""
@@ -152,12 +154,19 @@ class Quantizer(nn.Module):
     ) -> None:
         self._ready = False
         if f"{prefix}initialized" not in state_dict:
-            # The weights came without quantizers, so what these started from is gone.
+            # The weights came without quantizers, so what these were initialized with is gone.
             self.initialized.zero_()
         super()._load_from_state_dict(state_dict, prefix, *others)
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, {self.operand.role}"
+
+
+def range_by_sign(quantizer: Any) -> tuple[int, int]:
+    """The codes of an official quantizer, signed if its first data were."""
+    if bool(quantizer.signed):
+        return -(2 ** (quantizer.bits - 1)), 2 ** (quantizer.bits - 1) - 1
+    return 0, 2**quantizer.bits - 1
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Dynamic activation quantization: the grid follows the statistics of the tensor at hand (DLS).
+"""Dynamic activation quantization (DLS): scale and offset follow the statistics of the tensor.
 
 ``offset = o . s`` and ``scale = |w . s'|`` with the statistics ``s = (mean, deviation, least,
 greatest)`` of the values and ``s' = (|mean|, deviation, least, greatest)`` of the values plus the
@@ -14,29 +14,29 @@ import torch
 from torch import Tensor, nn
 
 from qmamba.errors import ConfigError
-from qmamba.ops.quantized.quantizer_rounding import (
+from qmamba.ops.native.rounding import (
     DynamicSettings,
     dynamic_round,
     dynamic_round_backward,
     dynamic_state,
+    takes,
 )
 from qmamba.ops.quantized.rounding import (
     RowStatistics,
     add_statistics_gradient_,
-    native,
     round_rows,
     round_rows_backward,
     row_statistics,
 )
-from qmamba.quantization.qparams import Grid
-from qmamba.quantization.quantizers.base import Operand, Quantizer
+from qmamba.quantization.qparams import QuantParams
+from qmamba.quantization.quantizers.base import Operand, Quantizer, range_by_sign
 from qmamba.quantization.quantizers.initialization import Sample
 from qmamba.quantization.quantizers.interval_search import search_interval
 
 STATISTICS = ("sample", "frozen", "batch")
 """Over what the statistics are taken."""
 
-# Steps of the best uniform grids for a normal distribution, in deviations (Max, 1960; 8 bits by
+# Quantization steps of least error for a normal distribution, in deviations (Max, 1960; 8 bits by
 # search), where there are no data to search with.
 _NORMAL_STEPS = {2: 0.9957, 3: 0.5860, 4: 0.3352, 8: 0.0308}
 _MOMENTUM = 0.1
@@ -48,8 +48,9 @@ _TINY = 1e-12
 class DLS(Quantizer):
     """Dynamic activation quantization with the corrections.
 
-    The grid is signed and centered whatever the sign of the data, a constant tensor passes
-    unchanged, and the start is the grid of least squared error for the normalized values.
+    The qparams is signed and centered whatever the sign of the data, a constant tensor passes
+    unchanged, and the initial parameters are those of least squared error for the normalized
+    values.
 
     Args:
         bits, operand: see :class:`~qmamba.quantization.quantizers.Quantizer`.
@@ -63,7 +64,7 @@ class DLS(Quantizer):
     Source: Q-MambaIR, dynamic-balancing learnable scalar; the corrections are our own.
     """
 
-    normalized_start = True
+    normalized_initialization = True
     running: Tensor
 
     def __init__(
@@ -82,7 +83,7 @@ class DLS(Quantizer):
         if statistics == "frozen":
             self.register_buffer("running", torch.zeros(4))
 
-    def initialize(self, sample: Sample) -> None:
+    def choose_parameters(self, sample: Sample) -> None:
         low, high = search_interval(sample.values(), 2**self.bits)
         if high > low:
             step = (high - low) / (2**self.bits - 1)
@@ -95,14 +96,14 @@ class DLS(Quantizer):
         split = self.statistics == "sample" and self.operand.batched and x.dim() > 1
         return x.flatten(1) if split else x.reshape(1, -1)
 
-    def quantize(self, x: Tensor) -> Tensor:
+    def fake_quantize(self, x: Tensor) -> Tensor:
         rows = self.rows(x)
         y = _DynamicRounding.apply(
             rows, self.step_weights, self.offset_weights, self, self.gradient_scale(x)
         )
         return y.view(x.shape)
 
-    def grid(self, x: Tensor) -> Grid:
+    def choose_qparams(self, x: Tensor) -> QuantParams:
         rows = self.rows(x)
         weights = self.step_weights.detach(), self.offset_weights.detach()
         settings = self.kernel_settings(rows)
@@ -116,11 +117,11 @@ class DLS(Quantizer):
             parts = (steps.scale, steps.offset, moments[2], moments[3])
         shape = (-1,) + (1,) * (x.dim() - 1) if len(rows) > 1 else (-1,)
         scale, offset, lowest, highest = (part.reshape(shape) for part in parts)
-        return Grid(scale, offset, self.low, self.high, (lowest, highest))
+        return QuantParams(scale, offset, self.low, self.high, (lowest, highest))
 
     def kernel_settings(self, x: Tensor) -> DynamicSettings | None:
         """How the kernel does all of it, or ``None`` where it cannot or the moments are frozen."""
-        if not native(x) or (self.statistics == "frozen" and not self.training):
+        if not takes(x) or (self.statistics == "frozen" and not self.training):
             return None
         return DynamicSettings(self.low, self.high, self.operand.copies, _NARROWEST, _TINY)
 
@@ -153,7 +154,7 @@ class DLS(Quantizer):
     def steps(
         self, x: Tensor, moments: Tensor, step_weights: Tensor, offset_weights: Tensor
     ) -> Steps:
-        """The grid that belongs to the moments of rows, with what its derivative needs."""
+        """Scale and offset for the moments of rows, with what their derivative needs."""
         mean, deviation, lowest, highest = moments
         offset = offset_weights.to(moments.dtype) @ moments
         mean = self.shifted_mean(x, mean, offset)
@@ -191,7 +192,8 @@ class DLS(Quantizer):
 class OfficialDLS(DLS):
     """DLS as in the official code, of the whole tensor, with its flaws.
 
-    Constant tensors give NaN, and data that were positive at the start lose all below their mean.
+    Constant tensors give NaN, and data that were positive at initialization lose all below their
+    mean.
     """
 
     signed: Tensor
@@ -204,7 +206,7 @@ class OfficialDLS(DLS):
             self.offset_weights.copy_(torch.tensor([-1.0, 0, 0, 0]))
         self.register_buffer("signed", torch.zeros((), dtype=torch.bool))
 
-    def initialize(self, sample: Sample) -> None:
+    def choose_parameters(self, sample: Sample) -> None:
         self.signed.copy_(sample.lowest < -1e-5)
 
     def limits(self, span: Tensor) -> tuple[Tensor, Tensor]:
@@ -225,27 +227,20 @@ class OfficialDLS(DLS):
         )
 
     def shifted_mean(self, x: Tensor, mean: Tensor, offset: Tensor) -> Tensor:
-        # At the start this is nothing but rounding, whose sign enters the official gradient.
+        # At initialization this is nothing but rounding, whose sign enters the official gradient.
         return (x[0] + offset).mean()[None]
 
-    def quantize(self, x: Tensor) -> Tensor:
-        self.low, self.high = official_range(self)
-        return super().quantize(x)
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        self.low, self.high = range_by_sign(self)
+        return super().fake_quantize(x)
 
-    def grid(self, x: Tensor) -> Grid:
-        self.low, self.high = official_range(self)
-        return super().grid(x)
-
-
-def official_range(quantizer: Any) -> tuple[int, int]:
-    """The codes of an official quantizer, signed if its first data were."""
-    if bool(quantizer.signed):
-        return -(2 ** (quantizer.bits - 1)), 2 ** (quantizer.bits - 1) - 1
-    return 0, 2**quantizer.bits - 1
+    def choose_qparams(self, x: Tensor) -> QuantParams:
+        self.low, self.high = range_by_sign(self)
+        return super().choose_qparams(x)
 
 
 class Steps(NamedTuple):
-    """A grid for each row and what its derivative needs, all ``(rows,)``."""
+    """Scale and offset of each row and what their derivative needs, all ``(rows,)``."""
 
     scale: Tensor
     offset: Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qmamba.quantization.qparams import Grid
+from qmamba.quantization.qparams import QuantParams
 from qmamba.quantization.quantizers.base import Operand
 from qmamba.quantization.quantizers.initialization import Sample
 from qmamba.quantization.quantizers.learned_step import LearnedStep
@@ -27,27 +27,27 @@ class DoReFa(LearnedStep):
         for parameter in self.parameters():
             parameter.requires_grad_(False)
 
-    def initialize(self, sample: Sample) -> None:
+    def choose_parameters(self, sample: Sample) -> None:
         reach = torch.maximum(sample.lowest.abs(), sample.highest.abs())
         if self.operand.role == "weight":
             reach = reach.tanh()
         self.set_interval(reach * 0 if bool(sample.lowest >= 0) else -reach, reach)
 
-    def quantize(self, x: Tensor) -> Tensor:
+    def fake_quantize(self, x: Tensor) -> Tensor:
         if self.operand.role != "weight":
-            return super().quantize(x)
+            return super().fake_quantize(x)
         squeezed = torch.tanh(x)
         self._measure(squeezed)
-        return super().quantize(squeezed)
+        return super().fake_quantize(squeezed)
 
-    def grid(self, x: Tensor) -> Grid:
+    def choose_qparams(self, x: Tensor) -> QuantParams:
         if self.operand.role == "weight":
             self._measure(torch.tanh(x))
-        return super().grid(x)
+        return super().choose_qparams(x)
 
-    def _codes(self, x: Tensor) -> Tensor:
-        grid = self.grid(x)
-        return grid.codes(torch.tanh(x) if self.operand.role == "weight" else x)
+    def _quantize(self, x: Tensor) -> Tensor:
+        qparams = self.choose_qparams(x)
+        return qparams.quantize(torch.tanh(x) if self.operand.role == "weight" else x)
 
     def offset(self, dtype: torch.dtype) -> Tensor:
         # Measuring the next pass must not reach into what this one saved for its backward pass.

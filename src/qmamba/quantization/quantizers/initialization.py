@@ -1,4 +1,4 @@
-"""Values that a quantizer starts from."""
+"""Values that a quantizer is initialized with."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class Sample:
     """A part of the values that a tensor takes, with exact extremes and statistics.
 
     The outermost values of each tensor are all kept, because a few of them can make up most of the
-    error of a grid; of the others as many as are enough, with a weight that makes up for the rest.
+    quantization error; of the others as many as are enough, with a weight that makes up for the
+    rest.
 
     Args:
         batched: the first axis of the tensors counts images, whose statistics are kept apart.

@@ -16,7 +16,7 @@ _REFINEMENTS = 13
 
 
 def search_interval(sample: WeightedValues, levels: int) -> tuple[Tensor, Tensor]:
-    """The ends of the grid of ``levels`` evenly spaced levels with the least mean squared error.
+    """The ends of ``levels`` evenly spaced levels with the least mean squared error.
 
     First both ends of the range are drawn towards the median in geometric steps, all
     combinations of them; then one end after the other is moved in ever finer steps. The two ends

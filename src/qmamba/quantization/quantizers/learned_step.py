@@ -1,4 +1,4 @@
-"""A grid whose step and offset are learned: what LSQ and its relatives have in common."""
+"""A learned quantization step and offset: what LSQ and its relatives have in common."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from qmamba.ops.quantized.rounding import round_rows, round_rows_backward
-from qmamba.quantization.qparams import Grid
+from qmamba.quantization.qparams import QuantParams
 from qmamba.quantization.quantizers.base import Operand, Quantizer
 
 _TINY = 1e-12
 
 
 class StepRounding(torch.autograd.Function):
-    """Rounding of one row to a grid with a learned step and offset, straight through."""
+    """Fake quantization of one row with a learned step and offset, straight through."""
 
     @staticmethod
     def forward(
@@ -50,7 +50,7 @@ class LearnedStep(Quantizer):
         self.alpha = nn.Parameter(torch.ones(1))
         self.beta = nn.Parameter(torch.zeros(1)) if has_offset else None
 
-    def quantize(self, x: Tensor) -> Tensor:
+    def fake_quantize(self, x: Tensor) -> Tensor:
         y = self.rounding.apply(
             self.rows(x),
             self.step(x.dtype),
@@ -60,19 +60,21 @@ class LearnedStep(Quantizer):
         )
         return y.view(x.shape)
 
-    def grid(self, x: Tensor) -> Grid:
-        return Grid(self.step(x.dtype).detach(), self.offset(x.dtype).detach(), *self.code_range())
+    def choose_qparams(self, x: Tensor) -> QuantParams:
+        return QuantParams(
+            self.step(x.dtype).detach(), self.offset(x.dtype).detach(), *self.code_range()
+        )
 
     def code_range(self) -> tuple[int, int]:
         """The smallest and the largest code."""
         return self.low, self.high
 
     def step(self, dtype: torch.dtype) -> Tensor:
-        """The positive step of the grid, ``(1,)``."""
+        """The positive step of the qparams, ``(1,)``."""
         return self.alpha.to(dtype).abs().clamp_min(_TINY)
 
     def offset(self, dtype: torch.dtype) -> Tensor:
-        """The offset of the grid, ``(1,)``."""
+        """The offset of the qparams, ``(1,)``."""
         return self.alpha.new_zeros(1, dtype=dtype) if self.beta is None else self.beta.to(dtype)
 
     def set_interval(self, low: Tensor, high: Tensor) -> None:

@@ -7,8 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from qmamba.quantization.quantizers.base import Operand
-from qmamba.quantization.quantizers.dls import official_range
+from qmamba.quantization.quantizers.base import Operand, range_by_sign
 from qmamba.quantization.quantizers.initialization import Sample
 from qmamba.quantization.quantizers.learned_step import LearnedStep
 
@@ -27,9 +26,9 @@ class LSQ(LearnedStep):
         super().__init__(bits, operand, has_offset=has_offset)
         self.register_buffer("signed", torch.ones((), dtype=torch.bool))
 
-    def initialize(self, sample: Sample) -> None:
+    def choose_parameters(self, sample: Sample) -> None:
         self.signed.fill_(self.operand.role == "weight" or bool(sample.lowest < -1e-5))
         self.set_step(2 * sample.mean_magnitude() / math.sqrt(self.code_range()[1]))
 
     def code_range(self) -> tuple[int, int]:
-        return official_range(self)
+        return range_by_sign(self)

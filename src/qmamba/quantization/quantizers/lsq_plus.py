@@ -13,7 +13,7 @@ from qmamba.quantization.quantizers.learned_step import LearnedStep
 class LSQPlus(LearnedStep):
     """Weights: symmetric, from three deviations around the mean. Activations: with an offset.
 
-    The activations start from the grid of least squared error, found by search where the paper
+    The activations are initialized for the least squared error, found by search where the paper
     descends a gradient.
 
     Source: Bhalgat et al., LSQ+: improving low-bit quantization through learnable offsets and
@@ -24,7 +24,7 @@ class LSQPlus(LearnedStep):
         is_weight = operand is not None and operand.role == "weight"
         super().__init__(bits, operand, has_offset=not is_weight)
 
-    def initialize(self, sample: Sample) -> None:
+    def choose_parameters(self, sample: Sample) -> None:
         if self.beta is not None:
             self.set_interval(*search_interval(sample.values(), 2**self.bits))
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qmamba.quantization.qparams import Grid
+from qmamba.quantization.qparams import QuantParams
 from qmamba.quantization.quantizers.base import Operand
 from qmamba.quantization.quantizers.initialization import Sample
 from qmamba.quantization.quantizers.learned_step import LearnedStep
@@ -19,16 +19,16 @@ class MinMax(LearnedStep):
         for parameter in self.parameters():
             parameter.requires_grad_(False)
 
-    def initialize(self, sample: Sample) -> None:
+    def choose_parameters(self, sample: Sample) -> None:
         self.set_interval(sample.lowest, sample.highest)
 
-    def quantize(self, x: Tensor) -> Tensor:
+    def fake_quantize(self, x: Tensor) -> Tensor:
         self._measure(x)
-        return super().quantize(x)
+        return super().fake_quantize(x)
 
-    def grid(self, x: Tensor) -> Grid:
+    def choose_qparams(self, x: Tensor) -> QuantParams:
         self._measure(x)
-        return super().grid(x)
+        return super().choose_qparams(x)
 
     def offset(self, dtype: torch.dtype) -> Tensor:
         # Measuring the next pass must not reach into what this one saved for its backward pass.

@@ -25,22 +25,22 @@ class PAMS(LearnedStep):
         if self.operand.role == "weight":
             self.alpha.requires_grad_(False)
 
-    def initialize(self, sample: Sample) -> None:
+    def choose_parameters(self, sample: Sample) -> None:
         self.set_step(torch.maximum(sample.lowest.abs(), sample.highest.abs()))
 
-    def quantize(self, x: Tensor) -> Tensor:
+    def fake_quantize(self, x: Tensor) -> Tensor:
         if self.operand.role == "weight":
             self._measure(x)
-            return super().quantize(x)
+            return super().fake_quantize(x)
         limit = self.alpha.to(x.dtype).abs()
         # Within the limits the rounding passes gradients and the step gets none; beyond, the limit.
         clipped = torch.minimum(torch.maximum(x, -limit), limit)
-        return clipped + (super().quantize(clipped.detach()) - clipped).detach()
+        return clipped + (super().fake_quantize(clipped.detach()) - clipped).detach()
 
-    def _codes(self, x: Tensor) -> Tensor:
+    def _quantize(self, x: Tensor) -> Tensor:
         if self.operand.role == "weight":
             self._measure(x)
-        return super()._codes(x)
+        return super()._quantize(x)
 
     def _measure(self, weight: Tensor) -> None:
         with torch.no_grad():

@@ -15,15 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmamba.ops.quantized.quantizer_rounding import (
+from qmamba.ops.native.rounding import (
     ThresholdSettings,
+    takes,
     threshold_round,
     threshold_round_backward,
 )
-from qmamba.ops.quantized.rounding import native
-from qmamba.quantization.qparams import Grid
-from qmamba.quantization.quantizers.base import Operand
-from qmamba.quantization.quantizers.dls import official_range
+from qmamba.quantization.qparams import QuantParams
+from qmamba.quantization.quantizers.base import Operand, range_by_sign
 from qmamba.quantization.quantizers.initialization import Sample
 from qmamba.quantization.quantizers.interval_search import search_interval
 from qmamba.quantization.quantizers.learned_step import LearnedStep
@@ -36,9 +35,10 @@ class RFA(LearnedStep):
     """Learned step, offset and thresholds that stay in order.
 
     The points are a first one and the sums of gaps, each gap a softplus and never below 0.01
-    steps. The step and offset start from the grid of least squared error.
+    steps. The step and offset are initialized for the least squared error.
 
-    Source: Q-MambaIR, range-floating flexible allocator; the ordering and the start are our own.
+    Source: Q-MambaIR, range-floating flexible allocator; the ordering and the initialization are
+    our own.
     """
 
     def __init__(self, bits: int, operand: Operand | None = None) -> None:
@@ -52,10 +52,10 @@ class RFA(LearnedStep):
         gaps = F.softplus(self.gaps) + _NARROWEST_GAP
         return torch.cat([self.first, self.first + gaps.cumsum(0)])
 
-    def initialize(self, sample: Sample) -> None:
+    def choose_parameters(self, sample: Sample) -> None:
         self.set_interval(*search_interval(sample.values(), 2**self.bits))
 
-    def quantize(self, x: Tensor) -> Tensor:
+    def fake_quantize(self, x: Tensor) -> Tensor:
         y = _ThresholdRounding.apply(
             self.rows(x)[0],
             self.step(x.dtype),
@@ -67,7 +67,7 @@ class RFA(LearnedStep):
         )
         return y.view(x.shape)
 
-    def _codes(self, x: Tensor) -> Tensor:
+    def _quantize(self, x: Tensor) -> Tensor:
         steps = _in_steps(x, self.step(x.dtype), self.offset(x.dtype), *self.code_range())
         index = torch.bucketize(steps.contiguous(), _boundaries(self.points().to(x.dtype)))
         return (index + self.low).to(torch.int8)
@@ -87,7 +87,7 @@ class OfficialRFA(RFA):
     def points(self) -> Tensor:
         return self.a
 
-    def initialize(self, sample: Sample) -> None:
+    def choose_parameters(self, sample: Sample) -> None:
         self.signed.copy_(sample.lowest < -1e-5)
         low, high = self.code_range()
         self.alpha.copy_(2 * sample.mean_magnitude() / math.sqrt(high))
@@ -97,11 +97,13 @@ class OfficialRFA(RFA):
         return self.alpha.to(dtype)
 
     def code_range(self) -> tuple[int, int]:
-        return official_range(self)
+        return range_by_sign(self)
 
-    def grid(self, x: Tensor) -> Grid:
+    def choose_qparams(self, x: Tensor) -> QuantParams:
         # The clamp follows the sign of the first data, the levels do not.
-        return Grid(self.step(x.dtype).detach(), self.offset(x.dtype).detach(), self.low, self.high)
+        return QuantParams(
+            self.step(x.dtype).detach(), self.offset(x.dtype).detach(), self.low, self.high
+        )
 
     def gradient_scale(self, x: Tensor) -> float:
         return 1 / math.sqrt(x.numel() * self.code_range()[1])
@@ -149,7 +151,7 @@ class _ThresholdRounding(torch.autograd.Function):
     ) -> Tensor:
         ctx.settings = ThresholdSettings(low, high, first_level, _END_SLOPE), gradient
         ctx.save_for_backward(x, step, offset, points)
-        if native(x):
+        if takes(x):
             return threshold_round(x, step, offset, points, ctx.settings[0])
         steps = _in_steps(x, step, offset, low, high)
         index = torch.bucketize(steps.contiguous(), _boundaries(points))
@@ -159,7 +161,7 @@ class _ThresholdRounding(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,), (x, step, offset, points) = grads, ctx.saved_tensors
         settings, gradient = ctx.settings
-        backward = threshold_round_backward if native(x) else _threshold_backward
+        backward = threshold_round_backward if takes(x) else _threshold_backward
         on_x, on_step, *others = backward(grad, x, step, offset, points, settings)
         return on_x, on_step * gradient, *others, None, None, None, None
 

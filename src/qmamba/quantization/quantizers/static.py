@@ -7,20 +7,19 @@ import math
 import torch
 from torch import Tensor
 
-from qmamba.quantization.quantizers.base import Operand
-from qmamba.quantization.quantizers.dls import official_range
+from qmamba.quantization.quantizers.base import Operand, range_by_sign
 from qmamba.quantization.quantizers.initialization import Sample
 from qmamba.quantization.quantizers.interval_search import search_interval
 from qmamba.quantization.quantizers.learned_step import LearnedStep
 
 
 class Static(LearnedStep):
-    """Learned step and offset that start from the grid of least squared error.
+    """Learned step and offset, initialized for the least squared error.
 
-    Source: ``Act_Quant`` of Q-MambaIR, after LSQ+; the start is our own.
+    Source: ``Act_Quant`` of Q-MambaIR, after LSQ+; the initialization is our own.
     """
 
-    def initialize(self, sample: Sample) -> None:
+    def choose_parameters(self, sample: Sample) -> None:
         self.set_interval(*search_interval(sample.values(), 2**self.bits))
 
 
@@ -33,7 +32,7 @@ class OfficialStatic(LearnedStep):
         super().__init__(bits, operand)
         self.register_buffer("signed", torch.zeros((), dtype=torch.bool))
 
-    def initialize(self, sample: Sample) -> None:
+    def choose_parameters(self, sample: Sample) -> None:
         self.signed.copy_(sample.lowest < -1e-5)
         self.alpha.copy_(2 * sample.mean_magnitude() / math.sqrt(self.code_range()[1]))
 
@@ -41,7 +40,7 @@ class OfficialStatic(LearnedStep):
         return self.alpha.to(dtype)
 
     def code_range(self) -> tuple[int, int]:
-        return official_range(self)
+        return range_by_sign(self)
 
     def gradient_scale(self, x: Tensor) -> float:
         return 1 / math.sqrt(x.numel() * self.operand.copies * self.code_range()[1])

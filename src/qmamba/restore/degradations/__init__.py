@@ -1,7 +1,7 @@
 """What restoration undoes: shrinking, noise and JPEG, exactly as published results have them."""
 
 from qmamba.restore.degradations.compression import check_quality, jpeg
-from qmamba.restore.degradations.degradation import Degradation, RestorationTask
+from qmamba.restore.degradations.degradation import Degradation, TaskName
 from qmamba.restore.degradations.luma import full_luma, video_luma
 from qmamba.restore.degradations.noise import add_benchmark_noise, check_sigma
 from qmamba.restore.degradations.resize import (
@@ -13,7 +13,7 @@ from qmamba.restore.degradations.resize import (
 
 __all__ = [
     "Degradation",
-    "RestorationTask",
+    "TaskName",
     "add_benchmark_noise",
     "check_quality",
     "check_sigma",

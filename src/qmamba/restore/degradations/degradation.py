@@ -16,7 +16,7 @@ from qmamba.restore.degradations.luma import full_luma
 from qmamba.restore.degradations.noise import add_benchmark_noise, check_sigma
 from qmamba.restore.degradations.resize import crop_to_multiple, shrink
 
-RestorationTask = Literal["sr", "denoise", "jpeg"]
+TaskName = Literal["sr", "denoise", "jpeg"]
 
 MAX_SCALE = 8
 
@@ -32,7 +32,7 @@ class Degradation:
         ConfigError: a value is outside its range, missing for the task or foreign to it.
     """
 
-    task: RestorationTask
+    task: TaskName
     """``sr`` (super-resolution), ``denoise`` or ``jpeg``."""
     scale: int = 1
     """Factor by which ``sr`` enlarges, 2 to 8; 1 for the other tasks."""
@@ -44,7 +44,7 @@ class Degradation:
     """3 for sRGB, 1 for gray (BT.601 luma from 0 to 255)."""
 
     def __post_init__(self) -> None:
-        if self.task not in get_args(RestorationTask):
+        if self.task not in get_args(TaskName):
             raise ConfigError(f"The task must be sr, denoise or jpeg, got {self.task!r}.")
         if self.channels not in (1, 3):
             raise ConfigError(f"An image has 1 or 3 channels, got {self.channels!r}.")

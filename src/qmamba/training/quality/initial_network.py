@@ -11,7 +11,7 @@ from torch import nn
 
 from qmamba.checkpoints import load
 from qmamba.errors import ConfigError
-from qmamba.models import Model, QMamba, create_model
+from qmamba.models import Network, QMamba, create_model
 from qmamba.training.stream import derived_seed
 
 _OUTPUT = re.compile(r"(^|\.)(classifier\.head|network\.(head|fc|head\.fc))\.(weight|bias)$")
@@ -23,7 +23,7 @@ def starting_model(
     *,
     seed: int = 0,
     **config_overrides: Any,
-) -> Model:
+) -> Network:
     """Build the network to train.
 
     Without weights it is drawn from the seed, a QMamba with :func:`spread_out`. Tensors that a

@@ -16,7 +16,7 @@ from qmamba.errors import ConfigError, DataError
 from qmamba.evaluation.metrics.correlation import plcc, srcc
 from qmamba.evaluation.quality.predictions import UnscoredError, predict
 from qmamba.images import normalize, pad_to, random_crops, take_crops
-from qmamba.models import Model, ModelMetadata, ScoreScale
+from qmamba.models import ModelMetadata, Network, ScoreScale
 from qmamba.training.quality.images import DEFAULT_MEMORY, ImageFile, Images, UnreadableError
 from qmamba.training.quality.initial_network import is_output
 from qmamba.training.quality.losses import Loss
@@ -241,7 +241,7 @@ class QualityTask:
 
     def _predicted(self, model: nn.Module, part: QualityPart, policy: CropsPolicy) -> list[float]:
         metadata = ModelMetadata(name="the model in training", score=self.scale)
-        scorer = Scorer(cast(Model, model), metadata, policy=policy)
+        scorer = Scorer(cast(Network, model), metadata, policy=policy)
         predictions = predict(scorer, part.dataset.take(part.validation))
         problems = [(each.image.path, each.error) for each in predictions if each.error is not None]
         if problems:

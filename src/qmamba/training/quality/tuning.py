@@ -10,15 +10,20 @@ from typing import Any
 
 import torch
 
-from qmamba.checkpoints import save_tuned
+from qmamba.assess import DEFAULT_WEIGHTS
+from qmamba.checkpoints import load, save_tuned
 from qmamba.datasets import RatedDataset
 from qmamba.errors import ConfigError
-from qmamba.models import Model, ModelMetadata, QMamba
+from qmamba.models import ModelMetadata, Network, QMamba
 from qmamba.prompts import TunedQMamba, TuningConfig, attach
+from qmamba.training.distributed import process_group
 from qmamba.training.loop import TrainingProgress
 from qmamba.training.options import TrainingOptions
-from qmamba.training.quality.run import train_quality
+from qmamba.training.quality.initial_network import usable_device
+from qmamba.training.quality.request import RatingRequest, Tell, quality_task, silent
+from qmamba.training.quality.run import require_fitting, train_quality
 from qmamba.training.quality.task import QualityPart, QualityTask
+from qmamba.training.run import require_new_or_resumed, run_folder
 from qmamba.training.stream import derived_seed
 
 TUNED_NAME = "tuned.safetensors"
@@ -47,7 +52,7 @@ class TuningResult:
 
 
 def tune(
-    base: Model,
+    base: Network,
     task: QualityTask,
     tuning: TuningConfig,
     options: TrainingOptions,
@@ -89,7 +94,7 @@ def tune(
         model = attach(base, tuning)
     written: list[ModelMetadata] = []
 
-    def save(tuned: Model, place: Path, described: ModelMetadata) -> None:
+    def save(tuned: Network, place: Path, described: ModelMetadata) -> None:
         assert isinstance(tuned, TunedQMamba)
         written.append(save_tuned(tuned, place / TUNED_NAME, described, dtype=dtype))
         tuned.metadata = written[-1]
@@ -118,7 +123,66 @@ def tune(
     )
 
 
-def require_tunable(base: Model, tuning: TuningConfig) -> QMamba:
+def tune_on_ratings(
+    request: RatingRequest,
+    folder: str | Path,
+    options: TrainingOptions,
+    *,
+    tuning: TuningConfig,
+    base: str | Path | None = None,
+    name: str | None = None,
+    resume: bool = False,
+    device: torch.device | str = "cpu",
+    tell: Tell = silent,
+    reading: Callable[[int, int, int], None] | None = None,
+    report: Callable[[TrainingProgress], None] | None = None,
+) -> TuningResult:
+    """Adapt a model to rated images, as ``qmamba tune`` does.
+
+    Args:
+        request: what it learns from.
+        folder: where the run leaves its files; created if missing.
+        options: schedule and optimizer.
+        tuning: what is trained.
+        base: embedded name, path or hub id of the model to adapt; None: the embedded default.
+        name, resume, device, tell, reading, report: see
+            :func:`~qmamba.training.quality.request.train_on_ratings`.
+
+    Raises:
+        ConfigError: the base cannot be tuned, or an option is not allowed.
+        DataError: a data set, split or image is not usable, or the folder holds another run.
+        CheckpointError: the base cannot be found.
+        TrainingError: the loss is not finite.
+    """
+    folder = Path(folder)
+    usable_device(device)
+    require_new_or_resumed(folder, resume)
+    model = load(DEFAULT_WEIGHTS if base is None else base).requires_grad_(False)
+    require_fitting(require_tunable(model, tuning), request.crop_size, request.scored_size)
+    with process_group(device), run_folder(folder):
+        task = quality_task(
+            request,
+            options,
+            folder,
+            resume=resume,
+            facing=lambda parts: facing(parts, model, tuning),
+            tell=tell,
+            reading=reading,
+        )
+        return tune(
+            model,
+            task,
+            tuning,
+            options,
+            folder,
+            name=name or folder.absolute().name,
+            resume=resume,
+            device=device,
+            report=report,
+        )
+
+
+def require_tunable(base: Network, tuning: TuningConfig) -> QMamba:
     """The base, if it can be tuned in this way.
 
     Raises:
@@ -131,7 +195,7 @@ def require_tunable(base: Model, tuning: TuningConfig) -> QMamba:
     return base
 
 
-def facing(parts: Sequence[QualityPart], base: Model, tuning: TuningConfig) -> list[QualityPart]:
+def facing(parts: Sequence[QualityPart], base: Network, tuning: TuningConfig) -> list[QualityPart]:
     """The parts with their scores turned to the direction in which the base rates, if need be.
 
     The regressor of the base may stay frozen, and prompts cannot be expected to learn that its

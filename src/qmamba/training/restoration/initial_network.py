@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,10 +10,8 @@ import torch
 from qmamba.checkpoints import load
 from qmamba.errors import ConfigError
 from qmamba.models import MambaIR, create_model, model_config
-from qmamba.models.mambair.config import MambaIRConfig
-from qmamba.quantization import QUANTIZERS, FrozenTensor, QuantConfig, calibrate, quantize_
-from qmamba.restore.degradations import Degradation
-from qmamba.restore.degradations import RestorationTask as TaskName
+from qmamba.quantization import FrozenTensor, QuantConfig, calibrate, quantize_
+from qmamba.restore.degradations import Degradation, TaskName
 from qmamba.training.restoration.interpolation import start_from_interpolation
 from qmamba.training.restoration.task import RestorationTask
 from qmamba.training.stream import derived_seed
@@ -24,19 +21,9 @@ DEGRADATION_KEY = "degradation"
 
 STARTS = ("interpolation", "random")
 
-METHODS: dict[str, tuple[str, str]] = {
-    "dls+rfa": ("dls", "rfa"),
-    "dls": ("dls", "static"),
-    "rfa": ("static", "rfa"),
-    **{name: (name, name) for name in QUANTIZERS if name not in ("dls", "rfa")},
-}
-"""Quantizers of activations and of weights by the name of a method. ``dls`` and ``rfa`` alone have
-the static quantizer of Q-MambaIR in the place of the other; the others serve for both."""
-
 _DEFAULT_SCALE = 2
 _DEFAULT_SIGMA = (25.0, 25.0)
 _DEFAULT_QUALITY = (10, 50)
-_BITS = re.compile(r"w(\d+)a(\d+)")
 
 
 def restoration_network(
@@ -84,16 +71,11 @@ def restoration_network(
         raise ConfigError(f"{name or weights} restores no images; choose a mambair-* model.")
     if any(isinstance(layer, FrozenTensor) for layer in model.modules()):
         raise ConfigError(f"{weights} is packed to a few bits; give full-precision weights.")
-    if task is not None and task != task_of(model.config):
-        raise ConfigError(f"{name or weights} is for {task_of(model.config)} and not for {task}.")
+    if task is not None and task != model.config.task_name:
+        raise ConfigError(f"{name or weights} is for {model.config.task_name} and not for {task}.")
     if weights is None and start == "interpolation":
         start_from_interpolation(model)
     return model
-
-
-def task_of(config: MambaIRConfig) -> str:
-    """``sr``, ``denoise`` or ``jpeg``."""
-    return config.task.split("-")[0]
 
 
 def degradation_for(
@@ -109,7 +91,7 @@ def degradation_for(
     Raises:
         ConfigError: a value cannot be read, is not allowed or is foreign to the task.
     """
-    task = task_of(model.config)
+    task = model.config.task_name
     before = recorded_degradation(model)
     strengths: dict[str, Any] = {}
     for key, owner, text, default in (
@@ -121,7 +103,7 @@ def degradation_for(
         elif task == owner:
             strengths[key] = getattr(before, key) if before is not None else default
     return Degradation(
-        task,  # type: ignore[arg-type]
+        task,
         scale=model.config.scale,
         channels=model.config.channels,
         **strengths,
@@ -132,26 +114,6 @@ def recorded_degradation(model: MambaIR) -> Degradation | None:
     """What the weights of a network were trained to undo, None where they do not say."""
     record = None if model.metadata is None else model.metadata.training.get(DEGRADATION_KEY)
     return None if record is None else Degradation.from_dict(record)
-
-
-def quantization_of(bits: str, method: str = "dls+rfa") -> QuantConfig:
-    """The configuration of a method at some bits, such as ``"w4a4"``.
-
-    Raises:
-        ConfigError: the bits cannot be read or are not allowed, or the method is unknown.
-    """
-    match = _BITS.fullmatch(bits.lower())
-    if match is None:
-        raise ConfigError(f"The bits of weights and activations read like w4a4, got {bits!r}.")
-    if method not in METHODS:
-        raise ConfigError(f"The method must be one of {', '.join(METHODS)}, got {method!r}.")
-    activation, weight = METHODS[method]
-    return QuantConfig(
-        weight_bits=int(match[1]),
-        activation_bits=int(match[2]),
-        weight=weight,
-        activation=activation,
-    )
 
 
 def prepare_quantized(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +10,10 @@ import torch
 from qmamba.errors import ConfigError, DataError
 from qmamba.models import MambaIR, MambaIRConfig, ModelMetadata
 from qmamba.quantization import QuantConfig, quantize_
-from qmamba.training.checkpoints import CHECKPOINT_NAME
-from qmamba.training.restoration.run import OPTIONS_NAME
+from qmamba.training.checkpoints import CHECKPOINT_NAME, read_content
+from qmamba.training.run import OPTIONS_NAME, read_record
 
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError)
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RuntimeError)
 
 
 def trained_network(folder: Path) -> tuple[MambaIR, ModelMetadata]:
@@ -37,14 +35,14 @@ def trained_network(folder: Path) -> tuple[MambaIR, ModelMetadata]:
                 "folder of a run of qmamba train-restoration --quantize, or a weights file."
             )
     try:
-        record = json.loads((folder / OPTIONS_NAME).read_text(encoding="utf-8"))
-        content = torch.load(folder / CHECKPOINT_NAME, map_location="cpu", weights_only=True)
+        record = read_record(folder / OPTIONS_NAME)
+        content = read_content(folder / CHECKPOINT_NAME)
         if record["quantization"] is None:
             raise ConfigError("it was trained in full precision; give its weights file")
         model = MambaIR(MambaIRConfig.from_dict(record["config"]))
         quantize_(model, QuantConfig(**record["quantization"]))
         model.load_state_dict(_kept(content), strict=True)
-        figures, step = content["figures"], int(content["step"])
+        figures, step = content["figures"], content["step"]
     except _UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise DataError(f"The folder {str(folder)!r} holds no quantized run: {reason}.") from error

@@ -1,41 +1,28 @@
-"""A run that learns to restore, and what it leaves in its folder.
+"""A run that learns to restore images.
 
-=====================  ===============================================================
-``model.safetensors``  the weights, with what they undo and how they were trained
-``options.json``       everything that decided the run, and which images validated it
-``checkpoint.pt``      where the run stands
-``log.jsonl``          loss, learning rate and validation figures by step
-=====================  ===============================================================
+The record of such a run (:mod:`qmamba.training.run`) also names the images that validated it, and
+the card of the weights says what they undo.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from qmamba import __version__
-from qmamba.checkpoints import save_model
-from qmamba.checkpoints.packed_file import save_quantized
-from qmamba.errors import ConfigError, DataError
-from qmamba.files import atomic_write, make_folder
+from qmamba.checkpoints import save_model, save_quantized
+from qmamba.errors import ConfigError
 from qmamba.models import MambaIR, ModelMetadata
 from qmamba.quantization import QuantConfig
 from qmamba.restore.degradations import Degradation
-from qmamba.training.checkpoints import CHECKPOINT_NAME
-from qmamba.training.distributed import barrier, is_main
-from qmamba.training.loop import TrainingProgress, TrainingResult, train
+from qmamba.training.loop import TrainingProgress, TrainingResult
 from qmamba.training.options import TrainingOptions
 from qmamba.training.restoration.task import RestorationTask
+from qmamba.training.run import MODEL_NAME, described_length, run
 
-MODEL_NAME = "model.safetensors"
-OPTIONS_NAME = "options.json"
-
-_FORMAT = 1
+_DECIDING = ("config", "from", "quantization", "task", "validation")
 
 
 def train_restoration(
@@ -74,29 +61,8 @@ def train_restoration(
         TrainingError: the loss is not finite.
     """
     require_fitting(model, task.degradation)
-    record: dict[str, Any] = {
-        "format": _FORMAT,
-        "qmamba": __version__,
-        "torch": torch.__version__,
-        "name": name,
-        "config": model.config.to_dict(),
-        "from": _origin(model),
-        "quantization": None if quantization is None else quantization.to_dict(),
-        "task": task.describe(),
-        "validation": task.validation_contents,
-        "training": options.to_dict(),
-    }
-    if is_main():
-        make_folder(folder)
-        refuse_unfinished(folder, resume)
-        if resume:
-            _refuse_other_run(folder / OPTIONS_NAME, record)
-        with atomic_write(folder / OPTIONS_NAME, "w") as stream:
-            json.dump(record, stream, indent=1)
-            stream.write("\n")
-    barrier()
-    result = train(model, task, options, folder, resume=resume, device=device, report=report)
-    if is_main() and not result.interrupted:
+
+    def save(record: dict[str, Any], result: TrainingResult) -> None:
         training = {
             **task.describe(),
             "protocol": _protocol(options, task, record["from"]),
@@ -105,26 +71,29 @@ def train_restoration(
             "steps": result.step,
             "options": options.to_dict(),
         }
-        metadata = ModelMetadata(name=name, architecture="mambair", training=training)
+        metadata = ModelMetadata(name, model.config.architecture, training=training)
         if quantization is None:
             save_model(model, folder / MODEL_NAME, metadata=metadata, dtype=torch.float32)
         else:
             save_quantized(model, folder / MODEL_NAME, metadata)
-    barrier()
-    return result
 
-
-def refuse_unfinished(folder: Path, resume: bool) -> None:
-    """Refuse a folder in which a run stands that is not to be resumed.
-
-    Raises:
-        DataError: that is so.
-    """
-    if not resume and os.path.exists(folder / CHECKPOINT_NAME):
-        raise DataError(
-            f"The folder {str(folder)!r} holds the checkpoint of a run; resume it (--resume) or"
-            " give another folder."
-        )
+    return run(
+        model,
+        task,
+        options,
+        folder,
+        name=name,
+        record={
+            "quantization": None if quantization is None else quantization.to_dict(),
+            "task": task.describe(),
+            "validation": task.validation_contents,
+        },
+        deciding=_DECIDING,
+        save=save,
+        resume=resume,
+        device=device,
+        report=report,
+    )
 
 
 def require_fitting(model: MambaIR, degradation: Degradation) -> None:
@@ -134,8 +103,7 @@ def require_fitting(model: MambaIR, degradation: Degradation) -> None:
         ConfigError: task, scale or channels differ.
     """
     config = model.config
-    kind = config.task.split("-")[0]
-    if (kind, config.scale, config.channels) != (
+    if (config.task_name, config.scale, config.channels) != (
         degradation.task,
         degradation.scale,
         degradation.channels,
@@ -146,42 +114,12 @@ def require_fitting(model: MambaIR, degradation: Degradation) -> None:
         )
 
 
-def _origin(model: MambaIR) -> dict[str, Any] | None:
-    if model.load_report is None:
-        return None
-    digest = None if model.metadata is None else model.metadata.sha256
-    return {"source": model.load_report.source, "sha256": digest}
-
-
-def _refuse_other_run(path: Path, record: Mapping[str, Any]) -> None:
-    if not path.exists():
-        return
-    try:
-        written = json.loads(path.read_text(encoding="utf-8"))
-        different = [
-            key
-            for key in ("config", "from", "quantization", "task", "validation")
-            if written[key] != json.loads(json.dumps(record[key]))
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{str(path)!r} is not the record of a run ({error}); give another folder."
-        ) from error
-    if different:
-        raise DataError(
-            f"The run in {str(path.parent)!r} was started with another "
-            f"{' and another '.join(different)} (see {path.name} there); resume it as it was"
-            " started, or give another folder."
-        )
-
-
 def _protocol(
     options: TrainingOptions, task: RestorationTask, origin: Mapping[str, Any] | None
 ) -> str:
-    length = f"{options.epochs:g} epochs" if options.epochs else f"{options.steps} steps"
     start = "an interpolating start" if origin is None else str(origin["source"])
     return (
-        f"{length} of {options.batch_size} crops of {task.options.side}, Adam at"
+        f"{described_length(options)} of {options.batch_size} crops of {task.options.side}, Adam at"
         f" {options.learning_rate:g} ({options.schedule}), {task.options.loss} loss, from {start},"
         f" seed {options.seed}"
     )

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from qmamba.datasets.restoration import CleanImage, image_named, read_clean
+from qmamba.datasets.clean.images import CleanImage, image_named, read_clean
 from qmamba.errors import ConfigError, DataError
 from qmamba.evaluation.restoration.protocol import judge
 from qmamba.restore.degradations import Degradation

@@ -3,9 +3,16 @@ import { el, figure } from "./dom.js";
 import { send } from "./server.js";
 
 export function restoring(choices, collection, failed) {
+  let last = choices[0]?.key;
   return (item) => {
     if (typeof item.score !== "number") return null;
-    const chosen = el("select", { id: "choice", "aria-label": "How to restore" }, ...choices.map((one) => el("option", { value: one.key }, one.label)));
+    const chosen = el("select", {
+      id: "choice",
+      "aria-label": "How to restore",
+      onchange: () => {
+        last = chosen.value;
+      },
+    }, ...choices.map((one) => el("option", { value: one.key, selected: one.key === last }, one.label)));
     const ask = async () => {
       try {
         collection.put(await send("POST", `api/images/${item.id}/restore`, { choice: chosen.value }));

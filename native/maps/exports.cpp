@@ -1,0 +1,6 @@
+// The exported functions of passes over maps.
+#include "common/dispatch.h"
+#include "maps/maps.h"
+
+QMAMBA_RUN(weighted_sum)
+QMAMBA_RUN(layer_norm)

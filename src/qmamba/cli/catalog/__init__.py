@@ -1,0 +1,1 @@
+"""Commands that list what there is, and run the tables of the paper."""

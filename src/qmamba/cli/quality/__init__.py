@@ -1,0 +1,1 @@
+"""Commands that rate images and learn to."""

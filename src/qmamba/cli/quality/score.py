@@ -1,0 +1,276 @@
+"""`qmamba score`: quality scores of files, folders, patterns and lists."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from enum import Enum
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from qmamba.cli.common import (
+    EXIT_INTERRUPTED,
+    EXIT_SOME_FAILED,
+    Progress,
+    say,
+)
+from qmamba.cli.display.scores import JsonScreen, Order, Report, Screen, TextScreen
+from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
+from qmamba.errors import ConfigError, DataError
+from qmamba.files import require_writable
+
+if TYPE_CHECKING:
+    from qmamba.assess import MapFormat, Scorer
+    from qmamba.assess.map_files import Target
+    from qmamba.inference import Precision
+
+
+class MapFileFormat(str, Enum):
+    """Formats of quality maps."""
+
+    png = "png"
+    npy = "npy"
+
+
+def score(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH",
+            help="Image files, folders, quoted patterns such as 'photos/**/*.jpg', or - for a list "
+            "on standard input (one per line, or NUL-separated).",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write all rows to this .csv or .jsonl file.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Weights: an embedded name (see `qmamba models`), a file, or a hub id owner/name. "
+            "Without it the embedded default.",
+            show_default=False,
+        ),
+    ] = None,
+    tuned: TunedOption = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="POLICY",
+            help="Views of an image: crops, native or resize, with fields as in "
+            "crops:count=5,layout=random. Without it the model's own.",
+            show_default=False,
+        ),
+    ] = None,
+    device: DeviceOption = "cpu",
+    precision: PrecisionOption = "fp32",
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Images sent to a GPU before waiting; neither scores nor the CPU depend on it.",
+        ),
+    ] = 16,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Go into the folders inside folders.")
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Threads that decode images.")
+    ] = 2,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON array of all rows instead of a table.")
+    ] = False,
+    sort: Annotated[
+        Order, typer.Option(help="Rows in input order as they come, or best score first.")
+    ] = Order.input,
+    max_pixels: MaxPixelsOption = None,
+    map_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--map",
+            metavar="FILE",
+            help="Write the quality map of one image: .png over the image, .npy the values.",
+            show_default=False,
+        ),
+    ] = None,
+    map_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--maps",
+            metavar="FOLDER",
+            help="Write the quality map of every image into this folder.",
+            show_default=False,
+        ),
+    ] = None,
+    map_format: Annotated[
+        MapFileFormat | None,
+        typer.Option(help="Format of the maps in --maps (png).", show_default=False),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Seed of random crops, with --policy crops:layout=random (0).",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Score the quality of images.
+
+    One row per image: its score, or why it has none. Without -o a table goes to standard output,
+    everything else to standard error. With -o the rows are in FILE.partial until the file is
+    complete, and stay there after Ctrl-C.
+
+    Exit code: 0 all images scored, 1 some failed, 2 wrong usage, 130 interrupted.
+    """
+    from qmamba.assess import TableFile, find_images, map_paths, require_existing, score_paths
+
+    if paths.count("-") > 1:
+        raise ConfigError("The list on standard input (-) can be read once only.")
+    require_existing(paths)
+    maps = _maps(paths, map_file, map_folder, map_format)
+    found = find_images(paths, recursive=recursive, stdin=sys.stdin.buffer)
+    first = next(found, None)
+    if first is None:
+        hint = "" if recursive or paths == ["-"] else "; --recursive looks into folders inside"
+        raise DataError(f"No images found in {', '.join(map(repr, paths))}{hint}.")
+    done = failed = 0
+    try:
+        with ExitStack() as stack:
+            table = None if output is None else stack.enter_context(TableFile(output))
+            scorer = _scorer(model, tuned, policy, device, precision, batch_size, max_pixels, seed)
+            say(_legend(scorer))
+            screen = _screen(scorer, as_json=as_json, quiet=table is not None)
+            report = stack.enter_context(Report(table, screen, sort))
+            rows = stack.enter_context(
+                closing(
+                    score_paths(scorer, chain([first], found), workers=workers)
+                    if maps is None
+                    else map_paths(scorer, chain([first], found), *maps)
+                )
+            )
+            progress = None
+            if screen is None or sort is Order.score or not sys.stdout.isatty():
+                progress = Progress(_total(paths, recursive))
+                stack.callback(progress.clear)
+            for row in rows:
+                report.add(row)
+                done += 1
+                failed += row.score is None
+                if progress is not None:
+                    progress.update(done, failed)
+    except KeyboardInterrupt:
+        kept = f"; their rows are in {output}.partial" if output and done else ""
+        say(f"interrupted after {done} images{kept}")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    say(
+        f"{done - failed} images scored"
+        + (f", {failed} failed" if failed else "")
+        + (f", written to {output}" if output else "")
+        + (f", map in {map_file}" if map_file and done > failed else "")
+        + (f", maps in {map_folder}" if map_folder and done > failed else "")
+    )
+    if failed:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _maps(
+    paths: list[str],
+    file: Path | None,
+    folder: Path | None,
+    wanted: MapFileFormat | None,
+) -> tuple[Target, MapFormat] | None:
+    """Where the quality maps go and their format; None where none are asked for."""
+    from qmamba.assess.map_files import MapFolder, format_of_map
+
+    if file is not None and folder is not None:
+        raise ConfigError("--map writes one map and --maps a folder of them; choose one.")
+    if file is not None:
+        if len(paths) != 1 or paths == ["-"] or not os.path.isfile(paths[0]):
+            raise ConfigError("--map is for one image file; --maps FOLDER takes many.")
+        kind = format_of_map(file)
+        if wanted is not None and wanted.value != kind:
+            raise ConfigError(f"--map-format {wanted.value} contradicts the name {str(file)!r}.")
+        if os.path.realpath(file) == os.path.realpath(paths[0]):
+            raise ConfigError(f"{str(file)!r} is the image itself; choose another name.")
+        require_writable(file)
+        return (lambda image: file), kind
+    if folder is None:
+        if wanted is not None:
+            raise ConfigError("--map-format needs --maps FOLDER.")
+        return None
+    kind = "npy" if wanted is MapFileFormat.npy else "png"
+    return MapFolder(folder, paths, kind), kind
+
+
+def _scorer(
+    model: str | None,
+    tuned: Path | None,
+    policy: str | None,
+    device: str,
+    precision: str,
+    batch_size: int,
+    max_pixels: int | None,
+    seed: int | None,
+) -> Scorer:
+    from qmamba.assess import CropsPolicy, Scorer
+    from qmamba.images import DEFAULT_MAX_PIXELS
+
+    scorer = Scorer.from_pretrained(
+        model,
+        tuned=tuned,
+        device=device,
+        policy=policy,
+        precision=cast("Precision", precision),
+        batch_size=batch_size,
+        max_pixels=max_pixels or DEFAULT_MAX_PIXELS,
+    )
+    if seed is not None:
+        if not (isinstance(scorer.policy, CropsPolicy) and scorer.policy.layout == "random"):
+            raise ConfigError(
+                f"--seed has no effect on the policy {scorer.policy}; add"
+                " --policy crops:layout=random or leave it out."
+            )
+        scorer.policy = replace(scorer.policy, seed=seed)
+    return scorer
+
+
+def _legend(scorer: Scorer) -> str:
+    scale = scorer.scale
+    better = "higher" if scale.higher_is_better else "lower"
+    return (
+        f"{scale.name or 'score'}: {scale.low:g} to {scale.high:g}, {better} is better;"
+        f" model {scorer.metadata.name} (sha256 {(scorer.metadata.sha256 or 'unknown')[:12]}),"
+        f" {scorer.policy}, {scorer.device}"
+    )
+
+
+def _screen(scorer: Scorer, *, as_json: bool, quiet: bool) -> Screen | None:
+    if as_json:
+        return JsonScreen()
+    return None if quiet else TextScreen(scorer.scale)
+
+
+def _total(paths: list[str], recursive: bool) -> int | None:
+    """Number of images to come, looked up only where a bar on a terminal shows it."""
+    from qmamba.assess import find_images
+
+    if "-" in paths or not sys.stderr.isatty():
+        return None
+    return sum(1 for _ in find_images(paths, recursive=recursive))

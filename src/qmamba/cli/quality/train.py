@@ -1,0 +1,105 @@
+"""`qmamba train`: learn to rate images from rated ones."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from qmamba.cli.display.training import TrainingDisplay
+from qmamba.cli.options.rating import Reading, tell, with_rating_options
+from qmamba.cli.options.shared import (
+    ResumeOption,
+    RunFolderOption,
+    RunNameOption,
+    TrainingDeviceOption,
+)
+from qmamba.cli.options.training import with_training_options
+from qmamba.errors import ConfigError
+from qmamba.training.options import TrainingOptions
+from qmamba.training.quality.request import RatingRequest
+
+
+@with_training_options()
+@with_rating_options
+def train(
+    request: RatingRequest,
+    out: RunFolderOption,
+    options: TrainingOptions,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Architecture (`qmamba models` has the names); with --from, that of the file.",
+            show_default=False,
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="WEIGHTS",
+            help="Weights to start from: embedded name, file (also official VMamba), or hub id.",
+            show_default=False,
+        ),
+    ] = None,
+    drop_path: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", help="Probability of dropping a branch in training.", show_default=False
+        ),
+    ] = None,
+    windows: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,N,N",
+            help="Side of the local scan windows of each stage, 1 for the cross scan.",
+            show_default=False,
+        ),
+    ] = None,
+    name: RunNameOption = None,
+    resume: ResumeOption = False,
+    device: TrainingDeviceOption = "cpu",
+) -> None:
+    """Train a model on rated images: one data set, a CSV file, or a mix of several.
+
+    The folder receives model.safetensors, options.json, splits.json, log.jsonl and checkpoint.pt.
+    The test part of a split is never opened; `qmamba evaluate` measures on it. A run that was
+    killed goes on with the same command and --resume. Under torchrun it runs on several GPUs or
+    machines.
+
+    Exit code: 0 finished, 2 wrong usage or data, 130 stopped by a signal after a checkpoint.
+    """
+    from qmamba.training.quality.request import train_on_ratings
+    from qmamba.training.run import MODEL_NAME
+
+    display = TrainingDisplay()
+    result = train_on_ratings(
+        request,
+        out,
+        options,
+        model=model,
+        weights=weights,
+        name=name,
+        resume=resume,
+        device=device,
+        tell=tell,
+        reading=Reading(),
+        report=display,
+        **_overrides(drop_path=drop_path, windows=windows),
+    )
+    display.finish(result, f"weights in {out / MODEL_NAME}")
+
+
+def _overrides(drop_path: float | None, windows: str | None) -> dict[str, Any]:
+    overrides: dict[str, Any] = {}
+    if drop_path is not None:
+        overrides["drop_path"] = drop_path
+    if windows is not None:
+        try:
+            overrides["windows"] = tuple(int(part) for part in windows.split(","))
+        except ValueError:
+            raise ConfigError(
+                f"--windows takes whole numbers such as 8,4,2,2, got {windows!r}."
+            ) from None
+    return overrides

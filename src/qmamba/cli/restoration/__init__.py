@@ -1,0 +1,1 @@
+"""Commands that restore images, learn to, and make such networks small."""

@@ -1,0 +1,1 @@
+"""Clean images to learn restoration from, and its published test sets."""

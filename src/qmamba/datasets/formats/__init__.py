@@ -1,0 +1,1 @@
+"""Reading the kinds of files that scores are published in."""

@@ -1,0 +1,231 @@
+"""Reading JPEG files: libjpeg invents what is missing, so it is found out here.
+
+The rules: a file whose compressed data ends before the last block of pixels is refused, also where
+an end marker closes it early, and so is a progressive one without its last scans.  One that lacks
+the end marker alone has all its pixels and is taken with a note.  JPEG has no checksums: damage
+that leaves the compressed data readable cannot be told from an image.
+
+Source: ITU-T T.81 (1992).
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+from PIL import ImageFile, JpegImagePlugin
+
+from qmamba.errors import ImageError
+from qmamba.images.formats.record import Format
+
+_SOI, _EOI, _SOS, _DRI = 0xD8, 0xD9, 0xDA, 0xDD
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = frozenset((0xC2, 0xCA))
+_MARKER = re.compile(rb"\xff+([^\x00\xff])")
+_RESTARTS = range(0xD0, 0xD8)
+_READ_BYTES = 1 << 20
+_MAX_BYTES = 1 << 29
+_LAST_COEFFICIENT = 63
+_MIDDLE = 128
+_PADDING = (b"\x5a\xa5\x33", b"\xa6\x59\xcc")
+_PADDING_TIMES = 64
+
+
+class _Scan(NamedTuple):
+    """One scan: its components, the coefficients and the bit it brings, and where it ends."""
+
+    components: tuple[int, ...]
+    first: int
+    last: int
+    low_bit: int
+    restarts: int
+    restart_interval: int
+
+
+class Layout(NamedTuple):
+    """What the markers of a file say."""
+
+    progressive: bool
+    components: dict[int, tuple[int, int]]
+    """Sampling factors by component."""
+    scans: list[_Scan]
+    end: int | None
+    """Position of the end marker."""
+
+
+class JpegFile(JpegImagePlugin.JpegImageFile):
+    """A JPEG file and what its markers say."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.layout = read_layout(stream)
+        stream.seek(0)
+        if self.layout.end is None:
+            # libjpeg waits for more data unless an end is there.
+            stream = io.BytesIO(stream.read(_MAX_BYTES) + b"\xff\xd9")
+        super().__init__(stream, "")
+
+
+def _check(image: ImageFile.ImageFile, stream: BinaryIO) -> list[str]:
+    assert isinstance(image, JpegFile), "opened by this module"
+    layout = image.layout
+    if not layout.scans:
+        raise ImageError("the JPEG data is truncated: it holds no image data")
+    if layout.progressive:
+        _check_scans(layout)
+    else:
+        covered = {component for scan in layout.scans for component in scan.components}
+        if covered < set(layout.components):
+            raise ImageError(
+                f"the JPEG data is truncated: {len(covered)} of {len(layout.components)} color "
+                "components are there"
+            )
+    _check_restarts(layout, *image.size)
+    return [] if layout.end is not None else ["the file has no end marker"]
+
+
+def _check_scans(layout: Layout) -> None:
+    """Each coefficient of each component must have come down to its last bit."""
+    for component in layout.components:
+        open_bits = dict.fromkeys(range(_LAST_COEFFICIENT + 1), 99)
+        for scan in layout.scans:
+            if component in scan.components:
+                for index in range(scan.first, min(scan.last, _LAST_COEFFICIENT) + 1):
+                    open_bits[index] = scan.low_bit
+        if any(open_bits.values()):
+            raise ImageError(
+                f"the JPEG data is truncated: after its {len(layout.scans)} scans the image is "
+                "not complete"
+            )
+
+
+def _check_restarts(layout: Layout, width: int, height: int) -> None:
+    """Count the restart markers, behind which libjpeg goes on over whatever is missing."""
+    if not layout.components:
+        return
+    largest = [max(factors[axis] for factors in layout.components.values()) for axis in (0, 1)]
+    for scan in layout.scans:
+        if not scan.restart_interval:
+            continue
+        unit = [8 * factor for factor in largest]
+        columns, rows = -(-width // unit[0]), -(-height // unit[1])
+        if len(scan.components) == 1:
+            factors = layout.components.get(scan.components[0], (1, 1))
+            columns, rows = (
+                math.ceil(math.ceil(side * factor / most) / 8)
+                for side, factor, most in zip((width, height), factors, largest, strict=True)
+            )
+        expected = (columns * rows - 1) // scan.restart_interval
+        if scan.restarts < expected:
+            raise ImageError(
+                f"the JPEG data is damaged: {expected - scan.restarts} of {expected} restart "
+                "markers are missing, and the parts of the image behind them"
+            )
+
+
+def _verify(image: ImageFile.ImageFile, stream: BinaryIO) -> list[str]:
+    """Refuse an image that libjpeg had to complete.
+
+    What is missing comes out as middle gray up to the last pixel, in a progressive file merely less
+    sharp.  Whether it is missing shows in decoding again with other data in front of the end: a
+    complete image does not look at it.
+    """
+    assert isinstance(image, JpegFile), "opened by this module"
+    layout = image.layout
+    corner = image.getpixel((image.width - 1, image.height - 1))
+    levels = corner if isinstance(corner, tuple) else (corner,)
+    gray = all(abs(int(level or 0) - _MIDDLE) <= 1 for level in levels)
+    if not (gray or layout.progressive or layout.end is None):
+        return []
+    stream.seek(0)
+    data = stream.read(_MAX_BYTES)
+    end = len(data) if layout.end is None else layout.end
+    for padding in _PADDING:
+        padded = b"".join((memoryview(data)[:end], padding * _PADDING_TIMES, b"\xff\xd9"))
+        other = JpegImagePlugin.JpegImageFile(io.BytesIO(padded), "")
+        other.load()
+        if other.tobytes() != image.tobytes():
+            raise ImageError("the JPEG data is truncated: its data ends before the last pixel")
+        if not layout.progressive:
+            continue
+        break
+    return []
+
+
+def read_layout(stream: BinaryIO) -> Layout:
+    """Walk through the markers up to the end of the first image."""
+    progressive = False
+    components: dict[int, tuple[int, int]] = {}
+    scans: list[_Scan] = []
+    interval = 0
+    position = 2
+    stream.seek(position)
+    while True:
+        marker, start = _next_marker(stream, position)
+        if marker is None or marker == _EOI:
+            return Layout(progressive, components, scans, start if marker == _EOI else None)
+        position = start + 2
+        if marker in _RESTARTS or marker in (_SOI, 0x01):
+            continue
+        stream.seek(position)
+        size = int.from_bytes(stream.read(2), "big")
+        segment = stream.read(max(0, size - 2))
+        position += max(2, size)
+        if marker in _FRAMES:
+            progressive = marker in _PROGRESSIVE
+            count = segment[5] if len(segment) > 5 else 0
+            for entry in range(6, min(len(segment) - 2, 6 + 3 * count), 3):
+                sampling = segment[entry + 1]
+                components[segment[entry]] = (max(1, sampling >> 4), max(1, sampling & 15))
+        elif marker == _DRI and len(segment) >= 2:
+            interval = int.from_bytes(segment[:2], "big")
+        elif marker == _SOS and segment:
+            count = segment[0]
+            body = segment[1 + 2 * count :]
+            if len(body) < 3:
+                continue
+            names = tuple(segment[1 + 2 * index] for index in range(count))
+            restarts, position = _skip_scan(stream, position)
+            scans.append(_Scan(names, body[0], body[1], body[2] & 15, restarts, interval))
+
+
+def _next_marker(stream: BinaryIO, position: int) -> tuple[int | None, int]:
+    stream.seek(position)
+    usual = stream.read(2)
+    if len(usual) == 2 and usual[0] == 0xFF and usual[1] not in (0, 0xFF):
+        return usual[1], position
+    for start, code in _markers(stream, position):
+        return code, start
+    return None, position
+
+
+def _skip_scan(stream: BinaryIO, position: int) -> tuple[int, int]:
+    """Restart markers in the data of a scan, and the position of the marker behind it."""
+    kinds: Counter[bool] = Counter()
+    end = position
+    for start, code in _markers(stream, position):
+        end = start
+        if code not in _RESTARTS:
+            return kinds[True], start
+        kinds[True] += 1
+    return kinds[True], max(end, stream.tell())
+
+
+def _markers(stream: BinaryIO, position: int) -> Iterator[tuple[int, int]]:
+    """Positions and codes of markers from a position on, stuffed bytes left out."""
+    kept = b""
+    stream.seek(position)
+    while block := stream.read(_READ_BYTES):
+        data = kept + block
+        base = position - len(kept)
+        for match in _MARKER.finditer(data):
+            # Of several fill bytes the last one belongs to the marker.
+            yield base + match.end() - 2, match.group(1)[0]
+        position += len(block)
+        kept = b"\xff" if data.endswith(b"\xff") else b""
+
+
+JPEG = Format("JPEG", JpegFile, check=_check, verify=_verify)
