@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from qmamba.cli.common import say, shown
-from qmamba.cli.shared_options import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
+from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
 from qmamba.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

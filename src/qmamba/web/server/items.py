@@ -77,6 +77,9 @@ class Item:
     """The fields that come from its score."""
     mark: Mark | None = None
     versions: dict[str, Version] = field(default_factory=dict)
+    revision: int = 0
+    """When it changed last, as a number that grows with every change of the session, so that a page
+    knows which of two records is the newer."""
 
     def record(self) -> dict[str, Any]:
         """Plain values, as JSON has them."""
@@ -86,6 +89,7 @@ class Item:
             "error": None,
             **self.shown,
             "id": self.id,
+            "revision": self.revision,
             "state": self.state,
             "mark": self.mark,
         }

@@ -78,6 +78,7 @@ class Session:
         self._stop_restoring = False
         self._closed = False
         self._uploaded_bytes = 0
+        self._revision = 0
         self._thread = threading.Thread(target=self._work, name="qmamba-page", daemon=True)
         self._thread.start()
 
@@ -238,6 +239,7 @@ class Session:
                     "sha256": self.scorer.metadata.sha256 or "",
                     "policy": str(self.scorer.policy),
                 },
+                "revision": self._revision,
                 "limits": {"imageBytes": self.limits.image_bytes},
                 "choices": [choice.record() for choice in self.restorers.choices],
                 "images": [item.record() for item in self.items.values()],
@@ -304,8 +306,13 @@ class Session:
 
     def _changed(self, item: Item) -> None:
         # One that was removed while it was worked on does not come back.
-        if self.items.get(item.id) is item:
-            self._publish({"image": item.record()})
+        with self._condition:
+            if self.items.get(item.id) is not item:
+                return
+            self._revision += 1
+            item.revision = self._revision
+            event = {"image": item.record()}
+        self._publish(event)
 
     def _publish(self, event: dict[str, Any]) -> None:
         for listener in tuple(self.listeners):

@@ -13,7 +13,7 @@ const failed = (error) => {
 
 const first = await get("api/state");
 const collection = new Collection(first.info);
-collection.replace(first.images);
+collection.replace(first.images, first.revision);
 $("about").textContent = describe(first.info);
 $("made").replaceChildren(
   el("p", {}, `sha256 of the weights: ${first.info.sha256}`),
@@ -45,6 +45,11 @@ $("cancel").addEventListener("click", () => {
 });
 $("resume").addEventListener("click", () => send("POST", "api/queue", { action: "resume" }).catch(failed));
 
+async function refresh() {
+  const state = await get("api/state");
+  collection.replace(state.images, state.revision);
+}
+
 let reached = true;
 listen(
   (event) => {
@@ -55,12 +60,12 @@ listen(
     if (!now) {
       failed(new Error("The server cannot be reached. If it has ended, what it was doing is lost; start `qmamba serve` again and open the address that it prints."));
     } else if (!reached) {
-      collection.replace((await get("api/state")).images);
+      await refresh();
       $("alert").hidden = true;
     }
     reached = now;
   },
 );
 // What changed between the first answer and the first event.
-collection.replace((await get("api/state")).images);
+await refresh();
 work();

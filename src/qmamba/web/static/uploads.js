@@ -35,6 +35,7 @@ export class Uploads {
     $("refused").replaceChildren();
     for (const file of files) {
       if (file.size > this.limits.imageBytes) this.refuse(file, `too large, ${Math.round(this.limits.imageBytes / 2 ** 20)} MiB is the most`);
+      else if (!file.size) this.refuse(file, "the file is empty");
       else this.waiting.push(file);
     }
     this.next();
@@ -54,9 +55,7 @@ export class Uploads {
     const control = new AbortController();
     this.running.add(control);
     try {
-      // The event of the same image may have come first and know more.
-      const item = await upload(file, control.signal);
-      if (!this.collection.items.has(item.id)) this.collection.put(item);
+      this.collection.put(await upload(file, control.signal));
     } catch (error) {
       if (error.name !== "AbortError") this.refuse(file, error.message);
     }
