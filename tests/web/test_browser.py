@@ -86,7 +86,7 @@ def until(tab: Tab, condition: str, seconds: float = 30) -> None:
 
 
 def visit(tab: Tab, server: Server) -> None:
-    visit(tab, server)
+    tab.page.goto(server.address)
     status(tab, "")
 
 
