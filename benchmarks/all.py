@@ -87,12 +87,12 @@ def main() -> int:
     names = [name for name in arguments.only or parts if name not in done]
     failed = []
     begun = time.perf_counter()
-    for place, name in enumerate(names, 1):
+    for index, name in enumerate(names, 1):
         started = time.perf_counter()
         if started - begun > 60 * arguments.minutes:
-            failed += names[place - 1 :]
+            failed += names[index - 1 :]
             break
-        print(f"== {place} of {len(names)}, {name}: at {clock(started - begun)}", flush=True)
+        print(f"== {index} of {len(names)}, {name}: at {clock(started - begun)}", flush=True)
         if succeeds(parts[name], arguments.out / f"{name}.json", 60 * arguments.limit):
             done[name] = round(time.perf_counter() - started)
             progress.write_text(json.dumps({"seconds": done}, indent=1) + "\n")

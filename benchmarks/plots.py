@@ -65,9 +65,9 @@ def scan(rows: Rows) -> Figure:
     rows = [row for row in rows if not row["gradients"]]
     names = {"native": OURS, "chunked": "#90cdf4", "mambapy": "#cbd5e0", "transformers": OTHERS}
     figure, axes = pyplot.subplots(figsize=(6.5, 2.8))
-    for place, (name, color) in enumerate(names.items()):
+    for index, (name, color) in enumerate(names.items()):
         found = [(i, row["times"][name]) for i, row in enumerate(rows) if name in row["times"]]
-        at = [i + 0.2 * (place - 1.5) for i, _ in found]
+        at = [i + 0.2 * (index - 1.5) for i, _ in found]
         axes.bar(at, [times for _, times in found], width=0.2, color=color, label=name)
     axes.set_yscale("log")
     axes.axhline(1, color="black", linewidth=0.6)

@@ -81,7 +81,7 @@ def scan_table(rows: Rows) -> str:
 
 def agreement_table(rows: Rows) -> str:
     """The range of each comparison, in dB."""
-    names = ["deployed", "float64", "changed input", "full precision"]
+    names = ["prepared", "float64", "changed input", "full precision"]
 
     def cell(row: dict[str, Any], name: str) -> str:
         return "{:.0f} to {:.0f}".format(*row[name]) if name in row else "-"
@@ -97,7 +97,7 @@ def nano_table(rows: Rows) -> str:
 
 
 TABLES: dict[str, tuple[str, str, str, Callable[[Rows], str]]] = {
-    "agreement": ("quantization", "deployed_agreement", "rows", agreement_table),
+    "agreement": ("quantization", "prepared_agreement", "rows", agreement_table),
     "sizes": ("quantization", "packed_size", "rows", size_table),
     "cost": ("quantization", "quantized", "networks", cost_table),
     "scans": ("quantization", "quantized", "scans", scan_table),

@@ -141,7 +141,7 @@ def iqa_table(rows: Rows) -> str:
         ["model", *(f"{width} x {height}, ms" for width, height in sizes)],
         (
             [label(name)]
-            + [spread(found[place]) if (place := (name, *size)) in found else "-" for size in sizes]
+            + [spread(found[index]) if (index := (name, *size)) in found else "-" for size in sizes]
             for name in names
         ),
     )

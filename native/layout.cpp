@@ -28,6 +28,7 @@ const Entry kEntries[] = {
     FIELD(grad_dt_bias) FIELD(grad_decay) FIELD(grad_skip) FIELD(workspace) FIELD(batch)
     FIELD(pixels) FIELD(steps) FIELD(channels) FIELD(padded) FIELD(routes) FIELD(rank) FIELD(states)
     FIELD(norm_epsilon) FIELD(dtype) FIELD(shared) FIELD(merged) FIELD(softplus)
+    FIELD(own_orders)
 #undef STRUCT
 #define STRUCT qmamba_qparams
     SIZE FIELD(scale) FIELD(offset) FIELD(lowest) FIELD(highest)

@@ -5,23 +5,23 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from loop import Schedule, train
 from numpy.typing import NDArray
 from PIL import Image
 from pretext import STATISTICS
-from pretrain import PretextModel, fresh_backbone
+from pretrain import HEAD_FACTOR, PretextModel, fresh_backbone, schedule
 from torch import Tensor, nn
 
 from qmamba.evaluation.metrics.correlation import bootstrap_interval, plcc, srcc
 from qmamba.evaluation.metrics.natural_scenes import brisque_features, image_statistics
 from qmamba.files import atomic_write
 from qmamba.images import crop_grid, normalize, resize_to
+from qmamba.training import train
 
 CROP = 224
 
@@ -107,6 +107,69 @@ def predict(model: RatingModel, images: list[NDArray[np.uint8]], crops: int) -> 
     return np.array(outputs)
 
 
+class RatingTask:
+    """Random crops of the rated images, as the package's loop takes them."""
+
+    metric = None
+
+    def __init__(
+        self,
+        data: Rated,
+        targets: Tensor,
+        statistics: Tensor,
+        held: Rated | None,
+        arguments: argparse.Namespace,
+    ) -> None:
+        self._data, self._targets, self._statistics = data, targets, statistics
+        self._held, self._arguments = held, arguments
+
+    @property
+    def examples(self) -> int:
+        return len(self._data.scores)
+
+    def example(self, index: int, generator: torch.Generator) -> dict[str, Tensor]:
+        side = self._arguments.side
+        image = self._data.images[index]
+        random = torch.rand(4, generator=generator).tolist()
+        scale = 1 - random[0] * (1 - self._arguments.least_scale)
+        cut = min(*image.shape[:2], round(side / scale))
+        top, left = (
+            int(share * (length - cut + 1))
+            for share, length in zip(random[1:3], image.shape[:2], strict=True)
+        )
+        view = image[top : top + cut, left : left + cut]
+        view = view[:, ::-1] if random[3] < 0.5 else view
+        pixels = torch.from_numpy(view.copy()).permute(2, 0, 1).float() / 255
+        return {
+            "image": resize_to(pixels, (side, side)),
+            "target": self._targets[index],
+            "statistics": self._statistics[index],
+        }
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        rating, measured = model(normalize(batch["image"]))
+        return (
+            F.smooth_l1_loss(rating.float(), batch["target"])
+            + self._arguments.correlation_weight * correlation_loss(rating.float(), batch["target"])
+            + self._arguments.statistics_weight
+            * F.smooth_l1_loss(measured.float(), batch["statistics"])
+        )
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Correlations on the contents that were set aside, if any."""
+        if self._held is None:
+            return {}
+        assert isinstance(model, RatingModel)
+        outputs = predict(model, self._held.images, crops=5)
+        return {
+            "srcc": float(srcc(outputs, self._held.scores)),
+            "plcc": float(plcc(outputs, self._held.scores)),
+        }
+
+    def learning_rate_factor(self, name: str) -> float:
+        return HEAD_FACTOR if "head." in name else 1.0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of BIQ2021")
@@ -149,52 +212,22 @@ def main() -> None:
         pretext.load_state_dict(torch.load(arguments.pretrained, weights_only=True))
     model = RatingModel(pretext)
 
-    def loss_of_step(step: int) -> Tensor:
-        random = np.random.default_rng([arguments.seed, step])
-        chosen = random.choice(len(data.scores), arguments.batch, replace=False)
-        views = []
-        scale = random.uniform(arguments.least_scale, 1.0)
-        for i in chosen:
-            image = data.images[i]
-            side = min(*image.shape[:2], round(arguments.side / scale))
-            top, left = (random.integers(length - side + 1) for length in image.shape[:2])
-            view = image[top : top + side, left : left + side]
-            view = view[:, ::-1] if random.random() < 0.5 else view
-            image = torch.from_numpy(view.copy()).permute(2, 0, 1).float() / 255
-            views.append(resize_to(image, (arguments.side, arguments.side)))
-        batch = torch.stack(views)
-        with torch.autocast("cpu", torch.bfloat16):
-            rating, measured = model(normalize(batch))
-        wanted = targets[torch.from_numpy(chosen)]
-        return (
-            F.smooth_l1_loss(rating.float(), wanted)
-            + arguments.correlation_weight * correlation_loss(rating.float(), wanted)
-            + arguments.statistics_weight
-            * F.smooth_l1_loss(measured.float(), statistics[torch.from_numpy(chosen)])
-        )
-
-    def report(step: int, averaged: RatingModel) -> None:
-        if held is not None:
-            outputs = predict(averaged, held.images, crops=5)
-            found = srcc(outputs, held.scores), plcc(outputs, held.scores)
-            print(f"step {step} held-out SRCC {found[0]:.4f} PLCC {found[1]:.4f}", flush=True)
-
-    schedule = Schedule(
-        steps=arguments.steps,
-        learning_rate=arguments.learning_rate,
-        checkpoint_every=max(1, arguments.steps // 5),
-    )
-    averaged = train(model, loss_of_step, schedule, arguments.out / "finetune.ckpt", report)
+    task = RatingTask(data, targets, statistics, held, arguments)
+    options = schedule(arguments.steps, arguments.learning_rate, arguments.batch, arguments.seed)
+    options = replace(options, evaluate_every=max(1, arguments.steps // 5))
+    finished = train(model, task, options, arguments.out / "run", resume=True, report=print)
+    if finished.interrupted:
+        raise SystemExit(f"stopped after step {finished.step}; the same command goes on")
     result = {
         "target_mean": mean,
         "target_std": deviation,
         "arguments": {k: str(v) for k, v in vars(arguments).items()},
     }
     with atomic_write(arguments.out / "finetuned.pt", "wb") as file:
-        torch.save(averaged.backbone.state_dict(), file)
+        torch.save(model.backbone.state_dict(), file)
     if held is None:
         test = read_rated(arguments.data, "val", arguments.out.parent)
-        outputs = predict(averaged, test.images, crops=10)
+        outputs = predict(model, test.images, crops=10)
         for name, metric in (("srcc", srcc), ("plcc", plcc)):
             low, high = bootstrap_interval(outputs, test.scores, metric, seed=0)
             result[name] = [float(metric(outputs, test.scores)), float(low), float(high)]

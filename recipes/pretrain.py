@@ -6,21 +6,23 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from loop import Schedule, train
-from pretext import CROP, FIDELITIES, KINDS, STATISTICS, read_chunks
+from pretext import CROP, FIDELITIES, KINDS, STATISTICS, Chunk, read_chunks
 from torch import Tensor, nn
 
 from qmamba.files import atomic_write
 from qmamba.images import normalize
 from qmamba.models import QMamba, create_model
+from qmamba.training import TrainingOptions, train
+from qmamba.training.quality.initial_network import spread_out
 
 KIND_WEIGHT = 3.0
 FIDELITY_WEIGHT = 2.0
 RARE = -4.0
 """Log odds of a kind of damage before anything is learned."""
+HEAD_FACTOR = 5.0
+"""How much faster than the backbone the output layers learn."""
 SIDE = 128
 """Side of the part of a sample that one step looks at."""
 
@@ -40,17 +42,6 @@ class PretextModel(nn.Module):
         return self.head(self.backbone.forward_features(images))
 
 
-def spread_out(backbone: QMamba) -> None:
-    """Draw the linear weights with the deviation that keeps the scale of a layer's input.
-
-    With the 0.02 of wide networks, layers this narrow start so weak that the features of all images
-    fall together within the first few hundred steps.
-    """
-    for layer in backbone.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.trunc_normal_(layer.weight, std=layer.in_features**-0.5)
-
-
 def fresh_backbone(name: str, **overrides: Any) -> QMamba:
     backbone = create_model(name, **overrides)
     if not isinstance(backbone, QMamba):
@@ -58,7 +49,7 @@ def fresh_backbone(name: str, **overrides: Any) -> QMamba:
     return backbone
 
 
-def standardise(targets: Tensor) -> Tensor:
+def standardize(targets: Tensor) -> Tensor:
     """Every statistic and similarity to mean 0 and deviation 1, outliers cut at 4 deviations."""
     measured = STATISTICS + FIDELITIES
     mean, deviation = targets[:, :measured].mean(0), targets[:, :measured].std(0)
@@ -77,6 +68,57 @@ def pretext_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     )
 
 
+class PretextTask:
+    """Random parts of the samples, mirrored at random, as the package's loop takes them."""
+
+    metric = None
+
+    def __init__(self, chunk: Chunk) -> None:
+        self._images = chunk.images
+        self._targets = standardize(torch.from_numpy(chunk.targets))
+
+    @property
+    def examples(self) -> int:
+        return len(self._images)
+
+    def example(self, index: int, generator: torch.Generator) -> dict[str, Tensor]:
+        top, left = torch.randint(CROP - SIDE + 1, (2,), generator=generator).tolist()
+        part = self._images[index, top : top + SIDE, left : left + SIDE]
+        image = torch.from_numpy(part).permute(2, 0, 1).float() / 255
+        if torch.rand((), generator=generator) < 0.5:
+            image = image.flip(2)
+        return {"image": image, "target": self._targets[index]}
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return pretext_loss(model(normalize(batch["image"])).float(), batch["target"])
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        return {}
+
+    def learning_rate_factor(self, name: str) -> float:
+        return HEAD_FACTOR if "head." in name else 1.0
+
+
+def schedule(steps: int, learning_rate: float, batch: int, seed: int) -> TrainingOptions:
+    """What both stages have in common."""
+    return TrainingOptions(
+        epochs=None,
+        steps=steps,
+        batch_size=batch,
+        learning_rate=learning_rate,
+        schedule="cosine",
+        warmup=min(0.5, 200 / steps),
+        weight_decay=0.05,
+        betas=(0.9, 0.99),
+        clip_norm=1.0,
+        ema_decay=0.998,
+        precision="bf16",
+        seed=seed,
+        checkpoint_every=250,
+        log_every=50,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chunks", type=Path, required=True, help="folder that pretext.py wrote")
@@ -89,28 +131,16 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    chunk = read_chunks(arguments.chunks)
-    targets = standardise(torch.from_numpy(chunk.targets))
     model = PretextModel(fresh_backbone(arguments.name))
     spread_out(model.backbone)
-
-    def loss_of_step(step: int) -> Tensor:
-        random = np.random.default_rng([arguments.seed, step])
-        chosen = random.integers(len(chunk.images), size=arguments.batch)
-        top, left = random.integers(CROP - SIDE + 1, size=2)
-        part = chunk.images[chosen, top : top + SIDE, left : left + SIDE]
-        images = torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255
-        mirrored = torch.from_numpy(random.random(arguments.batch) < 0.5)
-        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-        with torch.autocast("cpu", torch.bfloat16):
-            outputs = model(normalize(images))
-        return pretext_loss(outputs.float(), targets[torch.from_numpy(chosen)])
-
-    schedule = Schedule(steps=arguments.steps, learning_rate=3e-4)
-    averaged = train(model, loss_of_step, schedule, arguments.out / "pretrain.ckpt")
+    task = PretextTask(read_chunks(arguments.chunks))
+    options = schedule(arguments.steps, 3e-4, arguments.batch, arguments.seed)
+    folder = arguments.out / "pretrain"
+    result = train(model, task, options, folder, resume=True, report=print)
+    if result.interrupted:
+        raise SystemExit(f"stopped after step {result.step}; the same command goes on")
     with atomic_write(arguments.out / "pretrained.pt", "wb") as file:
-        torch.save(averaged.state_dict(), file)
+        torch.save(model.state_dict(), file)
 
 
 if __name__ == "__main__":

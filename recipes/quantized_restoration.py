@@ -124,12 +124,12 @@ class Places:
 
 def run_cell(
     cell: Cell,
-    places: Places,
+    indices: Places,
     training: tuple[CleanImage, ...],
     validation: tuple[CleanImage, ...],
 ) -> dict[str, Any] | None:
     """Train and measure a cell; None where it was stopped."""
-    lesson, weights = LESSONS[cell.task], places.full / cell.task / MODEL_NAME
+    lesson, weights = LESSONS[cell.task], indices.full / cell.task / MODEL_NAME
     network = restoration_network(None, weights=weights, seed=cell.seed)
     task = RestorationTask(
         degradation_for(network), training, validation, CropOptions(side=lesson.crop)
@@ -150,7 +150,7 @@ def run_cell(
         network,
         task,
         options,
-        places.out / cell.name,
+        indices.out / cell.name,
         name=f"mambair-nano-{cell.task}-{cell.bits}",
         quantization=config,
         card={"data": f"{len(training)} images of BSDS500 and T91"},
@@ -159,7 +159,7 @@ def run_cell(
     if result.interrupted:
         return None
     seconds = time.process_time() - started
-    measured = measure(places.out / cell.name / MODEL_NAME, cell.task, places.sets)
+    measured = measure(indices.out / cell.name / MODEL_NAME, cell.task, indices.sets)
     return {
         **asdict(cell),
         "steps": options.steps,
@@ -196,18 +196,18 @@ def strengths(name: str) -> list[Degradation]:
     return [Degradation("sr", scale=int(name[1:]))]
 
 
-def references(places: Places, tasks: Iterable[str]) -> None:
+def references(indices: Places, tasks: Iterable[str]) -> None:
     """Measure the degraded input and the full-precision networks, once."""
     for task in tasks:
-        path = places.out / f"{task}-input" / "result.json"
+        path = indices.out / f"{task}-input" / "result.json"
         if not path.exists():
             values = {"task": task, "bits": "", "method": "input", "seed": 0, "long": False}
-            write_result(path, {**values, **measure(None, task, places.sets)})
-        path = places.out / f"{task}-full" / "result.json"
-        weights = places.full / task / MODEL_NAME
+            write_result(path, {**values, **measure(None, task, indices.sets)})
+        path = indices.out / f"{task}-full" / "result.json"
+        weights = indices.full / task / MODEL_NAME
         if weights.exists() and not path.exists():
             values = {"task": task, "bits": "fp32", "method": "full", "seed": 0, "long": False}
-            write_result(path, {**values, **measure(weights, task, places.sets)})
+            write_result(path, {**values, **measure(weights, task, indices.sets)})
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
@@ -277,19 +277,19 @@ def main() -> None:
         print(table(arguments.out))
         return
     torch.set_num_threads(arguments.threads)
-    places = Places(arguments.full, arguments.out, arguments.sets)
+    indices = Places(arguments.full, arguments.out, arguments.sets)
     tasks = arguments.task or list(LESSONS)
-    references(places, tasks)
+    references(indices, tasks)
     training, validation = split_clean_images(
         find_clean_images([arguments.data], exclude=[arguments.sets])
     )
     for cell in long_cells() if arguments.long else grid():
-        path = places.out / cell.name / "result.json"
-        there = (places.full / cell.task / MODEL_NAME).exists()
+        path = indices.out / cell.name / "result.json"
+        there = (indices.full / cell.task / MODEL_NAME).exists()
         if cell.task not in tasks or path.exists() or not there:
             continue
         print(f"{time.strftime('%H:%M:%S')} {cell.name}", flush=True)
-        result = run_cell(cell, places, training, validation)
+        result = run_cell(cell, indices, training, validation)
         if result is None:
             print("stopped; the same command goes on", flush=True)
             return

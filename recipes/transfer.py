@@ -198,7 +198,7 @@ class Figures:
         self._truth = data.qualities
 
     def mean(self, metric: Callable[..., float]) -> float:
-        found = [metric(quality, self._truth[places]) for places, quality in self._runs]
+        found = [metric(quality, self._truth[indices]) for indices, quality in self._runs]
         return float(np.mean(found))
 
     def interval(self, metric: Callable[..., float]) -> tuple[float, float]:
@@ -210,9 +210,9 @@ class Figures:
                 minlength=len(self._truth),
             )
             found = []
-            for places, quality in self._runs:
-                drawn: NDArray[np.int64] = np.repeat(np.arange(len(places)), times[places])
-                found.append(metric(quality[drawn], self._truth[places][drawn]))
+            for indices, quality in self._runs:
+                drawn: NDArray[np.int64] = np.repeat(np.arange(len(indices)), times[indices])
+                found.append(metric(quality[drawn], self._truth[indices][drawn]))
             values.append(np.mean(found))
         low, high = np.quantile(values, (0.025, 0.975))
         return float(low), float(high)
@@ -283,12 +283,12 @@ def main() -> None:
         if stored.exists():
             continue
 
-        def task(place: tuple[str, int, int] = (key, seed, fold)) -> QualityTask:
+        def task(index: tuple[str, int, int] = (key, seed, fold)) -> QualityTask:
             # Images are decoded once for all tunings of the same part.
-            if place not in tasks:
+            if index not in tasks:
                 tasks.clear()
-                tasks[place] = task_of(TARGETS[place[0]], data, *place[1:])
-            return tasks[place]
+                tasks[index] = task_of(TARGETS[index[0]], data, *index[1:])
+            return tasks[index]
 
         started = time.perf_counter()
         # Of a mix, every data set gives as many examples as it does alone.

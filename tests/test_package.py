@@ -47,10 +47,12 @@ def test_import_is_cheap() -> None:
     assert not heavy & set(result.stdout.split())
 
 
-def test_version_is_the_same_everywhere() -> None:
+def test_version_comes_from_one_source() -> None:
     project = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     citation = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
-    assert f'\nversion = "{qmamba.__version__}"\n' in project
+    assert 'dynamic = ["version"]' in project and "src/qmamba/__init__.py" in project
+    changes = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (\S+)", changes, re.MULTILINE)[0] == qmamba.__version__
     assert f"\nversion: {qmamba.__version__}\n" in citation
 
 

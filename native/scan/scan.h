@@ -13,7 +13,7 @@ struct qmamba_scan {
   const void* x;             // (batch, pixels, channels), or with a routes axis where not shared
   const float* projected;    // (batch, pixels, routes, rank + 2 * states): dt_low | B | C
   const float* delta;        // (batch, routes, pixels, channels) replaces the low-rank dt, or null
-  const int32_t* order;      // (routes, steps): pixel of each step, -1 at padding
+  const int32_t* order;      // ([batch,] routes, steps): pixel of each step, -1 at padding
   const float* dt_weight;    // (routes, rank, padded)
   const float* dt_bias;      // (routes, padded)
   const float* decay;        // (routes, states, padded): A * log2(e)
@@ -40,6 +40,7 @@ struct qmamba_scan {
   int32_t shared;            // 1: all routes read one map, 0: each route has its own
   int32_t merged;            // 1: y is the sum over routes, 0: y keeps them apart; needs shared
   int32_t softplus;          // 1: dt = softplus(raw), 0: dt = raw
+  int32_t own_orders;        // 1: each image has its own order, 0: one order serves the batch
 };
 }
 
@@ -47,3 +48,8 @@ struct qmamba_scan {
 constexpr int64_t kSegment = 32;
 // Steps whose softplus and exponentials are computed together.
 constexpr int kBlock = 8;
+
+// The pixels of one image along one route.
+inline const int32_t* order_of(const qmamba_scan& scan, int64_t image, int64_t route) {
+  return scan.order + (scan.own_orders ? image * scan.routes + route : route) * scan.steps;
+}

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from qmamba.assess import Score, Scorer
     from qmamba.checkpoints import load
+    from qmamba.interop.onnx import export_onnx
     from qmamba.models import create_model, list_models
     from qmamba.ops import selective_scan, ss2d
     from qmamba.quantization import QuantConfig, quantize_
     from qmamba.restore import RestoredImage, Restorer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "QuantConfig",
@@ -26,6 +27,7 @@ __all__ = [
     "Scorer",
     "__version__",
     "create_model",
+    "export_onnx",
     "list_models",
     "load",
     "quantize_",
@@ -40,6 +42,7 @@ _HOMES = {
     "Score": "qmamba.assess",
     "Scorer": "qmamba.assess",
     "create_model": "qmamba.models",
+    "export_onnx": "qmamba.interop.onnx",
     "list_models": "qmamba.models",
     "load": "qmamba.checkpoints",
     "quantize_": "qmamba.quantization",

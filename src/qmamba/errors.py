@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import reprlib
+from collections.abc import Iterable
+
 
 class QMambaError(Exception):
     """Base of every error raised on purpose; the command line prints it without a traceback."""
@@ -33,3 +37,11 @@ class DataError(QMambaError, ValueError):
 
 class TrainingError(QMambaError, RuntimeError):
     """A training cannot go on."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """One sentence: the name, the closest known ones if any is close, and all that are allowed."""
+    allowed = list(known)
+    close = difflib.get_close_matches(name, allowed, n=3)
+    hint = f"did you mean {' or '.join(close)}? Allowed" if close else "allowed"
+    return f"Unknown {kind} {reprlib.repr(name)}; {hint}: {', '.join(allowed) or 'none'}."

@@ -55,7 +55,7 @@ def test_every_image_has_calls_of_its_own(weights: Path, monkeypatch: pytest.Mon
 def test_large_views_are_spread_over_calls(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = Scorer.from_pretrained(weights)
     together = scorer(pixels())
-    monkeypatch.setattr("qmamba.assess.scorer.PIXELS_PER_CALL", 2 * 32 * 32)
+    monkeypatch.setattr("qmamba.assess.calls.PIXELS_PER_CALL", 2 * 32 * 32)
     calls = Calls(scorer)
     monkeypatch.setattr(scorer, "_network", calls)
     assert scorer(pixels()).raw == pytest.approx(together.raw, abs=1e-3)

@@ -40,6 +40,70 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+SETTINGS = {"policy": "crops", "precision": "fp32"}
+
+
+def interrupt(path: Path, rows: list[ImageRow], settings: dict[str, str] = SETTINGS) -> None:
+    with pytest.raises(KeyboardInterrupt), TableFile(path, settings=settings) as table:
+        for row in rows:
+            table.write(row)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+@pytest.mark.parametrize("cut", range(0, 400, 19))
+def test_resuming_after_a_kill_anywhere(tmp_path: Path, suffix: str, cut: int) -> None:
+    with TableFile(tmp_path / f"whole{suffix}") as table:
+        for row in ROWS:
+            table.write(row)
+    path = tmp_path / f"out{suffix}"
+    interrupt(path, ROWS)
+    partial = tmp_path / f"out{suffix}.partial"
+    partial.write_bytes(partial.read_bytes()[:-cut] if cut else partial.read_bytes())
+    with TableFile(path, settings=SETTINGS, resume=True) as table:
+        assert all(table.is_of(row, own.image) for row, own in zip(table.kept, ROWS, strict=False))
+        assert len(table.kept) == table.rows <= len(ROWS)
+        assert cut or len(table.kept) == len(ROWS)
+        for row in ROWS[len(table.kept) :]:
+            table.write(row)
+    assert path.read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == sorted([f"out{suffix}", f"whole{suffix}"])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_kept_rows_are_the_same_rows(tmp_path: Path, suffix: str) -> None:
+    interrupt(tmp_path / f"out{suffix}", ROWS[:2])
+    with TableFile(tmp_path / f"out{suffix}", settings=SETTINGS, resume=True) as table:
+        assert table.kept[1] == ROWS[1]
+        assert table.kept[0].to_dict() == ROWS[0].to_dict()
+        table.finish([*reversed(table.kept)])
+    rows = read(tmp_path / f"out{suffix}")
+    assert [row["image"] for row in rows] == [ROWS[1].image, ROWS[0].image]
+
+
+def test_no_partial_file_is_lost(tmp_path: Path) -> None:
+    path, partial = tmp_path / "out.csv", tmp_path / "out.csv.partial"
+    interrupt(path, ROWS)
+    content = partial.read_bytes()
+    for options, message in [
+        ({}, r"holds 3 rows of a run that was stopped; go on with it with --resume"),
+        ({"resume": True, "settings": {**SETTINGS, "precision": "bf16"}}, r"precision was 'fp32'"),
+        ({"resume": True, "settings": {"policy": "crops"}}, "and is None now"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            TableFile(path, **{"settings": SETTINGS, **options})  # type: ignore[arg-type]
+        assert partial.read_bytes() == content
+    (tmp_path / "out.csv.partial.json").unlink()
+    with pytest.raises(DataError, match="which says how its rows were made, is missing"):
+        TableFile(path, settings=SETTINGS, resume=True)
+    partial.write_bytes(content + b"other,cells\n")
+    with pytest.raises(DataError, match="is not what `qmamba score` writes"):
+        TableFile(path, settings=SETTINGS, resume=True)
+    with TableFile(path, settings=SETTINGS, force=True) as table:
+        assert table.kept == []
+    assert len(path.read_text().splitlines()) == 1
+
+
 def test_csv_parses_back(tmp_path: Path) -> None:
     with TableFile(tmp_path / "out.csv") as table:
         for row in ROWS:

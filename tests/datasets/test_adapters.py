@@ -377,7 +377,7 @@ def test_tid2008_is_not_tid2013(tmp_path: Path) -> None:
 
 
 def test_unknown_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown data set 'koniq'; known are live, csiq"):
+    with pytest.raises(ConfigError, match="Unknown data set 'koniq'; known are live, csiq"):
         read_dataset("koniq", tmp_path)
 
 

@@ -43,7 +43,7 @@ def test_reports(root: Path) -> None:
     assert (report.present, len(report.problems)) == (2990, 10)
     report = check_dataset("spaq", root)
     assert not report.found and not report.complete and not report.problems
-    with pytest.raises(ConfigError, match="unknown data set"):
+    with pytest.raises(ConfigError, match="Unknown data set"):
         check_dataset("spack", root)
 
 
@@ -85,7 +85,7 @@ def test_named_sets(root: Path) -> None:
     assert "live     no" in output
     code, _, errors = run("check", root, "--name", "csik")
     assert code == 2
-    assert "unknown data set 'csik'" in errors
+    assert "Unknown data set 'csik'" in errors
 
 
 def test_nothing_found(tmp_path: Path) -> None:

@@ -114,8 +114,8 @@ def test_name_from_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("path,mos\na.png,1\n./a.png,3\n", "line 3: the image 'a.png' is listed in line 2"),
         ("path,mos\nc.png,1\nimages/c.png,3\n", "line 3: .* is listed in line 2 already"),
         ("path,mos\ngone.png,1\ngone.png,3\n", "line 3: the image 'gone.png' is listed in line 2"),
-        ("path,mos\na.png,3\nb.png,3.0\n", "every score in .* is 3; at least two images"),
-        ("path,mos\na.png,3\n", "every score in .* is 3; at least two images"),
+        ("path,mos\na.png,3\nb.png,3.0\n", "Every score in .* is 3; at least two images"),
+        ("path,mos\na.png,3\n", "Every score in .* is 3; at least two images"),
         ("path,mos,level\na.png,3,1.5\nb.png,2,1\n", "line 2: the level 1.5 is not a whole"),
         ("path,mos,split\na.png,3,trian\nb.png,2,\n", "line 2: the column 'split' holds 'trian'"),
         ("path,mos,split\na.png,3,\nb.png,2,Testing\n", "line 3: .*'Testing', which is none of"),
@@ -168,7 +168,7 @@ def test_scores_outside_a_given_scale(folder: Path) -> None:
 def test_unreadable_files(folder: Path) -> None:
     with pytest.raises(DataError, match=r"absent\.csv' is missing"):
         read_csv_dataset(folder / "absent.csv")
-    with pytest.raises(DataError, match="cannot read the label file"):
+    with pytest.raises(DataError, match="Cannot read the label file"):
         read_csv_dataset(folder / "sub")
     path = folder / "latin.csv"
     path.write_bytes("path,mos\nä.png,1\n".encode("latin-1"))

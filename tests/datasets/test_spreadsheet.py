@@ -48,7 +48,7 @@ def test_header_below_titles(tmp_path: Path) -> None:
         (4, "a", 2.0),
         (6, "b", 3.0),
     ]
-    with pytest.raises(DataError, match=r"no row of .* has the columns 'name', 'score'"):
+    with pytest.raises(DataError, match=r"No row of .* has the columns 'name', 'score'"):
         list(read_sheet(path, ("name", "score")))
 
 

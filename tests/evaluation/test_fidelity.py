@@ -213,7 +213,7 @@ def test_least_side(metric: Metric, side: int) -> None:
 
 def test_unknown_channels_are_refused() -> None:
     images, reference = pair(1, 3, 12, 12)
-    with pytest.raises(ConfigError, match="unknown channels 'y'"):
+    with pytest.raises(ConfigError, match="Unknown channels 'y'"):
         psnr(images, reference, channels="y")  # type: ignore[arg-type]
 
 

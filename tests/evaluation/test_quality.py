@@ -149,7 +149,7 @@ def test_breakdown(data: RatedDataset, tmp_path: Path) -> None:
     assert groups["level", "1"].figures == {} and "at least 5" in groups["level", "1"].notes[0]
     text = markdown(report)
     assert "## By distortion" in text and "| test | noise | 6 |" in text
-    with pytest.raises(DataError, match="no image of test has a generator"):
+    with pytest.raises(DataError, match="No image of test has a generator"):
         evaluate(model, [data], by=["generator"])
 
 
@@ -221,7 +221,7 @@ def test_unusable_scores_are_found_before_the_work(data: RatedDataset) -> None:
         data, images=tuple(dataclasses.replace(image, mos=5.0) for image in data)
     )
     calls: list[Any] = []
-    with pytest.raises(DataError, match="every score of 'test' is 5"):
+    with pytest.raises(DataError, match="Every score of 'test' is 5"):
         evaluate(scorer(), [constant], report=lambda *now: calls.append(now))
     with pytest.raises(DataError, match="'test' has 4 images and an evaluation needs at least 5"):
         evaluate(scorer(), [data.take(range(4))], report=lambda *now: calls.append(now))
@@ -253,7 +253,7 @@ def test_parts(data: RatedDataset) -> None:
         select_part(data, "val", split)
     with pytest.raises(ConfigError, match="needs a split"):
         select_part(data, "test")
-    with pytest.raises(ConfigError, match="part is one of"):
+    with pytest.raises(ConfigError, match="The option part is one of"):
         select_part(data, "dev", split)  # type: ignore[arg-type]
 
 
@@ -278,7 +278,7 @@ def test_sizes_of_training_are_used_again(data: RatedDataset) -> None:
     policies = learnt_policies(model)
     assert policies["test"] == CropsPolicy(size=32, count=2, shorter=33)
     result = evaluate(model, [data], policies=policies, resamples=0)
-    assert result.report.rows[0].policy.endswith("shorter=33)")
+    assert result.report.rows[0].policy.endswith("The argument shorter=33)")
     model.policy = policies["test"]
     assert result.predictions[0][4].raw == model(data[4].path).raw
     assert learnt_policies(scorer()) == {}

@@ -20,6 +20,7 @@ from qmamba.models import (
     named_configs,
 )
 from tests.models.micro import LOCAL_MICRO, qmamba_config
+from tests.models.values import json_values
 
 
 @pytest.mark.parametrize("config", [*named_configs().values(), LOCAL_MICRO.replace(drop_path=0.1)])
@@ -84,13 +85,6 @@ def test_unknown_fields_are_errors() -> None:
         QMambaConfig.from_dict([])  # type: ignore[arg-type]
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=3), inner),
-    max_leaves=6,
-)
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     st.dictionaries(
@@ -113,8 +107,8 @@ def test_registry() -> None:
         "lqmamba-small",
         "lqmamba-base",
     ]
-    assert len(list_models("*qmamba*")) == 9
-    assert len(list_models()) == 9 + 14 + 9
+    assert len(list_models("*qmamba*")) == 12
+    assert len(list_models()) == 12 + 14 + 15 + 2 + 9
     assert list_models("mobilenet*") == []
     assert qmamba_config("lqmamba-base").windows == (8, 4, 2, 2)
     assert model_config("lqmamba-nano").replace(windows=(1,) * 4, route_gate=False) == (

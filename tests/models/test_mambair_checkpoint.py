@@ -24,7 +24,7 @@ from qmamba.models import (
 from qmamba.models.mambair.conversion import infer_mambair_config
 from tests.models import micro
 from tests.models.micro_mambair import MICRO, RECORDINGS, VARIANTS, build, images, recording
-from tests.models.test_mambair_config import FEBRUARY, MARCH, PARAMETERS
+from tests.models.published import FEBRUARY, MARCH, PARAMETERS
 
 FIRST = "layers.0.residual_group.blocks.0."
 

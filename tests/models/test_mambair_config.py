@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from qmamba.errors import ConfigError
@@ -23,22 +24,9 @@ from qmamba.models import (
 from qmamba.models.fields import expansion_of
 from qmamba.nn import SS2D, ChannelAttention
 from tests.models.micro_mambair import MICRO, VARIANTS, build, images
-from tests.models.test_config import json_values, st
+from tests.models.published import FEBRUARY, MARCH, PARAMETERS
+from tests.models.values import json_values
 
-PARAMETERS = {
-    "mambair-classic-x2": 20_421_863,
-    "mambair-classic-x3": 20_606_503,
-    "mambair-classic-x4": 20_569_575,
-    "mambair-light-x2": 905_016,
-    "mambair-light-x3": 913_131,
-    "mambair-light-x4": 924_492,
-    "mambair-denoise-color": 15_777_507,
-    # The first and the last convolution have a third of the weights and two biases less.
-    "mambair-denoise-gray": 15_777_507 - 2 * 9 * 180 - 2 * (9 * 180 + 1),
-    "mambair-jpeg": 15_771_025,
-}
-MARCH = {"cab": "convolution", "cab_reduction": 6, "state_size": 16, "expansion": 1.5}
-FEBRUARY = {"cab": "depthwise", "cab_reduction": 1, "state_size": 16}
 OLDER_LIGHT_PARAMETERS = [
     (MARCH, 2, 1_363_320),
     (MARCH, 3, 1_371_435),
@@ -144,7 +132,7 @@ def test_counts_agree_with_the_layers_that_run(variant: str) -> None:
         ({"expansion": "1.2"}, "^expansion must be a number"),
         ({"cab": "cab"}, "^cab must be 'convolution' or"),
         ({"cab_reduction": 61}, "^cab_reduction must be a whole number from 1 to 60"),
-        ({"cab": "depthwise"}, "^cab_reduction must be 1 with cab='depthwise'"),
+        ({"cab": "depthwise"}, "^The option cab_reduction must be 1 with cab='depthwise'"),
         ({"group_convolution": "2conv"}, "^group_convolution must be '1conv' or '3conv'"),
         ({"image_range": 0}, "^image_range must be a number"),
         ({"drop_path": 1}, "^drop_path must be a number"),

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from qmamba.ops import scan_routes
+from qmamba.ops import PADDING, scan_routes
+from qmamba.ops.scan.naive import ss2d_naive
 
 
 def scan_inputs(
@@ -89,3 +90,36 @@ def largest_relative_error(actual: Sequence[Tensor], expected: Sequence[Tensor])
         for a, e in zip(actual, expected, strict=True)
     ]
     return max(errors)
+
+
+def own_routes(batch: int, pixels: int, steps: int, routes: int, seed: int = 0) -> Tensor:
+    """Other random routes for each image, with padding wherever the draw puts it."""
+    random = torch.Generator().manual_seed(seed)
+    entries = torch.arange(steps, dtype=torch.int32)
+    entries[pixels:] = PADDING
+    drawn = [entries[torch.randperm(steps, generator=random)] for _ in range(batch * routes)]
+    return torch.stack(drawn).view(batch, routes, steps)
+
+
+def check_own_routes(function: Callable[..., Tensor], merge: bool, tolerance: float = 2e-5) -> None:
+    """Compare a scan with the definition on one image after the other, each with its own routes."""
+    batch, height, width, routes = 3, 5, 7, 2
+    for steps in (height * width, height * width + 9):
+        tensors = map_inputs(batch, height, width, channels=20, states=3, rank=2, routes=routes)
+        tables = own_routes(batch, height * width, steps, routes)
+
+        def at_once(x: Tensor, projected: Tensor, *parameters: Tensor) -> Tensor:
+            return function(x, projected, tables, *parameters, merge)  # noqa: B023
+
+        def one_by_one(x: Tensor, projected: Tensor, *parameters: Tensor) -> Tensor:
+            images = range(batch)
+            return torch.cat(
+                [
+                    ss2d_naive(x[i : i + 1], projected[i : i + 1], tables[i], *parameters, merge)  # noqa: B023
+                    for i in images
+                ]
+            )
+
+        actual = values_and_gradients(at_once, tensors, torch.float32)
+        expected = values_and_gradients(one_by_one, tensors)
+        assert largest_relative_error(actual, expected) < tolerance

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from qmamba.ops.scan.naive import selective_scan_naive, ss2d_naive
 from qmamba.ops.triton import launch
 from qmamba.ops.triton.operators import selective_scan_triton, ss2d_triton
 from tests.ops.cases import (
+    check_own_routes,
     largest_relative_error,
     map_inputs,
     route_tables,
@@ -38,6 +40,15 @@ MapSizes = tuple[int, int, int, int, int, int]
 def on_device(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def call(*tensors: Tensor) -> Tensor:
         return function(*(tensor.to(DEVICE) for tensor in tensors)).cpu()
+
+    return call
+
+
+def on_device_with(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def call(*arguments: Any) -> Tensor:
+        return function(
+            *(value.to(DEVICE) if isinstance(value, Tensor) else value for value in arguments)
+        ).cpu()
 
     return call
 
@@ -122,6 +133,11 @@ def test_long_routes_in_segments_equal_the_definition(
     sizes: MapSizes, window: int, merge: bool
 ) -> None:
     check_map(sizes, window, merge, 2)
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_every_image_has_its_own_routes(merge: bool) -> None:
+    check_own_routes(on_device_with(ss2d_triton), merge)
 
 
 def test_groups_of_images_share_a_program() -> None:

@@ -25,13 +25,13 @@ from qmamba.reproduce.plan import (
 )
 
 TRAININGS = {
-    "table1": 15 * 8,
-    "table2": 5,
-    "table3": 2 + 4 * 8,
+    "table1": 17 * 8,
+    "table2": 7,
+    "table3": 2 * 3 + 4 * 8,
     "table4": 3 + 4 * 12,
     "table5": 15 * 2,
-    "table6": 5,
-    "table7": 1 + 4 * 4,
+    "table6": 7,
+    "table7": 3 + 4 * 4,
     "table8": 3 + 4 * 12,
     "table9": 3 + 6 * 12,
     "table10": 3 + 5 * 12,
@@ -81,15 +81,24 @@ def test_tables_share_trainings() -> None:
     assert runs[0] == runs[1] == runs[2]
 
 
+# The paper gives two figures for DEIQT and for LoDa, and ours are those of table 6; it leaves out
+# the parameters of LoDa in table 1.
+OTHER_FIGURES = {("table1", "DEIQT"), ("table1", "LoDa"), ("table2", "DEIQT")}
+
+
 def test_costs_are_the_papers() -> None:
-    for name in ("table1", "table5", "table8"):
+    for name in ("table1", "table2", "table5", "table6", "table8"):
         table = paper_table(name)
         for row in table.rows:
             for column, paper in zip(table.columns, row.figures, strict=True):
                 if column.metric not in ("parameters", "gflops") or not is_ours(table, row):
                     continue
+                if (name, row.label) in OTHER_FIGURES and column.metric == "gflops":
+                    continue
+                if paper is None:
+                    continue
                 ours = cost_figure(table, row, column)
-                assert ours is not None and paper is not None
+                assert ours is not None
                 # The paper cuts some figures instead of rounding; its SSF is not understood.
                 if row.label != "SSF":
                     assert abs(ours - paper) < 0.03, (row.label, column.metric)

@@ -35,12 +35,13 @@ def test_cells() -> None:
     assert plcc.paper == 0.921 and plcc.difference == pytest.approx(0.6 - 0.921)
     assert srcc.ours == 0.25
     assert absent.ours is None and absent.difference is None and absent.reason == "not measured"
-    assert rows["DEIQT"].cells[0].reason == NOT_HERE
+    foreign = collect(paper_table("table1"), 1, measured, pattern="BRISQUE").rows[0]
+    assert foreign.cells[2].reason == NOT_HERE
     # A mean over all transfers needs every one of them.
     assert rows["StylePrompt & R"].cells[-1].ours is None
     whole = collect(paper_table("table3"), 1, lambda _: {"plcc": 0.5, "srcc": 0.3})
     assert whole.rows[-1].cells[-1].ours == pytest.approx(0.4)
-    assert table3().measured == 5 * 14 and table3().to_dict()["notes"] == ["a note"]
+    assert table3().measured == 7 * 14 and table3().to_dict()["notes"] == ["a note"]
 
 
 def test_markdown() -> None:
@@ -54,7 +55,9 @@ def test_markdown() -> None:
     assert rows[5].startswith("| StylePrompt * |")
     assert "- a note" in lines
     assert any("Labels marked *" in line for line in lines)
-    assert "- Without figures of ours: DEIQT, LoDa (a method that is not part" in "\n".join(lines)
+    assert "that is not part of this package" not in "\n".join(lines)
+    foreign = markdown(collect(paper_table("table1"), 1, measured, pattern="[iw]*iq*")).splitlines()
+    assert "- Without figures of ours: ILNIQE, WaDIQaM (a method" in "\n".join(foreign)
     assert "- Number of random splits by content behind the median of ours: 3." in lines
 
 
@@ -64,7 +67,7 @@ def test_comma_separated() -> None:
         "method",
         *(f"KonIQ+LIVEC to KADID PLCC {kind}" for kind in ("ours", "paper", "difference")),
     ]
-    assert rows[0][:4] == ["DEIQT", "", "0.583", ""]
+    assert rows[0][:4] == ["DEIQT", "0.600", "0.583", "+0.017"]
     assert all(len(row) == 1 + 3 * 17 for row in rows)
 
 

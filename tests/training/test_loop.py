@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from qmamba.datasets import RatedDataset
 from qmamba.errors import ConfigError, DataError, TrainingError
 from qmamba.training import QualityTask, TrainingOptions, TrainingProgress, train
-from qmamba.training.stream import places
+from qmamba.training.stream import indices
 from tests.training.samples import equal, quality_task, rated, small_network, small_options, weights
 
 
@@ -69,7 +69,7 @@ def test_something_is_learnt(data: RatedDataset, tmp_path: Path) -> None:
 
 
 def test_every_example_comes_once_an_epoch() -> None:
-    drawn = [place for step in range(10) for place in places(step, 3, 10, seed=4)]
+    drawn = [index for step in range(10) for index in indices(step, 3, 10, seed=4)]
     assert [epoch for epoch, _ in drawn] == [0] * 10 + [1] * 10 + [2] * 10
     for epoch in range(3):
         assert sorted(i for e, i in drawn if e == epoch) == list(range(10))

@@ -124,7 +124,7 @@ def test_parts_must_not_meet(data: RatedDataset) -> None:
     part = QualityPart(data, (0, 1, 2, 3))
     with pytest.raises(ConfigError, match="twice"):
         QualityTask([part, part], policy=CROPS)
-    with pytest.raises(ConfigError, match="shorter=20"):
+    with pytest.raises(ConfigError, match="The argument shorter=20"):
         QualityTask([QualityPart(data, (0, 1, 2, 3), shorter=20)], policy=CROPS)
     with pytest.raises(ConfigError, match="at least one"):
         QualityTask([], policy=CROPS)

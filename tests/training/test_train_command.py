@@ -103,7 +103,7 @@ def test_a_folder_that_cannot_be(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--keep", "best"], "keep='best' needs a validation part"),
+        (["--keep", "best"], "The option keep='best' needs a validation part"),
         (["--tensorboard"], "TensorBoard is not installed"),
         (["--head-factor", "nan"], "head_factor"),
         (["--from", "mambair-nano-x2-w4a4"], "MambaIR gives no scores"),
@@ -225,7 +225,7 @@ def test_constant_scores(table: Path, start: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--steps", "4", "--epochs", "2"], "not both"),
-        (["--loss", "huber"], "unknown loss"),
+        (["--loss", "huber"], "Unknown loss"),
         (["--split", "random"], "neither a file"),
         (["--split", "official"], "no official split"),
         (["--split", "other=content"], "names no data set"),
@@ -258,7 +258,7 @@ def test_data_that_is_not_there(table: Path, tmp_path: Path) -> None:
         (str(tmp_path / "none.csv"), "does not exist"),
         (str(tmp_path), "which data set it holds"),
         (f"koniq10k={tmp_path}", "KonIQ-10k is not in"),
-        (f"konik={tmp_path}", "unknown data set"),
+        (f"konik={tmp_path}", "Unknown data set"),
     ):
         result = run("--data", data, "-o", tmp_path / "run", "--model", "qmamba-nano")
         assert result.exit_code == 2 and message in result.stderr

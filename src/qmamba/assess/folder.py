@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -36,6 +36,17 @@ class ImageRow:
         values = dict.fromkeys(COLUMNS) if self.score is None else self.score.to_dict()
         return {**values, "image": self.image, "error": self.error}
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ImageRow:
+        """The row that :meth:`to_dict` made these values of.
+
+        Raises:
+            KeyError, TypeError, ValueError: they are none.
+        """
+        if values["score"] is None:
+            return cls(str(values["image"]), error=str(values["error"]))
+        return cls(str(values["image"]), score=Score.from_dict(values))
+
 
 COLUMNS = (
     "image",
@@ -57,7 +68,11 @@ COLUMNS = (
 
 
 def find_images(
-    inputs: Iterable[str], *, recursive: bool = False, stdin: BinaryIO | None = None
+    inputs: Iterable[str],
+    *,
+    recursive: bool = False,
+    stdin: BinaryIO | None = None,
+    suffixes: Set[str] = IMAGE_SUFFIXES,
 ) -> Iterator[str | ImageRow]:
     """The images that a list of inputs stands for, one after the other.
 
@@ -69,13 +84,14 @@ def find_images(
     listed on ``stdin``, one per line, or separated by NUL characters as ``find -print0`` does.
     What is mentioned twice comes twice. What does not exist comes as it is, so that it gets its
     error row in its place; a folder that cannot be read comes as a row with an error.
+    ``suffixes``, in lower case, are those that files of folders and patterns must have.
     """
     for text in inputs:
         if text != "-":
-            yield from _expand(text, recursive)
+            yield from _expand(text, recursive, suffixes)
         elif stdin is not None:
             for line in _listed(stdin):
-                yield from _expand(line, recursive)
+                yield from _expand(line, recursive, suffixes)
 
 
 def require_existing(inputs: Iterable[str]) -> None:
@@ -109,7 +125,7 @@ def score_paths(
         ConfigError: ``workers`` is below 1.
     """
     if workers < 1:
-        raise ConfigError(f"workers must be 1 or more, got {workers}.")
+        raise ConfigError(f"The argument workers must be 1 or more, got {workers}.")
     return _score_paths(scorer, paths, workers)
 
 
@@ -168,9 +184,9 @@ def _finished(error: QMambaError) -> Future[ImageViews | QMambaError]:
     return future
 
 
-def _expand(text: str, recursive: bool) -> Iterator[str | ImageRow]:
+def _expand(text: str, recursive: bool, suffixes: Set[str]) -> Iterator[str | ImageRow]:
     if os.path.isdir(text):
-        yield from _folder(text, recursive)
+        yield from _folder(text, recursive, suffixes)
     elif os.path.lexists(text):
         yield text
     else:
@@ -179,11 +195,12 @@ def _expand(text: str, recursive: bool) -> Iterator[str | ImageRow]:
             yield text
         seen: set[str] = set()
         for match in matches:
-            entries = _folder(match, recursive) if os.path.isdir(match) else [match]
+            is_folder = os.path.isdir(match)
+            entries = _folder(match, recursive, suffixes) if is_folder else [match]
             for entry in entries:
                 if isinstance(entry, ImageRow):
                     yield entry
-                elif _is_image(entry) and (place := _place(entry)) not in seen:
+                elif _ends(entry, suffixes) and (place := _place(entry)) not in seen:
                     seen.add(place)
                     yield entry
 
@@ -204,9 +221,9 @@ def _globbed(text: str) -> Iterator[str]:
     if "**" not in parts:
         yield from glob.iglob(text)
         return
-    place = parts.index("**")
-    before = os.sep.join([*parts[:place], ""])
-    after = [part for part in parts[place + 1 :] if part not in ("**", "")] or ["*"]
+    index = parts.index("**")
+    before = os.sep.join([*parts[:index], ""])
+    after = [part for part in parts[index + 1 :] if part not in ("**", "")] or ["*"]
     for start in glob.iglob(before) if before else [before]:
         for folder in _folders_below(start):
             yield from glob.iglob(os.path.join(glob.escape(folder), *after))
@@ -228,11 +245,11 @@ def _folders_below(start: str) -> Iterator[str]:
                 yield folder
 
 
-def _is_image(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
+def _ends(path: str, suffixes: Set[str]) -> bool:
+    return os.path.splitext(path)[1].lower() in suffixes
 
 
-def _folder(folder: str, recursive: bool) -> Iterator[str | ImageRow]:
+def _folder(folder: str, recursive: bool, suffixes: Set[str]) -> Iterator[str | ImageRow]:
     visited: set[tuple[int, int]] = set()
     open_folders = [_entries(folder, visited)]
     while open_folders:
@@ -246,7 +263,7 @@ def _folder(folder: str, recursive: bool) -> Iterator[str | ImageRow]:
         elif os.path.isdir(entry):
             if recursive:
                 open_folders.append(_entries(entry, visited))
-        elif _is_image(entry):
+        elif _ends(entry, suffixes):
             yield entry
 
 

@@ -128,7 +128,9 @@ def assemble(
         ConfigError: ``max_side`` is below 1.
     """
     if max_side is not None and (not isinstance(max_side, int) or max_side < 1):
-        raise ConfigError(f"max_side must be a whole number of 1 or more, got {max_side!r}.")
+        raise ConfigError(
+            f"The argument max_side must be a whole number of 1 or more, got {max_side!r}."
+        )
     height, width = score.height, score.width
     factor = min(1.0, (max_side or max(height, width)) / max(height, width))
     shape = max(1, round(height * factor)), max(1, round(width * factor))

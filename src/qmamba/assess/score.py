@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Score:
-    """The quality of one image and how it was found. ``float(score)`` is the score."""
+    """The quality of one image and how it was found. ``float(score)`` is the score.
+
+    Example:
+        >>> from qmamba import Scorer
+        >>> score = Scorer.from_pretrained()("examples/coffee.jpg")
+        >>> score.scale, score.higher_is_better, (score.width, score.height)
+        ((0.0, 1.0), True, (600, 400))
+    """
 
     score: float
     """Quality on ``scale``, clamped to it."""
@@ -63,6 +70,29 @@ class Score:
             "sha256": self.sha256,
             "notes": list(self.notes),
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Score:
+        """The score that :meth:`to_dict` made these values of; other keys do not count.
+
+        Raises:
+            KeyError, TypeError, ValueError: a value is missing or of another kind.
+        """
+        spread = values["crop_spread"]
+        return cls(
+            score=float(values["score"]),
+            raw=float(values["raw"]),
+            scale=(float(values["scale_low"]), float(values["scale_high"])),
+            higher_is_better=bool(values["higher_is_better"]),
+            crop_spread=None if spread is None else float(spread),
+            policy=str(values["policy"]),
+            model=str(values["model"]),
+            sha256=str(values["sha256"] or ""),
+            width=int(values["width"]),
+            height=int(values["height"]),
+            notes=tuple(values["notes"] or ()),
+            image=values["image"],
+        )
 
 
 def pool_views(opinions: Sequence[float]) -> tuple[float, float | None]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar, overload
 
@@ -13,11 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from qmamba.assess.calls import grouped, through
 from qmamba.assess.maps import QualityMap, assemble
 from qmamba.assess.policies import CropsPolicy, Policy, parse_policy, policy_from_metadata
 from qmamba.assess.score import Score, pool_views
 from qmamba.assess.views import ImageInput, ImageViews, cut_views, read_views
-from qmamba.checkpoints import Published, load, load_tuned, load_tuned_model, publish_model
+from qmamba.checkpoints import Publishable, load, load_tuned, load_tuned_model
 from qmamba.errors import CheckpointError, ConfigError, ImageError, QMambaError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, normalize
 from qmamba.inference import MappingNetwork, Precision, prepare
@@ -25,11 +27,6 @@ from qmamba.models import ModelMetadata, Network, ScoreScale, architecture_of
 
 DEFAULT_WEIGHTS = "qmamba-mini-biq2021"
 """The weights that come with the package and are taken where none are named."""
-
-PIXELS_PER_CALL = 4_194_304
-"""Pixels that one call of the network takes at most (83 crops of 224), unless one view has more.
-
-The views of an image with more of them take several calls."""
 
 _OVERSHOOT = 0.5
 _SINGLE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor)
@@ -49,15 +46,15 @@ class _Sent(NamedTuple):
     name: str | None
 
 
-class Scorer:
+class Scorer(Publishable):
     """Scores images with one model and one policy.
 
     The weights are those of the moment the scorer is made; :meth:`score_tensor` alone follows later
     changes of the model.
 
     The same image always gets the same bits on one machine with one number of threads: its views
-    go through the network in a call of their own. Images never share a call, because the sums
-    inside a matrix product depend on the number of its rows.
+    go through the network in a call of their own. Images share a call only on demand
+    (``batch_images``), because the sums inside a matrix product depend on the number of its rows.
 
     A scorer can be pickled and copied; one that was pickled or copied deeply is prepared anew, with
     the weights that its model has then.
@@ -72,6 +69,9 @@ class Scorer:
             instructions for them and change scores slightly.
         batch_size: number of images that are sent to a GPU before the first result is waited
             for. Scores do not depend on it; the CPU finishes one image after the other.
+        batch_images: number of neighboring images of one view size that share a call of the
+            network. More than 1 is faster where an image has few views; the last bits of a score
+            then depend on its neighbors, and the same images in the same order give the same bits.
         max_pixels: largest image, in pixels, that is decoded from a file.
         tuned: a tuned file (:mod:`qmamba.prompts`) that is put on the model, which stays as it is.
 
@@ -79,6 +79,12 @@ class Scorer:
         CheckpointError: the model was not trained to score: it has no score scale, or several
             outputs; or the tuned file belongs to another model.
         ConfigError: an option is not allowed.
+
+    Example:
+        >>> scorer = Scorer.from_pretrained()
+        >>> good, blurred = scorer(["examples/coffee.jpg", "examples/coffee_blurred.jpg"])
+        >>> good.score > blurred.score
+        True
     """
 
     def __init__(
@@ -89,6 +95,7 @@ class Scorer:
         policy: Policy | str | None = None,
         precision: Precision = "fp32",
         batch_size: int = 16,
+        batch_images: int = 1,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         tuned: str | Path | None = None,
     ) -> None:
@@ -128,6 +135,7 @@ class Scorer:
         """Which views of an image are scored."""
         _require_views(self.policy, model.config.image_size, _named(metadata))
         self.batch_size = _positive("batch_size", batch_size)
+        self.batch_images = _positive("batch_images", batch_images)
         self.max_pixels = _positive("max_pixels", max_pixels)
 
     @classmethod
@@ -139,6 +147,7 @@ class Scorer:
         policy: Policy | str | None = None,
         precision: Precision = "fp32",
         batch_size: int = 16,
+        batch_images: int = 1,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         revision: str | None = None,
         tuned: str | Path | None = None,
@@ -149,7 +158,7 @@ class Scorer:
             name_or_path: embedded weights (:func:`~qmamba.checkpoints.list_weights`), path or hub
                 id; ``None`` is :data:`DEFAULT_WEIGHTS`, or the embedded base of a tuned file.
             device: where the network runs, for example ``"cpu"``, ``"cuda:0"`` or ``"mps"``.
-            policy, precision, batch_size, max_pixels: see the class.
+            policy, precision, batch_size, batch_images, max_pixels: see the class.
             revision: branch, tag or commit of a hub repository.
             tuned: path or hub id of a tuned file that belongs to these weights.
 
@@ -170,45 +179,8 @@ class Scorer:
             policy=policy,
             precision=precision,
             batch_size=batch_size,
+            batch_images=batch_images,
             max_pixels=max_pixels,
-        )
-
-    def push_to_hub(
-        self,
-        repository: str,
-        *,
-        license: str | None = None,
-        private: bool = False,
-        token: str | None = None,
-        message: str | None = None,
-        dry_run: bool = False,
-    ) -> Published:
-        """Publish the model with a card made from its metadata; see :func:`publish_model`.
-
-        Args:
-            repository: ``owner/name`` on the Hugging Face hub.
-            license: identifier of the license of the weights, such as ``"apache-2.0"``.
-            private: make a new repository private.
-            token: of the hub; ``None`` takes the one that ``hf auth login`` stored.
-            message: of the commit.
-            dry_run: make the file and the card and send nothing.
-
-        Returns:
-            Commit, digest and card.
-
-        Raises:
-            CheckpointError: the hub refuses, cannot be reached, or stored something else.
-            ConfigError: the repository or the license is malformed.
-        """
-        return publish_model(
-            self.model,
-            self.metadata,
-            repository,
-            license=license,
-            private=private,
-            token=token,
-            message=message,
-            dry_run=dry_run,
         )
 
     def __copy__(self) -> Scorer:
@@ -275,17 +247,20 @@ class Scorer:
         """
         if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
             raise ShapeError(
-                f"score_tensor needs images (batch, 3, height, width), got {tuple(images.shape)}."
+                f"The function score_tensor needs images (batch, 3, height, width), got "
+                f"{tuple(images.shape)}."
             )
         if not images.is_floating_point() or images.device != self.device:
             raise ShapeError(
-                f"score_tensor needs floating-point images on {self.device}, got {images.dtype} on "
+                f"The function score_tensor needs floating-point images on {self.device}, got "
+                f"{images.dtype} on "
                 f"{images.device}."
             )
         low, high = (float(bound) for bound in images.detach().aminmax())
         if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
             raise ShapeError(
-                f"score_tensor needs values in [0, 1], got {low:g} to {high:g}; divide 8-bit "
+                f"The function score_tensor needs values in [0, 1], got {low:g} to {high:g}; "
+                "divide 8-bit "
                 "values by 255."
             )
         plan = self.policy.plan(images.shape[2], images.shape[3])
@@ -308,15 +283,16 @@ class Scorer:
             ImageError: the image cannot be decoded or is not in an accepted form.
             ConfigError: the model is not a QMamba, or ``max_side`` is below 1.
 
-        >>> from qmamba import Scorer
-        >>> quality = Scorer.from_pretrained().map("examples/coffee.jpg")  # doctest: +SKIP
-        >>> quality.values.shape, quality.worst(1)  # doctest: +SKIP
+        Example:
+            >>> quality = Scorer.from_pretrained().map("examples/coffee.jpg")
+            >>> quality.values.shape
+            (400, 600)
         """
         network = self._network
         if not isinstance(network, MappingNetwork):
             raise ConfigError(f"{_named(self.metadata)} has no quality map.")
         views = self.prepare(image)
-        parts = self._through(network.forward_with_map, views)
+        parts = self._through(network.forward_with_map, views.views)
         outputs = torch.cat([part[0][:, 0] for part in parts])
         score = self._receive(_Sent(outputs, views.width, views.height, views.notes, views.name))
         if isinstance(score, QMambaError):
@@ -348,12 +324,18 @@ class Scorer:
         """
         depth = 1 if self.device.type == "cpu" else self.batch_size
         sent: list[_Sent | QMambaError] = []
-        for image in images:
-            sent.append(image if isinstance(image, QMambaError) else self._send(image))
-            if len(sent) == depth:
+        for group in grouped(images, self.batch_images):
+            sent += self._send(group)
+            if len(sent) >= depth:
                 yield from map(self._receive, sent)
                 sent = []
         yield from map(self._receive, sent)
+
+    def with_batch_images(self, number: int) -> Scorer:
+        """A scorer that shares model and network and differs in ``batch_images``."""
+        other = copy.copy(self)
+        other.batch_images = _positive("batch_images", number)
+        return other
 
     def _score_all(self, images: Iterable[Any]) -> Iterator[Score]:
         for result in self.score_prepared(self.prepare(image) for image in images):
@@ -364,33 +346,28 @@ class Scorer:
     # Under inference_mode, index tables that layers cache on first use would be unfit for the
     # gradients that score_tensor asks for later.
     @torch.no_grad()
-    def _send(self, image: ImageViews) -> _Sent | QMambaError:
-        """Start the network on the views of one image, without waiting for the result."""
+    def _send(self, group: Sequence[ImageViews | QMambaError]) -> list[_Sent | QMambaError]:
+        """Start the network on the views of images of one size, without waiting for the results."""
+        images = [image for image in group if not isinstance(image, QMambaError)]
+        results = iter(self._run(images)) if images else iter(())
+        return [entry if isinstance(entry, QMambaError) else next(results) for entry in group]
+
+    def _run(self, images: Sequence[ImageViews]) -> list[_Sent | QMambaError]:
+        counts = [len(image.views) for image in images]
+        views = images[0].views if len(images) == 1 else torch.cat([i.views for i in images])
         try:
-            outputs = torch.cat(self._through(self._network, image))[:, 0]
+            outputs = torch.cat(self._through(self._network, views))[:, 0]
         except ImageError as error:
-            return error
-        return _Sent(outputs, image.width, image.height, image.notes, image.name)
+            if len(images) == 1:
+                return [error]
+            return [result for image in images for result in self._run([image])]
+        return [
+            _Sent(part, image.width, image.height, image.notes, image.name)
+            for part, image in zip(outputs.split(counts), images, strict=True)
+        ]
 
-    @torch.no_grad()
-    def _through(self, network: Callable[[Tensor], _Output], image: ImageViews) -> list[_Output]:
-        """What a network makes of the views of one image, in as many calls as its memory asks for.
-
-        Raises:
-            ImageError: memory does not suffice for a single view.
-        """
-        views, _, height, width = image.views.shape
-        chunk = max(1, PIXELS_PER_CALL // (height * width))
-        parameter = next(self.model.parameters())
-        try:
-            return [network(normalize(part.to(parameter))) for part in image.views.split(chunk)]
-        except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
-                raise
-            raise ImageError(
-                f"the memory of {self.device} is too small for {min(chunk, views)} views of "
-                f"{width} x {height} pixels; choose a policy with smaller views"
-            ) from error
+    def _through(self, network: Callable[[Tensor], _Output], views: Tensor) -> list[_Output]:
+        return through(network, views, next(self.model.parameters()))
 
     def _receive(self, sent: _Sent | QMambaError) -> Score | QMambaError:
         if isinstance(sent, QMambaError):
@@ -436,9 +413,3 @@ def _positive(name: str, value: int) -> int:
     if not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name} must be a whole number of 1 or more, got {value!r}.")
     return value
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        "can't allocate memory" in str(error)
-    )

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from qmamba.assess.policies import Policy, ViewPlan
-from qmamba.images import DEFAULT_MAX_PIXELS, pad_to, read_image, resize_to, to_tensor
+from qmamba.images import DEFAULT_MAX_PIXELS, pad_to, read_draft, read_image, resize_to, to_tensor
 
 ImageFile: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO
 ImageInput: TypeAlias = ImageFile | Image.Image | np.ndarray | Tensor
@@ -51,8 +51,11 @@ def read_views(
         ImageError: the image cannot be decoded or is not in an accepted form.
     """
     if not isinstance(image, (Image.Image, np.ndarray, Tensor)):
-        decoded = read_image(image, max_pixels=max_pixels)
-        height, width = decoded.pixels.shape[:2]
+        if policy.draft_side is None:
+            decoded = read_image(image, max_pixels=max_pixels)
+            height, width = decoded.pixels.shape[:2]
+        else:
+            decoded, (height, width) = read_draft(image, policy.draft_side, max_pixels=max_pixels)
         plan = policy.plan(height, width)
         # A large image as floats is four times its size, so only the views are converted.
         views = (

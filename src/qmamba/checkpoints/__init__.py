@@ -2,6 +2,7 @@
 
 from qmamba.checkpoints.description import describe
 from qmamba.checkpoints.hub.card import CardFigure, model_card
+from qmamba.checkpoints.hub.publishable import Publishable
 from qmamba.checkpoints.hub.upload import Published, publish, publish_model
 from qmamba.checkpoints.loading import load, save_model
 from qmamba.checkpoints.mismatch import MismatchError
@@ -12,6 +13,7 @@ from qmamba.checkpoints.tuned_file import is_tuned_file, load_tuned, load_tuned_
 __all__ = [
     "CardFigure",
     "MismatchError",
+    "Publishable",
     "Published",
     "describe",
     "is_tuned_file",

@@ -22,12 +22,11 @@ from qmamba.checkpoints.official import is_official, load_official
 from qmamba.checkpoints.packed_file import is_packed, load_packed
 from qmamba.checkpoints.safetensors_file import METADATA_KEY, read_tensors, require_finite
 from qmamba.checkpoints.sources import WeightsFile, read_weights
-from qmamba.errors import CheckpointError, ConfigError
+from qmamba.errors import CheckpointError, ConfigError, unknown_name
 from qmamba.files import atomic_write
 from qmamba.models import metadata as descriptions
 from qmamba.models.fields import NetworkConfig
 from qmamba.models.metadata import LoadReport, ModelMetadata, shortened
-from qmamba.models.names import unknown_name
 from qmamba.models.network import Network
 from qmamba.models.registry import (
     ARCHITECTURES,
@@ -88,6 +87,11 @@ def load(
             :class:`MismatchError` with the full lists of missing, unexpected and misshapen tensors.
         ConfigError: ``name``, ``device`` or an override is not allowed.
         QMambaError: the model is a backbone of timm, which is not installed.
+
+    Example:
+        >>> model = load("qmamba-nano-biq2021")
+        >>> model.metadata.score.name
+        'BIQ2021 MOS'
     """
     target = _usable(device)
     file = read_weights(source, revision)
@@ -96,14 +100,14 @@ def load(
             raise ConfigError(f"{file.source} is a packed file, which only gives its own model.")
         return load_packed(file, target)
     if file.content[8:9] == b"{":
-        conversion, config, described = _read_safetensors(file)
+        conversion, config, described = _read_safetensors(file, name)
     else:
         content = _unpickled(file)
         with _naming(file):
             state = find_state_dict(content)
         if is_official(state):
             return _trained_quantized(file, state, name, config_overrides).to(target)
-        conversion, config = _recognized(file, state)
+        conversion, config = _recognized(file, state, name)
         described = None
     wanted = (config if name is None else model_config(name)).replace(**config_overrides)
     if type(wanted) is not type(config):
@@ -120,7 +124,7 @@ def load(
         described = ModelMetadata(
             name=name or name_of(wanted) or file.stem, architecture=wanted.architecture
         )
-    elif wanted.replace(drop_path=0) != config.replace(drop_path=0):
+    elif wanted.without("drop_path") != config.without("drop_path"):
         described = dataclasses.replace(
             described, name=name or described.name, score=None, policy=None
         )
@@ -131,6 +135,7 @@ def load(
         conversion.dropped + dropped,
         fresh,
         conversion.converted,
+        len(file.content),
     )
     if model.load_report.dropped or fresh:
         logger.warning("Loaded %s.", model.load_report)
@@ -150,7 +155,7 @@ def _trained_quantized(
     require_finite(model.state_dict(), f"The weights of {file.source} are damaged")
     digest = hashlib.sha256(file.content).hexdigest()
     model.metadata = ModelMetadata(file.stem, "mambair", sha256=digest, source=file.source)
-    model.load_report = LoadReport(file.source, "q-mambair")
+    model.load_report = LoadReport(file.source, "q-mambair", file_bytes=len(file.content))
     return model
 
 
@@ -205,11 +210,13 @@ def save_model(
     return dataclasses.replace(metadata, sha256=digest, source=str(path))
 
 
-def _read_safetensors(file: WeightsFile) -> tuple[Conversion, NetworkConfig, ModelMetadata | None]:
+def _read_safetensors(
+    file: WeightsFile, name: str | None
+) -> tuple[Conversion, NetworkConfig, ModelMetadata | None]:
     tensors, texts = read_tensors(file)
     state, text = dict(sorted(tensors.items())), texts.get(METADATA_KEY)
-    if text is None and recognize(state).safetensors:
-        return *_recognized(file, state), None
+    if text is None and recognize(state, name).safetensors:
+        return *_recognized(file, state, name), None
     if text is None:
         raise CheckpointError(
             f"{file.source} carries no qmamba metadata, so its model is unknown; save it with "
@@ -234,9 +241,11 @@ def _read_safetensors(file: WeightsFile) -> tuple[Conversion, NetworkConfig, Mod
     return Conversion("qmamba", state), config, described
 
 
-def _recognized(file: WeightsFile, state: Mapping[str, Tensor]) -> tuple[Conversion, NetworkConfig]:
+def _recognized(
+    file: WeightsFile, state: Mapping[str, Tensor], name: str | None
+) -> tuple[Conversion, NetworkConfig]:
     """What the tensors of a foreign file are, told from their names and shapes."""
-    architecture = recognize(state)
+    architecture = recognize(state, name)
     with _naming(file):
         conversion = architecture.convert(state)
         return conversion, architecture.infer(conversion.state)
@@ -331,7 +340,7 @@ def _weight(source: str, key: str, tensor: Tensor, wanted: torch.dtype) -> Tenso
 
 def _usable(device: torch.device | str) -> torch.device:
     try:
-        return torch.empty(0, device=device).device
+        return torch.empty(0, dtype=torch.uint8, device=device).device
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"The device {str(device)!r} cannot be used here: {reason}") from error

@@ -36,7 +36,7 @@ _THRESHOLDS = ".a"
 
 def is_official(state: Mapping[str, Tensor]) -> bool:
     """Whether a state dict is one of the official Q-MambaIR code: it has rounding thresholds."""
-    return any(key.endswith(_THRESHOLDS) and _place(key) is not None for key in state)
+    return any(key.endswith(_THRESHOLDS) and _owner_of(key) is not None for key in state)
 
 
 def load_official(content: Mapping[str, object], **config_overrides: Any) -> MambaIR:
@@ -57,7 +57,7 @@ def load_official(content: Mapping[str, object], **config_overrides: Any) -> Mam
     if not is_official(state):
         raise CheckpointError("The checkpoint holds no quantizers of the official Q-MambaIR code.")
     bits = _bits(state)
-    config = infer_mambair_config({k: v for k, v in state.items() if not _place(k)})
+    config = infer_mambair_config({k: v for k, v in state.items() if not _owner_of(k)})
     model = MambaIR(config.replace(**config_overrides))
     quantize_(model, QuantConfig(bits, bits, compat=True))
     try:
@@ -79,25 +79,25 @@ def convert_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """An official state dict with our names; four scalars at a time become one parameter."""
     converted: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        place = _place(key)
-        if place is None:
+        owner = _owner_of(key)
+        if owner is None:
             converted[key] = tensor
-        elif place[1] in ("init_state", "signed"):
-            name = "initialized" if place[1] == "init_state" else "signed"
-            converted[f"{place[0]}.{name}"] = tensor.reshape(()).bool()
-        elif not place[1].startswith("weight"):
-            converted[".".join(place)] = tensor
+        elif owner[1] in ("init_state", "signed"):
+            name = "initialized" if owner[1] == "init_state" else "signed"
+            converted[f"{owner[0]}.{name}"] = tensor.reshape(()).bool()
+        elif not owner[1].startswith("weight"):
+            converted[".".join(owner)] = tensor
     for key in state:
-        place = _place(key)
-        if place is not None and place[1] in ("weight1", "weight21"):
-            name = "step_weights" if place[1] == "weight1" else "offset_weights"
+        owner = _owner_of(key)
+        if owner is not None and owner[1] in ("weight1", "weight21"):
+            name = "step_weights" if owner[1] == "weight1" else "offset_weights"
             stem = key[:-1]
             parts = [state[f"{stem}{i}"].reshape(1) for i in range(1, 5)]
-            converted[f"{place[0]}.{name}"] = torch.cat(parts)
+            converted[f"{owner[0]}.{name}"] = torch.cat(parts)
     return converted
 
 
-def _place(key: str) -> tuple[str, str] | None:
+def _owner_of(key: str) -> tuple[str, str] | None:
     """Our name of the quantizer that a tensor belongs to, and the official one of the tensor."""
     match = _LAYER.match(key)
     if match:
@@ -117,7 +117,7 @@ def _bits(state: Mapping[str, Tensor]) -> int:
     sizes = {
         tensor.numel()
         for key, tensor in state.items()
-        if key.endswith(_THRESHOLDS) and _place(key) is not None
+        if key.endswith(_THRESHOLDS) and _owner_of(key) is not None
     }
     bits = next(iter(sizes), 0).bit_length() - 1
     if sizes != {2**bits}:

@@ -177,7 +177,7 @@ def load_packed(file: WeightsFile, device: torch.device | str = "cpu") -> Networ
         frozen.low, frozen.high = 0, 2**frozen.bits - 1
     digest = hashlib.sha256(file.content).hexdigest()
     model.metadata = dataclasses.replace(metadata, sha256=digest, source=file.source)
-    model.load_report = LoadReport(file.source, "packed")
+    model.load_report = LoadReport(file.source, "packed", file_bytes=len(file.content))
     return model.eval().requires_grad_(False).to(device)
 
 
@@ -214,7 +214,11 @@ def _packed(codes: Tensor, bits: int) -> Tensor:
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
-    return torch.cat([part.cpu() for part in parts]) if parts else torch.empty(0)
+    return torch.cat([part.cpu() for part in parts]) if parts else _no_bytes()
+
+
+def _no_bytes() -> Tensor:
+    return torch.empty(0, dtype=torch.float32, device="cpu")
 
 
 def _sorted_header(content: bytes) -> bytes:
@@ -309,9 +313,9 @@ def _state(
             codes = (codes.to(torch.int16) + 2 ** (bits - 1)).to(torch.uint8)
         state[key] = codes
         begin += size
-    for part, places in (("numbers", layout.numbers), ("rest", layout.rest)):
+    for part, indices in (("numbers", layout.numbers), ("rest", layout.rest)):
         begin = 0
-        for key, shape in places.items():
+        for key, shape in indices.items():
             values = tensors[part][begin : begin + math.prod(shape)].view(shape)
             state[key] = values.to(torch.float32, copy=True)
             begin += math.prod(shape)
@@ -321,5 +325,7 @@ def _state(
             state[key] = state[key] != 0
         if last == "scale" and not bool((state[key] > 0).all()):
             raise ShapeError(f"{shortened((key,))} is not positive.")
-    state.update((key, torch.ones((), dtype=torch.bool)) for key in layout.initialized)
+    state.update(
+        (key, torch.ones((), dtype=torch.bool, device="cpu")) for key in layout.initialized
+    )
     return state

@@ -15,9 +15,9 @@ from qmamba.quantization.layers import FrozenTensor, QuantizedConv2d, QuantizedL
 from qmamba.quantization.placement import Filter, replace_layers
 from qmamba.quantization.qparams import QuantParams
 from qmamba.quantization.quantizers import DLS, Quantizer
-from qmamba.quantization.ss2d import PROJECTION_WEIGHTS, SCAN_CONSTANTS, QuantizedSS2D
+from qmamba.quantization.ss2d import PROJECTION_WEIGHTS, SCAN_CONSTANTS, QuantizedSelectiveScan
 
-_KINDS = (QuantizedSS2D, QuantizedLinear, QuantizedConv2d)
+_KINDS = (QuantizedSelectiveScan, QuantizedLinear, QuantizedConv2d)
 # How the projections and the scan of an SS2D are called in a configuration, and one of the
 # constants of each.
 _PARTS = {"x_proj": "x_proj_weight", "dt_proj": "dt_projs_weight", "scan": "A_logs"}
@@ -27,7 +27,7 @@ _OPERANDS = {"x_proj": "x_proj_input", "dt_proj": "dt_proj_input", "scan": "step
 def constants(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
     """The quantized layers and the names of their parameters that are or may be codes."""
     for module in list(model.modules()):
-        if isinstance(module, QuantizedSS2D):
+        if isinstance(module, QuantizedSelectiveScan):
             yield from ((module, name) for name in (*PROJECTION_WEIGHTS, *SCAN_CONSTANTS))
         elif isinstance(module, QuantizedLinear | QuantizedConv2d):
             yield module, "weight"
@@ -64,10 +64,10 @@ def _frozen(config: NetworkConfig, quantization: QuantConfig, is_selected: Filte
 
 
 def _freeze(module: nn.Module, name: str, quantizer: Quantizer) -> None:
-    number = torch.empty(1)
+    number = torch.empty(1, dtype=torch.float32, device="meta")
     clamp = (number, number) if isinstance(quantizer, DLS) else None
     qparams = QuantParams(number, number, quantizer.low, quantizer.high, clamp)
-    codes = torch.empty(getattr(module, name).shape, dtype=torch.int8)
+    codes = torch.empty(getattr(module, name).shape, dtype=torch.int8, device="meta")
     setattr(module, f"frozen_{name}", FrozenTensor(codes, qparams, quantizer.bits))
     setattr(module, f"{name}_quantizer", None)
     delattr(module, name)

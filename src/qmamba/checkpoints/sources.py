@@ -7,8 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from qmamba.checkpoints.hub.download import HubId, download
-from qmamba.errors import CheckpointError
-from qmamba.models.names import unknown_name
+from qmamba.errors import CheckpointError, unknown_name
 from qmamba.models.registry import named_configs
 
 _SUFFIX = ".safetensors"

@@ -9,6 +9,7 @@ import typer
 from qmamba import __version__
 from qmamba.cli.catalog.backends import backends
 from qmamba.cli.catalog.datasets import datasets
+from qmamba.cli.catalog.export import export
 from qmamba.cli.catalog.models import models
 from qmamba.cli.catalog.push import push
 from qmamba.cli.catalog.reproduce import reproduce
@@ -24,6 +25,7 @@ from qmamba.cli.restoration.evaluate_restoration import evaluate_restoration
 from qmamba.cli.restoration.quantize import quantize
 from qmamba.cli.restoration.restore import restore
 from qmamba.cli.restoration.train_restoration import train_restoration_command
+from qmamba.cli.scale.scores import scores, select
 from qmamba.cli.serve import serve
 
 app = typer.Typer(
@@ -52,8 +54,11 @@ for _command in (
 app.command("evaluate-restoration")(handled(evaluate_restoration))
 app.command("train-restoration")(handled(train_restoration_command))
 app.command()(handled(restore))
+app.command()(handled(select))
+app.command()(handled(export))
 app.command()(handled(push))
 app.add_typer(datasets)
+app.add_typer(scores)
 
 
 def _print_version(wanted: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 import time
 import warnings
@@ -12,7 +13,7 @@ from typing import ParamSpec, TextIO, TypeVar
 
 import typer
 
-from qmamba.errors import QMambaError
+from qmamba.errors import ConfigError, QMambaError
 from qmamba.files import NO_SPACE
 
 EXIT_SOME_FAILED = 1
@@ -110,6 +111,18 @@ def table_lines(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[st
         ).rstrip()
         for row in [header, *rows]
     ]
+
+
+def parsed_size(option: str, text: str) -> tuple[int, int]:
+    """Height and width from a text such as ``384x512``.
+
+    Raises:
+        ConfigError: it is none; the message names the option.
+    """
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if match is None:
+        raise ConfigError(f"{option} is height x width such as 384x512, got {text!r}.")
+    return int(match[1]), int(match[2])
 
 
 class Progress:

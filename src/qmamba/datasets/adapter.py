@@ -16,48 +16,41 @@ _RANGE_TOLERANCE = 0.0075
 
 @dataclass(frozen=True)
 class Labels:
-    """What label files say, before the image files are looked for.
-
-    Attributes:
-        source: the file that the scores came from.
-        images: the images listed; their `path` is relative to the folder of the data set.
-        notes: what a reader of results should know.
-        unusual_scale: True where the scores are on another scale than the adapter declares.
-    """
+    """What label files say, before the image files are looked for."""
 
     source: Path
+    """The file that the scores came from."""
     images: tuple[RatedImage, ...]
+    """The images listed; their `path` is relative to the folder of the data set."""
     notes: tuple[str, ...] = ()
+    """What a reader of results should know."""
     unusual_scale: bool = False
+    """True where the scores are on another scale than the adapter declares."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A data set as it is published.
-
-    Attributes:
-        name: key in the registry.
-        title: name in texts.
-        label_files: files, relative to the folder of the data set, of which at least one marks
-            such a folder, each with a text that it contains ("" where the name says enough).
-        read_labels: reads the label files of a folder; raises DataError where one is missing or
-            altered.
-        count: number of rated images.
-        contents: number of different contents; None where every image is its own.
-        scale: (low, high) of the score scale.
-        higher_is_better: direction of the scores.
-        score_range: (lowest, highest) score of the complete set; None where not known.
-    """
+    """A data set as it is published."""
 
     name: str
+    """Key in the registry."""
     title: str
+    """Name in texts."""
     label_files: tuple[tuple[str, str], ...]
+    """Files, relative to the folder of the data set, of which at least one marks such a folder,
+    each with a text that it contains ("" where the name says enough)."""
     read_labels: Callable[[Path], Labels]
+    """Reads the label files of a folder; raises DataError where one is missing or altered."""
     count: int
+    """Number of rated images."""
     contents: int | None
+    """Number of different contents; None where every image is its own."""
     scale: tuple[float, float]
+    """(low, high) of the score scale."""
     higher_is_better: bool
+    """Direction of the scores."""
     score_range: tuple[float, float] | None
+    """(lowest, highest) score of the complete set; None where not known."""
 
     def marks(self, folder: Path, *, look_inside: bool) -> bool:
         """Whether `folder` is that of this data set.
@@ -75,22 +68,19 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Reading:
-    """The outcome of reading a data set, complete or not.
-
-    Attributes:
-        labels: what the label files say.
-        present: the images that exist, with their paths.
-        scale: (low, high) of the score scale.
-        gaps: what the set lacks beside single images, one sentence each.
-        absent: the images that do not exist, with the paths where they should be; without those
-            of whole folders that do not exist, which are gaps.
-    """
+    """The outcome of reading a data set, complete or not."""
 
     labels: Labels
+    """What the label files say."""
     present: tuple[RatedImage, ...]
+    """The images that exist, with their paths."""
     scale: tuple[float, float]
+    """(low, high) of the score scale."""
     gaps: tuple[str, ...] = ()
+    """What the set lacks beside single images, one sentence each."""
     absent: tuple[RatedImage, ...] = ()
+    """The images that do not exist, with the paths where they should be; without those of whole
+    folders that do not exist, which are gaps."""
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -284,9 +274,9 @@ def _checked_scale(adapter: Adapter, labels: Labels) -> tuple[float, float]:
         fits = low <= lowest and highest <= high
     if not fits:
         raise DataError(
-            f"the scores of {str(labels.source)!r} run from {lowest:g} to {highest:g} where those"
+            f"The scores of {str(labels.source)!r} run from {lowest:g} to {highest:g} where those"
             f" of {adapter.title} run from {low:g} to {high:g}; get the original file, this one is"
-            " on another scale or altered"
+            " on another scale or altered."
         )
     return adapter.scale
 

@@ -39,8 +39,8 @@ def read_livec_labels(root: Path) -> Labels:
     training = [f"t{number}" for number in range(1, _LIVEC_TRAINING + 1)]
     if sorted(Path(name).stem for name in names[:_LIVEC_TRAINING]) != training:
         raise DataError(
-            f"the first seven names in {str(data / 'AllImages_release.mat')!r} are not the training"
-            " images t1 to t7; get the original file, whose list is not trimmed"
+            f"The first seven names in {str(data / 'AllImages_release.mat')!r} are not the training"
+            " images t1 to t7; get the original file, whose list is not trimmed."
         )
     images = tuple(
         _photograph(name, Path("Images", name), float(score))

@@ -14,27 +14,24 @@ from qmamba.errors import DataError
 
 @dataclass(frozen=True)
 class CheckReport:
-    """The state of one data set on disk.
-
-    Attributes:
-        name: of the data set.
-        root: its folder (or the CSV file); None where it was not found.
-        listed: images in its label files, 0 where they could not be read.
-        present: how many of them exist as files.
-        contents: different contents among those listed.
-        score_range: (lowest, highest) score listed, None where not read.
-        higher_is_better: direction of the scores; None where not known.
-        problems: what is wrong, one sentence each; a set that was not found has none.
-    """
+    """The state of one data set on disk."""
 
     name: str
+    """Of the data set."""
     root: Path | None
+    """Its folder (or the CSV file); None where it was not found."""
     listed: int = 0
+    """Images in its label files, 0 where they could not be read."""
     present: int = 0
+    """How many of them exist as files."""
     contents: int = 0
+    """Different contents among those listed."""
     score_range: tuple[float, float] | None = None
+    """(lowest, highest) score listed, None where not read."""
     higher_is_better: bool | None = None
+    """Direction of the scores; None where not known."""
     problems: tuple[str, ...] = ()
+    """What is wrong, one sentence each; a set that was not found has none."""
 
     @property
     def found(self) -> bool:

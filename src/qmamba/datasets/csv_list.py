@@ -91,7 +91,7 @@ def read_csv_list(path: Path) -> Reading:
     low, high = score_range(images)
     if low == high:
         raise DataError(
-            f"every score in {str(path)!r} is {low:g}; at least two images must differ in 'mos'"
+            f"Every score in {str(path)!r} is {low:g}; at least two images must differ in 'mos'."
         )
     return Reading(labels, tuple(present), (low, high), absent=tuple(absent))
 

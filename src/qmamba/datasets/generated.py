@@ -67,8 +67,8 @@ def read_aigciqa2023_labels(root: Path) -> Labels:
     scores = mat_vector(source, "MOSz", _AIGCIQA_IMAGES)
     if scores.max() <= _AIGCIQA_RESCALED:
         raise DataError(
-            f"the scores of {str(source)!r} run from {scores.min():g} to {scores.max():g}, which is"
-            " a rescaled copy; get the original file, whose scores lie about 50"
+            f"The scores of {str(source)!r} run from {scores.min():g} to {scores.max():g}, which is"
+            " a rescaled copy; get the original file, whose scores lie about 50."
         )
     together = (root / "Image" / "allimg").is_dir()
     images = []

@@ -17,65 +17,59 @@ from qmamba.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class RatedImage:
-    """One image and its score.
-
-    Attributes:
-        name: identity of the image within its data set, such as ``"jp2k/img2.bmp"``: the same
-            on every machine, and what split files list.
-        path: the image file.
-        mos: mean opinion score on the native scale of the data set, in its native direction.
-        content: what the image shows. Images of one reference image, scene or prompt share
-            it; where nothing is shared it equals ``name``.
-        distortion: kind of damage as the data set names or numbers it, where known.
-        level: strength of the damage, 1 the weakest, where known.
-        generator: the model that made the image, where known.
-        split: official part of the data set it belongs to, such as ``"train"``, where known.
-    """
+    """One image and its score."""
 
     name: str
+    """Identity of the image within its data set, such as ``"jp2k/img2.bmp"``: the same on every
+    machine, and what split files list."""
     path: Path
+    """The image file."""
     mos: float
+    """Mean opinion score on the native scale of the data set, in its native direction."""
     content: str
+    """What the image shows. Images of one reference image, scene or prompt share it; where nothing
+    is shared it equals ``name``."""
     distortion: str | None = None
+    """Kind of damage as the data set names or numbers it, where known."""
     level: int | None = None
+    """Strength of the damage, 1 the weakest, where known."""
     generator: str | None = None
+    """The model that made the image, where known."""
     split: str | None = None
+    """Official part of the data set it belongs to, such as ``"train"``, where known."""
 
 
 @dataclass(frozen=True)
 class RatedDataset:
     """Images with scores on one scale. Behaves as an immutable sequence of `RatedImage`.
-
-    Attributes:
-        name: short name, such as ``"koniq10k"``.
-        images: the images, in the order of the label file.
-        scale: (low, high) of the native score scale; every score lies within.
-        higher_is_better: False for DMOS, where a high score means strong damage.
-        score_name: what the numbers are, such as ``"KonIQ-10k MOS"``.
-        labels: the file that the scores came from.
-        notes: what a reader of results should know, such as an unusual label file.
-
     Raises:
         DataError: no images, a name that occurs twice, or a score that is not finite or lies
             outside the scale.
     """
 
     name: str
+    """Short name, such as ``"koniq10k"``."""
     images: tuple[RatedImage, ...] = field(repr=False)
+    """The images, in the order of the label file."""
     scale: tuple[float, float]
+    """(low, high) of the native score scale; every score lies within."""
     higher_is_better: bool = True
+    """False for DMOS, where a high score means strong damage."""
     score_name: str = "MOS"
+    """What the numbers are, such as ``"KonIQ-10k MOS"``."""
     labels: Path | None = None
+    """The file that the scores came from."""
     notes: tuple[str, ...] = ()
+    """What a reader of results should know, such as an unusual label file."""
 
     def __post_init__(self) -> None:
         if not self.images:
-            raise DataError(f"the data set {self.name!r} has no images; give it at least one")
+            raise DataError(f"The data set {self.name!r} has no images; give it at least one.")
         low, high = self.scale
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise DataError(
-                f"the score scale {low:g} to {high:g} of the data set {self.name!r} is empty; give"
-                " two different finite numbers, the lower first"
+                f"The score scale {low:g} to {high:g} of the data set {self.name!r} is empty; give"
+                " two different finite numbers, the lower first."
             )
         for image in self.images:
             if not low <= image.mos <= high:
@@ -142,7 +136,7 @@ class RatedDataset:
             DataError: no image has it.
         """
         if name not in self._positions:
-            raise DataError(f"the data set {self.name!r} has no image {name!r}; see its `names`")
+            raise DataError(f"The data set {self.name!r} has no image {name!r}; see its `names`.")
         return self._positions[name]
 
     def take(self, indices: Sequence[int]) -> RatedDataset:
@@ -177,7 +171,7 @@ class RatedDataset:
         )
         if not images:
             raise DataError(
-                f"no image of the data set {self.name!r} meets the conditions; its parts are"
-                f" {', '.join(self.splits) or 'not marked'}"
+                f"No image of the data set {self.name!r} meets the conditions; its parts are"
+                f" {', '.join(self.splits) or 'not marked'}."
             )
         return replace(self, images=images)

@@ -82,8 +82,8 @@ def find_adapter(name: str) -> Adapter:
     """
     if name not in ADAPTERS:
         raise ConfigError(
-            f"unknown data set {name!r}; known are {', '.join(ADAPTERS)}, and read_csv_dataset"
-            " reads any list of images and scores"
+            f"Unknown data set {name!r}; known are {', '.join(ADAPTERS)}, and read_csv_dataset"
+            " reads any list of images and scores."
         )
     return ADAPTERS[name]
 

@@ -26,38 +26,34 @@ _FORMAT = 1
 @dataclass(frozen=True)
 class Split:
     """Positions of images in a data set, in parts that share none.
-
-    Attributes:
-        rule: "content" (all images of a content on one side), "image" (each image for itself)
-            or "official" (as the data set says).
-        train: positions to train with, ascending.
-        test: positions to test with, ascending.
-        validation: positions to choose settings with, ascending; only some official splits have
-            them.
-        seed: seed of the random draw; None for an official split.
-        train_share: share of contents or images that train; None for an official split.
-
     Raises:
         DataError: train or test is empty, or a position occurs twice.
     """
 
     rule: Rule
+    """"content" (all images of a content on one side), "image" (each image for itself) or
+    "official" (as the data set says)."""
     train: tuple[int, ...]
+    """Positions to train with, ascending."""
     test: tuple[int, ...]
+    """Positions to test with, ascending."""
     validation: tuple[int, ...] = ()
+    """Positions to choose settings with, ascending; only some official splits have them."""
     seed: int | None = None
+    """Seed of the random draw; None for an official split."""
     train_share: float | None = None
+    """Share of contents or images that train; None for an official split."""
 
     def __post_init__(self) -> None:
         if not self.train or not self.test:
             raise DataError(
-                f"the {self.rule} split has {len(self.train)} training and {len(self.test)} test"
-                " images; both parts need at least one"
+                f"The {self.rule} split has {len(self.train)} training and {len(self.test)} test"
+                " images; both parts need at least one."
             )
         positions = [*self.train, *self.test, *self.validation]
         if len(set(positions)) != len(positions):
             raise DataError(
-                f"an image is in the {self.rule} split more than once; write the split again"
+                f"An image is in the {self.rule} split more than once; write the split again."
             )
 
 
@@ -107,8 +103,8 @@ def official_split(dataset: RatedDataset) -> Split:
     test = "test" if "test" in dataset.splits else "val"
     if not {"train", test} <= set(dataset.splits):
         raise DataError(
-            f"the data set {dataset.name!r} has no official split into train and test or val (its"
-            f" parts: {', '.join(dataset.splits) or 'none'}); split it by content"
+            f"The data set {dataset.name!r} has no official split into train and test or val (its"
+            f" parts: {', '.join(dataset.splits) or 'none'}); split it by content."
         )
     return Split(
         "official",
@@ -131,9 +127,9 @@ def write_splits(
             content, or the file cannot be written.
     """
     if not splits:
-        raise DataError(f"no splits to write to {str(path)!r}; give at least one")
+        raise DataError(f"No splits to write to {str(path)!r}; give at least one.")
     names = sorted(dataset.names)
-    places = {name: place for place, name in enumerate(names)}
+    indices = {name: index for index, name in enumerate(names)}
     entries = []
     for split in splits:
         _check_positions(dataset, split)
@@ -143,7 +139,7 @@ def write_splits(
             "train_share": split.train_share,
         }
         for part in ("train", "validation", "test"):
-            entry[part] = sorted(places[dataset.names[i]] for i in getattr(split, part))
+            entry[part] = sorted(indices[dataset.names[i]] for i in getattr(split, part))
         entries.append(entry)
     content = {
         "format": _FORMAT,
@@ -170,8 +166,8 @@ def read_splits(path: str | os.PathLike[str], dataset: RatedDataset) -> tuple[Sp
             raise ValueError(f"format {content['format']!r}")
         names, digest = content["images"], content["dataset"]["sha256"]
         _check_same(path, names, digest, dataset)
-        places = [dataset.index(name) for name in names]
-        splits = tuple(_parsed(entry, places) for entry in content["splits"])
+        indices = [dataset.index(name) for name in names]
+        splits = tuple(_parsed(entry, indices) for entry in content["splits"])
     except DataError:
         raise
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -193,17 +189,19 @@ def _drawn(
     dataset: RatedDataset, items: Iterable[str], kind: str, seed: int, train_share: float
 ) -> set[str]:
     if not 0.0 < train_share < 1.0:
-        raise ConfigError(f"train_share is {train_share:g}; give a share between 0 and 1")
+        raise ConfigError(
+            f"The option train_share is {train_share:g}; give a share between 0 and 1."
+        )
     if seed < 0:
-        raise ConfigError(f"the seed of a split is {seed}; give 0 or a larger number")
+        raise ConfigError(f"The seed of a split is {seed}; give 0 or a larger number.")
     ordered = sorted(items)
     if len(ordered) < 2:
         raise DataError(
-            f"the data set {dataset.name!r} has {len(ordered)} {kind}; a split needs at least two"
+            f"The data set {dataset.name!r} has {len(ordered)} {kind}; a split needs at least two."
         )
     count = min(max(round(train_share * len(ordered)), 1), len(ordered) - 1)
     order = np.random.default_rng(seed).permutation(len(ordered))
-    return {ordered[place] for place in order[:count]}
+    return {ordered[index] for index in order[:count]}
 
 
 def _split(rule: Rule, in_train: list[bool], *, seed: int, share: float) -> Split:
@@ -224,8 +222,8 @@ def _check_positions(dataset: RatedDataset, split: Split) -> None:
     positions = [*split.train, *split.test, *split.validation]
     if min(positions) < 0 or max(positions) >= len(dataset):
         raise DataError(
-            f"a split names positions {min(positions)} to {max(positions)} where the data set"
-            f" {dataset.name!r} has {len(dataset)} images; split this data set again"
+            f"A split names positions {min(positions)} to {max(positions)} where the data set"
+            f" {dataset.name!r} has {len(dataset)} images; split this data set again."
         )
     if split.rule == "content":
         _check_contents(dataset, split)
@@ -238,8 +236,8 @@ def _check_contents(dataset: RatedDataset, split: Split) -> None:
     for one, other in combinations(sides, 2):
         if shared := one & other:
             raise DataError(
-                f"the content {min(shared)!r} of the data set {dataset.name!r} is in two parts of a"
-                " split by content; write the split again"
+                f"The content {min(shared)!r} of the data set {dataset.name!r} is in two parts of a"
+                " split by content; write the split again."
             )
 
 
@@ -259,13 +257,13 @@ def _check_same(path: Path, names: list[str], digest: str, dataset: RatedDataset
         )
 
 
-def _parsed(entry: dict[str, Any], places: list[int]) -> Split:
+def _parsed(entry: dict[str, Any], indices: list[int]) -> Split:
     parts = {}
     for part in ("train", "test", "validation"):
         listed = entry[part]
-        if not all(type(i) is int and 0 <= i < len(places) for i in listed):
+        if not all(type(i) is int and 0 <= i < len(indices) for i in listed):
             raise ValueError(f"{part} lists something else than positions of images")
-        parts[part] = tuple(sorted(places[i] for i in listed))
+        parts[part] = tuple(sorted(indices[i] for i in listed))
     if entry["rule"] not in get_args(Rule):
         raise ValueError(f"rule {entry['rule']!r}")
     return Split(entry["rule"], seed=entry["seed"], train_share=entry["train_share"], **parts)

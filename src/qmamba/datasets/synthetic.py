@@ -54,11 +54,11 @@ def read_live_labels(root: Path) -> Labels:
             f"'orgs' in {str(source)!r} marks {copies.sum()} reference copies where LIVE has"
             f" {_LIVE_REFERENCES}; get the original file"
         )
-    places = [(folder, number) for folder, count in LIVE_FOLDERS for number in range(1, count + 1)]
+    indices = [(folder, number) for folder, count in LIVE_FOLDERS for number in range(1, count + 1)]
     images = tuple(
         _live_image(f"{folder}/img{number}.bmp", float(score), reference)
         for (folder, number), score, reference, copy in zip(
-            places, scores, references, copies, strict=True
+            indices, scores, references, copies, strict=True
         )
         if not copy
     )

@@ -11,6 +11,7 @@ from qmamba.images.crops import (
     take_crops,
 )
 from qmamba.images.decode import DEFAULT_MAX_PIXELS, IMAGE_SUFFIXES, DecodedImage, read_image
+from qmamba.images.draft import read_draft
 from qmamba.images.encode import ENCODED_SUFFIXES, write_layers
 from qmamba.images.layers import ImageLayers, layers_of, read_layers
 from qmamba.images.metadata import ImageMetadata
@@ -32,6 +33,7 @@ __all__ = [
     "pad_to",
     "padding_for",
     "random_crops",
+    "read_draft",
     "read_image",
     "read_layers",
     "resize_shorter",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as functional
 
 from qmamba.errors import ConfigError, ShapeError
+
+_INDICES: dict[str, Any] = {"dtype": torch.int64, "device": "cpu"}
 
 
 class Padding(NamedTuple):
@@ -65,8 +67,8 @@ def random_crops(
         ShapeError: the image is smaller than the crop.
     """
     _check_crop(height, width, size, count)
-    tops = torch.randint(height - size + 1, (count,), generator=generator).tolist()
-    lefts = torch.randint(width - size + 1, (count,), generator=generator).tolist()
+    tops = torch.randint(height - size + 1, (count,), generator=generator, **_INDICES).tolist()
+    lefts = torch.randint(width - size + 1, (count,), generator=generator, **_INDICES).tolist()
     return list(zip(tops, lefts, strict=True))
 
 
@@ -250,7 +252,7 @@ def _separation(positions: Iterable[tuple[int, int]]) -> tuple[int, int]:
 
 def _reflected(length: int, before: int, after: int, device: torch.device) -> torch.Tensor:
     """Source index of every padded pixel: 0 1 2 3 2 1 0 1 ... about both borders."""
-    positions = torch.arange(-before, length + after, device=device)
+    positions = torch.arange(-before, length + after, dtype=torch.int64, device=device)
     if length == 1:
         return torch.zeros_like(positions)
     period = 2 * (length - 1)

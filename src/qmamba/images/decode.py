@@ -61,19 +61,16 @@ _SEPARATE_PLANES = 2
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
-    """A decoded image.
-
-    Attributes:
-        pixels: (height, width, 3) sRGB, uint8 or (16-bit sources) uint16, writable, C-contiguous.
-        notes: What was done to the image beyond plain decoding, one phrase each.
-        format: "JPEG", "PNG", "WEBP", "TIFF", "BMP" or "GIF".
-        path: The file's path as given, None for bytes and streams.
-    """
+    """A decoded image."""
 
     pixels: np.ndarray
+    """(height, width, 3) sRGB, uint8 or (16-bit sources) uint16, writable, C-contiguous."""
     notes: tuple[str, ...]
+    """What was done to the image beyond plain decoding, one phrase each."""
     format: str
+    """"JPEG", "PNG", "WEBP", "TIFF", "BMP" or "GIF"."""
     path: str | None
+    """The file's path as given, None for bytes and streams."""
 
 
 class Origin(NamedTuple):

@@ -51,7 +51,9 @@ def _measure(source: str, side: int) -> Measurement:
     before = _peak_bytes(restart=True)
     model = load(source)
     channels = int(getattr(model.config, "channels", 3))
-    image = torch.rand(1, channels, side, side, generator=generator)
+    image = torch.rand(
+        1, channels, side, side, generator=generator, dtype=torch.float32, device="cpu"
+    )
     network = prepare(model)
     times: list[float] = []
     network(image)

@@ -125,7 +125,7 @@ def _leaves(module: nn.Module) -> Iterable[nn.Module]:
 
 
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes from -127 to 127 of each row of a matrix on its own symmetric grid.
+    """Codes from -127 to 127 of each row of a matrix, each row with its own scale.
 
     Args:
         weight: ``(outputs, inputs)``.
@@ -139,7 +139,7 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def integer_weight(weight: Tensor, bias: Tensor | None = None) -> PackedCodes:
-    """A matrix ``(outputs, inputs)`` on 8 bits, each output on its own symmetric grid."""
+    """A matrix ``(outputs, inputs)`` on 8 bits, each output with its own scale."""
     codes, scale = quantize_weight(weight)
     return PackedCodes(codes, scale, None, bias)
 

@@ -198,7 +198,7 @@ def _sample(*shape: int, dtype: torch.dtype) -> Tensor:
     count = 1
     for side in shape:
         count *= side
-    return torch.sin(torch.arange(count, dtype=torch.float32)).view(shape).to(dtype)
+    return torch.sin(torch.arange(count, dtype=torch.float32, device="cpu")).view(shape).to(dtype)
 
 
 def _agree(actual: Tensor, expected: Tensor) -> bool:

@@ -22,7 +22,15 @@ from qmamba.inference.precision import Precision
 from qmamba.inference.quality import PreparedQMamba
 from qmamba.inference.quantized_networks import quantized_mambair, quantized_qmamba
 from qmamba.inference.restoration import PreparedMambaIR
-from qmamba.models import MambaIR, MambaIRConfig, Network, QMamba, QMambaConfig
+from qmamba.models import (
+    MambaIR,
+    MambaIRConfig,
+    MambaIRv2,
+    MambaIRv2Config,
+    Network,
+    QMamba,
+    QMambaConfig,
+)
 from qmamba.ops.native.library import unavailable_reason
 from qmamba.ops.scan.dispatch import kernel_is_live
 from qmamba.quantization.layers import FrozenTensor
@@ -58,6 +66,7 @@ class _Family:
 _FAMILIES = {
     QMambaConfig.architecture: _Family(QMamba, PreparedQMamba, quantized_qmamba),
     MambaIRConfig.architecture: _Family(MambaIR, PreparedMambaIR, quantized_mambair),
+    MambaIRv2Config.architecture: _Family(MambaIRv2, PreparedMambaIR, quantized_mambair),
 }
 """By the name of the architecture."""
 
@@ -92,7 +101,9 @@ def prepare(
         torch.Size([1, 3, 16, 16])
     """
     if precision not in get_args(Precision):
-        raise ConfigError(f"precision={precision!r} is unknown; choose fp32, bf16 or int8.")
+        raise ConfigError(
+            f"The option precision={precision!r} is unknown; choose fp32, bf16 or int8."
+        )
     device = next(iter(model.state_dict().values())).device.type
     family = _FAMILIES.get(model.config.architecture)
     # A stand-in may have the configuration of a family and not its layers.
@@ -109,7 +120,8 @@ def prepare(
         return ModuleNetwork(model, precision)
     if precision == "int8" and not (family is not None and kernel_is_live()):
         raise ConfigError(
-            "precision='int8' is for QMamba and MambaIR on the CPU with the C++ kernel "
+            "The option precision='int8' is for QMamba, MambaIR and MambaIRv2 on the CPU with the "
+            "C++ kernel "
             "(`qmamba backends` shows whether it is there); choose fp32 or bf16."
         )
     if family is not None:

@@ -28,9 +28,9 @@ _USUAL_IMAGES = 10
 class PreparedQMamba:
     """What :class:`~qmamba.models.QMamba` computes, faster, on the CPU.
 
-    In ``int8`` every output of a weight has its own grid, and so has every row of activations, from
-    its least to its greatest value at that moment: nothing is calibrated, and no pixel's rounding
-    depends on another's or on what shares the batch.
+    In ``int8`` every output of a weight has its own scale, and so has every row of activations,
+    from its least to its greatest value at that moment: nothing is calibrated, and no pixel's
+    rounding depends on another's or on what shares the batch.
 
     Args:
         model: the network; its weights are copied as they are now.

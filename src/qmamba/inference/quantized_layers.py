@@ -59,8 +59,8 @@ def qparams_rule(quantizer: Quantizer | None) -> QParamsRule:
         isinstance(quantizer, DoReFa) and quantizer.operand.role == "weight"
     ):
         raise NotPreparable
-    grid = quantizer.choose_qparams(torch.zeros(1, 1, dtype=torch.float32, device="cpu"))
-    numbers = (grid.scale, grid.offset, *(grid.clamp or ()))
+    qparams = quantizer.choose_qparams(torch.zeros(1, 1, dtype=torch.float32, device="cpu"))
+    numbers = (qparams.scale, qparams.offset, *(qparams.clamp or ()))
     fixed = tuple(float(number) for number in numbers)
     return QParamsRule(quantizer.bits, fixed=fixed, first=first, last=last)
 

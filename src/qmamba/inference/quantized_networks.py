@@ -17,12 +17,19 @@ from torch import Tensor, nn
 
 from qmamba.inference.layers import Layer, apply
 from qmamba.inference.quality import PreparedQMamba
+from qmamba.inference.quantized_attentive import QuantizedAttentiveBlock
 from qmamba.inference.quantized_layers import Chain, NotPreparable, linear
 from qmamba.inference.quantized_mixer import quantized_mixer
 from qmamba.inference.restoration import PreparedMambaIR
 from qmamba.models.mambair.network import MambaIR
 from qmamba.models.qmamba.network import QMamba, Stage
-from qmamba.nn import ChannelAttention, ChannelAttentionBlock, ResidualGroup, ScaledSkipBlock
+from qmamba.nn import (
+    AttentiveBlock,
+    ChannelAttention,
+    ChannelAttentionBlock,
+    ResidualGroup,
+    ScaledSkipBlock,
+)
 from qmamba.nn.blocks import VSSBlock
 from qmamba.ops.native.maps import weighted_sum
 from qmamba.ops.native.memory import Buffers
@@ -30,7 +37,7 @@ from qmamba.quantization.ss2d import QuantizedSS2D
 
 
 def quantized_mambair(model: MambaIR) -> PreparedMambaIR:
-    """A converted MambaIR on its codes."""
+    """A converted MambaIR or MambaIRv2 on its codes."""
     return PreparedMambaIR(model, group=partial(_group, buffers=Buffers()))
 
 
@@ -41,10 +48,7 @@ def quantized_qmamba(model: QMamba) -> PreparedQMamba:
 
 def _group(group: ResidualGroup, buffers: Buffers) -> Layer:
     """A residual group on ``(batch, height, width, dim)``."""
-    blocks = [
-        _or_module(QuantizedSkipBlock, block, buffers)
-        for block in cast(nn.Sequential, group.residual_group.blocks)
-    ]
+    blocks = [_or_module(_prepared_kind(block), block, buffers) for block in group.blocks]
     layers = list(group.conv) if isinstance(group.conv, nn.Sequential) else [group.conv]
     try:
         convolution: Layer = Chain(layers, buffers)
@@ -65,6 +69,10 @@ def _stage(stage: Stage, buffers: Buffers) -> list[Layer]:
         return [*blocks, *([Chain(after, buffers)] if after else [])]
     except NotPreparable:
         return [*blocks, stage.downsample]
+
+
+def _prepared_kind(block: nn.Module) -> Callable[[Any, Buffers], Layer]:
+    return QuantizedAttentiveBlock if isinstance(block, AttentiveBlock) else QuantizedSkipBlock
 
 
 def _or_module(

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmamba.errors import ShapeError
+from qmamba.inference.attentive import PreparedAttentiveBlock
 from qmamba.inference.layers import (
     Attention,
     Convolution,
@@ -23,9 +24,15 @@ from qmamba.inference.layers import (
 from qmamba.inference.mixer import plain_mixer
 from qmamba.inference.packed import PackedLinear
 from qmamba.inference.precision import Precision, require_cpu
-from qmamba.models.mambair.network import RGB_MEAN, MambaIR
-from qmamba.nn import SS2D, ChannelAttention, ChannelAttentionBlock, ResidualGroup, ScaledSkipBlock
-from qmamba.nn.ss2d import ROUTES
+from qmamba.models.mambair.network import RGB_MEAN, MambaIR, mirrored_to_multiple
+from qmamba.nn import (
+    SS2D,
+    AttentiveBlock,
+    ChannelAttention,
+    ChannelAttentionBlock,
+    ResidualGroup,
+    ScaledSkipBlock,
+)
 from qmamba.ops.native.integer import IntegerCall
 from qmamba.ops.native.maps import weighted_sum
 from qmamba.ops.native.memory import kept_memory
@@ -61,7 +68,8 @@ class PreparedMambaIR:
         group: Callable[[ResidualGroup], Layer] | None = None,
     ) -> None:
         require_cpu(model)
-        self._config = model.config
+        self._config, self._multiple = model.config, model.multiple
+        self._name = type(model).__name__
         self._dtype = dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         size = (_USUAL_SIDE, _USUAL_SIDE)
         self._first = Convolution(model.conv_first, dtype, size)
@@ -88,18 +96,19 @@ class PreparedMambaIR:
         config = self._config
         if images.dim() != 4 or images.shape[1] != config.channels or 0 in images.shape:
             raise ShapeError(
-                f"This MambaIR needs images of shape (batch, {config.channels}, height, width), "
-                f"none of them zero, got {tuple(images.shape)}."
+                f"This {self._name} needs images of shape (batch, {config.channels}, height, "
+                f"width), none of them zero, got {tuple(images.shape)}."
             )
-        projected = ROUTES * (config.dt_rank + 2 * config.state_size)
-        widest = max(2 * config.inner_dim, projected)
-        with kept_memory(images[:, 0].numel() * widest * _FLOAT):
+        height, width = (config.scale * side for side in images.shape[2:])
+        images = mirrored_to_multiple(images, self._multiple)
+        with kept_memory(images[:, 0].numel() * config.widest * _FLOAT):
             mean = images.new_tensor(RGB_MEAN if config.channels == 3 else (0.0,))
             x = (images.permute(0, 2, 3, 1) - mean) * config.image_range
             y = self._reconstruct(self._features(x.to(self._dtype))).float()
             if config.task in ("denoise", "jpeg"):
                 y = x + y
-            return (y / config.image_range + mean).permute(0, 3, 1, 2)
+            y = (y / config.image_range + mean).permute(0, 3, 1, 2)
+            return y[..., :height, :width]
 
     def _features(self, x: Tensor) -> Tensor:
         shallow = self._first(x)
@@ -130,15 +139,20 @@ class _Group:
     def __init__(
         self, group: ResidualGroup, dtype: torch.dtype, timed: bool, integers: bool
     ) -> None:
-        blocks = cast(nn.Sequential, group.residual_group.blocks)
         self._blocks: list[Layer] = [
-            _Block(cast(ScaledSkipBlock, block), dtype, timed, integers) for block in blocks
+            _block(block, dtype, timed, integers) for block in group.blocks
         ]
         size = (_USUAL_SIDE, _USUAL_SIDE)
         self._convolution = sequence([group.conv], dtype, size, integers=integers)
 
     def __call__(self, x: Tensor) -> Tensor:
         return apply(self._convolution, apply(self._blocks, x)).add_(x)
+
+
+def _block(block: nn.Module, dtype: torch.dtype, timed: bool, integers: bool) -> Layer:
+    if isinstance(block, AttentiveBlock):
+        return PreparedAttentiveBlock(block, dtype, timed, integers)
+    return _Block(cast(ScaledSkipBlock, block), dtype, timed, integers)
 
 
 class _Block:

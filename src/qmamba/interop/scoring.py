@@ -36,7 +36,7 @@ def scorer_on(scorer: Scorer, device: torch.device | str) -> Scorer:
     Raises:
         ConfigError: the scorer's precision is not available there.
     """
-    target = torch.empty(0, device=device).device
+    target = torch.empty(0, dtype=torch.uint8, device=device).device
     if scorer.device == target:
         return scorer
     return Scorer(

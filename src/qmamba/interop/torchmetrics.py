@@ -107,8 +107,12 @@ class _ScorerMetric(Metric):
         if reduction == "none":
             self.add_state("values", [], dist_reduce_fx="cat")
         else:
-            self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-            self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+            self.add_state(
+                "total", torch.zeros((), dtype=torch.float64, device="cpu"), dist_reduce_fx="sum"
+            )
+            self.add_state(
+                "count", torch.zeros((), dtype=torch.int64, device="cpu"), dist_reduce_fx="sum"
+            )
         # The scorer decides where the metric is, as its images must be there.
         self.to(self.scorer.device)
 
@@ -143,7 +147,9 @@ class _ScorerMetric(Metric):
 
     def _result(self) -> Tensor:
         if self.reduction == "none":
-            return dim_zero_cat(self.values) if len(self.values) else torch.empty(0)
+            if len(self.values):
+                return dim_zero_cat(self.values)
+            return torch.empty(0, dtype=torch.float32, device=self.device)
         total = self.total.float()
         return total if self.reduction == "sum" else total / self.count
 
@@ -288,7 +294,7 @@ def _gains(scorer: Any, before: Tensor, after: Tensor) -> Tensor:
 
 def _known(reduction: str) -> None:
     if reduction not in get_args(Reduction):
-        raise ConfigError(f"reduction must be mean, sum or none, got {reduction!r}.")
+        raise ConfigError(f"The argument reduction must be mean, sum or none, got {reduction!r}.")
 
 
 def _reduced(values: Tensor, reduction: Reduction) -> Tensor:

@@ -4,8 +4,10 @@ from qmamba.models.accounting import count_flops, count_parameters
 from qmamba.models.architecture import Architecture
 from qmamba.models.fields import NetworkConfig
 from qmamba.models.flops import FlopReport
-from qmamba.models.mambair.config import MambaIRConfig
+from qmamba.models.mambair.config import MambaIRConfig, RestorationConfig
 from qmamba.models.mambair.network import RGB_MEAN, MambaIR
+from qmamba.models.mambairv2.config import MambaIRv2Config
+from qmamba.models.mambairv2.network import MambaIRv2
 from qmamba.models.metadata import LoadReport, ModelMetadata, ScoreScale
 from qmamba.models.network import Network, RatingNetwork
 from qmamba.models.qmamba.config import QMambaConfig
@@ -32,12 +34,15 @@ __all__ = [
     "LoadReport",
     "MambaIR",
     "MambaIRConfig",
+    "MambaIRv2",
+    "MambaIRv2Config",
     "ModelMetadata",
     "Network",
     "NetworkConfig",
     "QMamba",
     "QMambaConfig",
     "RatingNetwork",
+    "RestorationConfig",
     "ScoreScale",
     "StageMaps",
     "TimmBackbone",

@@ -18,6 +18,10 @@ def _built(_: Any) -> None:
     return None
 
 
+def _never(_: Mapping[str, Tensor]) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Architecture:
     """One family of networks.
@@ -54,6 +58,9 @@ class Architecture:
     and a file could promise more than it holds; else 0."""
     safetensors: bool = False
     """Whether foreign weights also come as safetensors files."""
+    starts: Callable[[Mapping[str, Tensor]], bool] = _never
+    """Whether a foreign state dict of another family is a part of such a network, which can start
+    from it when it is asked for by name."""
     parameters: Callable[[Any], int | None] = _built
     """Number of parameters where it is known without building the network, else None."""
 

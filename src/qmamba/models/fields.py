@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-from qmamba.errors import ConfigError
-from qmamba.models.names import unknown_name
+from qmamba.errors import ConfigError, unknown_name
 
 MAX_DEPTH = 1024
 MAX_WIDTH = 65536
@@ -42,6 +41,11 @@ class NetworkConfig:
     def blocks(self) -> int:
         """Number of blocks, where the configuration sets it; else 0."""
         return sum(getattr(self, "depths", ()))
+
+    def without(self: Fields, *names: str) -> Fields:
+        """A copy in which some fields, where the family has them, have their defaults."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return self.replace(**{name: defaults[name] for name in names if name in defaults})
 
     def replace(self: Fields, **overrides: Any) -> Fields:
         """A copy with other values.

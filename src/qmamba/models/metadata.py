@@ -154,6 +154,8 @@ class LoadReport:
     """Tensors of the model that the file does not have and that kept their initial values."""
     converted: tuple[str, ...] = ()
     """Tensors that were renamed or reshaped, as ``"old -> new"``."""
+    file_bytes: int = 0
+    """Size of the file."""
 
     def __str__(self) -> str:
         parts = [f"{self.source} ({self.layout} layout)"]

@@ -8,16 +8,20 @@ from typing import Any
 
 from torch import Tensor
 
-from qmamba.errors import ConfigError
+from qmamba.errors import ConfigError, unknown_name
 from qmamba.models.architecture import Architecture
+from qmamba.models.deiqt.architecture import DEIQT_FAMILY
 from qmamba.models.fields import NetworkConfig
+from qmamba.models.loda.architecture import LODA
 from qmamba.models.mambair.architecture import MAMBAIR
-from qmamba.models.names import unknown_name
+from qmamba.models.mambairv2.architecture import MAMBAIRV2
 from qmamba.models.network import Network
 from qmamba.models.qmamba.architecture import QMAMBA
 from qmamba.models.timm.architecture import TIMM
 
-ARCHITECTURES: dict[str, Architecture] = {record.name: record for record in (QMAMBA, MAMBAIR, TIMM)}
+ARCHITECTURES: dict[str, Architecture] = {
+    record.name: record for record in (QMAMBA, MAMBAIR, MAMBAIRV2, DEIQT_FAMILY, LODA, TIMM)
+}
 """Every family of networks, by the name that weights files have for it."""
 
 
@@ -27,11 +31,14 @@ def architecture_of(network: Network | NetworkConfig) -> Architecture:
     return ARCHITECTURES[config.architecture]
 
 
-def recognize(state: Mapping[str, Tensor]) -> Architecture:
-    """The family of a foreign state dict.
+def recognize(state: Mapping[str, Tensor], name: str | None = None) -> Architecture:
+    """The family of a foreign state dict, or that of a named model which can start from it.
 
     What no family knows is taken for the first one, whose error says what it misses.
     """
+    asked = None if name is None else architecture_of(model_config(name))
+    if asked is not None and asked.starts(state):
+        return asked
     known = (record for record in ARCHITECTURES.values() if record.recognizes(state))
     return next(known, next(iter(ARCHITECTURES.values())))
 
@@ -44,7 +51,12 @@ def named_configs() -> dict[str, NetworkConfig]:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the models that match a shell pattern, for example ``"lq*"``."""
+    """Names of the models that match a shell pattern, for example ``"lq*"``.
+
+    Example:
+        >>> list_models("lqmamba-t*")
+        ['lqmamba-tiny']
+    """
     return [name for name in named_configs() if fnmatchcase(name, pattern)]
 
 
@@ -84,13 +96,17 @@ def create_model(name: str, **config_overrides: Any) -> Network:
     Raises:
         ConfigError: the name or a field is unknown, or a value is not allowed.
         QMambaError: a backbone of timm is asked for, and timm is not installed.
+
+    Example:
+        >>> model = create_model("lqmamba-nano", windows=(4, 4, 2, 2), num_outputs=5)
+        >>> model.config.windows
+        (4, 4, 2, 2)
     """
     return build_model(model_config(name, **config_overrides))
 
 
 def name_of(config: NetworkConfig) -> str | None:
-    """The name of a model that differs at most in its training and its number of outputs."""
+    """The name of a model that differs at most in its training, its outputs and its routing."""
     record = architecture_of(config)
-    plain = {"drop_path": 0.0, "num_outputs": 1} if record.rates else {"drop_path": 0.0}
-    config = config.replace(**plain)
+    config = config.without("drop_path", "num_outputs", "routing", "routing_seed")
     return next((name for name, known in record.models.items() if known == config), None)

@@ -15,6 +15,10 @@ ROOT_KEYS = ("model", "params", "params_ema")
 """Where checkpoints of VMamba and of MambaIR keep their state dict, in order of preference."""
 
 
+_PARTS = ("learner", "bn_buffer")
+"""How a checkpoint of LoDa is divided; keys get the name of their part in front."""
+
+
 @dataclass(frozen=True)
 class Conversion:
     """A state dict with our keys, and what was changed on the way."""
@@ -41,6 +45,12 @@ def find_state_dict(content: Any) -> dict[str, Tensor]:
     Raises:
         CheckpointError: there are none.
     """
+    if isinstance(content, Mapping) and all(
+        isinstance(content.get(part), Mapping) for part in _PARTS
+    ):
+        content = {
+            f"{part}.{key}": value for part in _PARTS for key, value in content[part].items()
+        }
     if isinstance(content, Mapping):
         root = next((key for key in ROOT_KEYS if isinstance(content.get(key), Mapping)), None)
         content = content if root is None else content[root]

@@ -37,7 +37,8 @@ class DropPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.rate == 0.0 or not self.training:
             return x
-        kept = torch.full((x.shape[0],) + (1,) * (x.dim() - 1), 1 - self.rate, device=x.device)
+        shape = (x.shape[0],) + (1,) * (x.dim() - 1)
+        kept = torch.full(shape, 1 - self.rate, dtype=torch.float32, device=x.device)
         return x * (torch.bernoulli(kept) / kept).to(x.dtype)
 
     def extra_repr(self) -> str:

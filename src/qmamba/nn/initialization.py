@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 STEP_RANGE = (1e-3, 1e-1)
 """Smallest and largest initial step size of the scan (``dt`` after the softplus)."""
+
+
+def module_kwargs(dtype: torch.dtype | None = None) -> dict[str, Any]:
+    """How a parameter or buffer of a new module is made: as those of ``torch.nn``.
+
+    They follow the defaults of the process and the device of a ``with torch.device(...)`` block;
+    all other tensors of the package name their own.
+
+    Args:
+        dtype: if it is not the default one.
+    """
+    return {"dtype": dtype or torch.get_default_dtype(), "device": None}
 
 
 def linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
@@ -22,17 +35,17 @@ def linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
 
 def uniform(*shape: int, bound: float) -> nn.Parameter:
     """A parameter drawn uniformly from ``[-bound, bound]``."""
-    return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
+    return nn.Parameter(torch.empty(*shape, **module_kwargs()).uniform_(-bound, bound))
 
 
 def step_bias(*shape: int) -> nn.Parameter:
     """A parameter whose softplus is log-uniform over :data:`STEP_RANGE`."""
     low, high = (math.log(step) for step in STEP_RANGE)
-    step = torch.exp(torch.rand(*shape) * (high - low) + low)
+    step = torch.exp(torch.rand(*shape, **module_kwargs()) * (high - low) + low)
     return nn.Parameter(step + torch.log(-torch.expm1(-step)))
 
 
 def state_decay(channels: int, state_size: int) -> nn.Parameter:
     """``log(1), ..., log(state_size)`` for every channel, shape ``(channels, state_size)``."""
-    rates: Tensor = torch.arange(1, state_size + 1, dtype=torch.float32).log()
+    rates: Tensor = torch.arange(1, state_size + 1, **module_kwargs(torch.float32)).log()
     return nn.Parameter(rates.repeat(channels, 1))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qmamba.nn.blocks import DropPath
 from qmamba.nn.convolution import ChannelLastConv2d
+from qmamba.nn.initialization import module_kwargs
 
 GROUP_CONVOLUTIONS = ("1conv", "3conv")
 """Kinds of :func:`group_convolution`."""
@@ -31,8 +32,8 @@ class ScaledSkipBlock(nn.Module):
         self, dim: int, mix: nn.Module, convolve: nn.Module, *, drop_path: float = 0.0
     ) -> None:
         super().__init__()
-        self.skip_scale = nn.Parameter(torch.ones(dim))
-        self.skip_scale2 = nn.Parameter(torch.ones(dim))
+        self.skip_scale = nn.Parameter(torch.ones(dim, **module_kwargs()))
+        self.skip_scale2 = nn.Parameter(torch.ones(dim, **module_kwargs()))
         self.ln_1 = nn.LayerNorm(dim)
         self.self_attention = mix
         self.drop_path = DropPath(drop_path)
@@ -52,16 +53,29 @@ class ResidualGroup(nn.Module):
         dim: channels.
         blocks: the blocks of the group in order.
         convolution: a kind of :func:`group_convolution`.
+        name: what the state dict calls the blocks.
 
-    Source: ``ResidualGroup`` of MambaIR.
+    Source: ``ResidualGroup`` of MambaIR, ``ASSB`` of MambaIRv2.
     """
 
     def __init__(
-        self, dim: int, blocks: Iterable[nn.Module], *, convolution: str = "1conv"
+        self,
+        dim: int,
+        blocks: Iterable[nn.Module],
+        *,
+        convolution: str = "1conv",
+        name: str = "blocks",
     ) -> None:
         super().__init__()
-        self.residual_group = nn.Sequential(OrderedDict(blocks=nn.Sequential(*blocks)))
+        self.residual_group = nn.Sequential(OrderedDict({name: nn.Sequential(*blocks)}))
         self.conv = group_convolution(dim, convolution)
+
+    @property
+    def blocks(self) -> nn.Sequential:
+        """The blocks, whatever the state dict calls them."""
+        (blocks,) = self.residual_group.children()
+        assert isinstance(blocks, nn.Sequential)
+        return blocks
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv(self.residual_group(x))

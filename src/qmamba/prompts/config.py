@@ -62,7 +62,7 @@ class TuningConfig:
         if self.regressor and self.method in ("none", "probe", "full"):
             effect = "nothing; choose probe" if self.method == "none" else "it anyway"
             raise ConfigError(
-                f"regressor goes with prompts and ssf; {self.method} trains {effect}."
+                f"The option regressor goes with prompts and ssf; {self.method} trains {effect}."
             )
         whole("prompts", self.prompts, 1, _MOST_PROMPTS)
         whole("width", self.width, 1, MAX_WIDTH)
@@ -105,7 +105,7 @@ def _checked_size(size: Any) -> tuple[int, int] | Literal["layer"]:
         return "layer"
     if not isinstance(size, tuple | list) or len(size) != 2:
         raise ConfigError(
-            f"size must be a height and a width or 'layer', got {reprlib.repr(size)}."
+            f"The option size must be a height and a width or 'layer', got {reprlib.repr(size)}."
         )
     for side in size:
         whole("size", side, 1, _LARGEST_SIDE)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmamba.nn import ChannelLastConv2d
-from qmamba.nn.initialization import linear
+from qmamba.nn.initialization import linear, module_kwargs
 
 
 class PromptMixture(nn.Module):
@@ -30,7 +30,7 @@ class PromptMixture(nn.Module):
         self, channels: int, components: int, width: int, size: tuple[int, int] = (1, 1)
     ) -> None:
         super().__init__()
-        self.components = nn.Parameter(torch.empty(components, *size, width))
+        self.components = nn.Parameter(torch.empty(components, *size, width, **module_kwargs()))
         nn.init.normal_(self.components, std=0.02)
         self.predictor = linear(channels, components)
 
@@ -138,9 +138,16 @@ class CrossAttentionPrompt(nn.Module):
         """``(batch, height, width, channels)`` to the same shape."""
         components = self.prompt.components.flatten(0, 2)
         tokens = self.align(self.prompt.weights(x).unsqueeze(-1) * components)
-        found = F.scaled_dot_product_attention(
-            self.query(x.flatten(1, 2)), self.key(tokens), self.value(tokens)
+        # The axis of the one head, without which attention cannot be exported to ONNX.
+        query, key, value = (
+            layer(inputs).unsqueeze(1)
+            for layer, inputs in (
+                (self.query, x.flatten(1, 2)),
+                (self.key, tokens),
+                (self.value, tokens),
+            )
         )
+        found = F.scaled_dot_product_attention(query, key, value).squeeze(1)
         return x + self.output(found).unflatten(1, x.shape[1:3])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from qmamba.images import IMAGE_SUFFIXES, normalize, random_crops, read_image, t
 from qmamba.models.network import Network
 from qmamba.models.registry import architecture_of
 
+_FLOATS: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 _LUMA = (0.299, 0.587, 0.114)
 
 
@@ -49,7 +51,7 @@ def calibration_inputs(
     else:
         crops = _crops(folder, count, side, generator)
     if channels == 1:
-        luma = torch.tensor(_LUMA).view(3, 1, 1)
+        luma = torch.tensor(_LUMA, dtype=torch.float32, device="cpu").view(3, 1, 1)
         crops = [(crop * luma).sum(0, keepdim=True) for crop in crops]
     return [(normalize(crop) if rates else crop)[None] for crop in crops]
 
@@ -60,14 +62,14 @@ def natural_spectrum(channels: int, side: int, generator: torch.Generator) -> Te
     Returns:
         float32 ``(channels, side, side)`` in [0, 1]; the channels are alike, but not equal.
     """
-    noise = torch.randn(channels + 1, side, side, generator=generator)
+    noise = torch.randn(channels + 1, side, side, generator=generator, **_FLOATS)
     # The channels of a photograph have most of their content in common.
     noise = noise[:1] + 0.3 * noise[1:]
     rows, columns = torch.fft.fftfreq(side)[:, None], torch.fft.rfftfreq(side)[None]
     frequency = (rows.square() + columns.square()).sqrt().clamp_min(1 / side)
     image = torch.fft.irfft2(torch.fft.rfft2(noise) / frequency, s=(side, side))
     mean, deviation = image.mean((1, 2), keepdim=True), image.std((1, 2), keepdim=True)
-    middle = 0.3 + 0.4 * torch.rand(1, generator=generator)
+    middle = 0.3 + 0.4 * torch.rand(1, generator=generator, **_FLOATS)
     return ((image - mean) / deviation.clamp_min(1e-6) * 0.2 + middle).clamp(0, 1)
 
 

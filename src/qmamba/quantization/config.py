@@ -71,6 +71,11 @@ class QuantConfig(LayerSettings):
     Raises:
         ConfigError: a value is unknown, or ``compat`` is combined with what the official code has
             not.
+
+    Example:
+        >>> config = QuantConfig(weight_bits=4, overrides={"layers.0.*": {"weight_bits": 8}})
+        >>> config.layer("layers.0.conv").weight_bits, config.layer("layers.1.conv").weight_bits
+        (8, 4)
     """
 
     step: str = "prepare"
@@ -86,11 +91,13 @@ class QuantConfig(LayerSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.step not in STEPS:
-            raise ConfigError(f"step must be one of {', '.join(STEPS)}, got {self.step!r}.")
+            raise ConfigError(
+                f"The option step must be one of {', '.join(STEPS)}, got {self.step!r}."
+            )
         if not isinstance(self.compat, bool):
-            raise ConfigError(f"compat must be True or False, got {self.compat!r}.")
+            raise ConfigError(f"The option compat must be True or False, got {self.compat!r}.")
         if not isinstance(self.overrides, Mapping):
-            raise ConfigError("overrides must map patterns of layer names to settings.")
+            raise ConfigError("The option overrides must map patterns of layer names to settings.")
         object.__setattr__(
             self, "overrides", {key: dict(values) for key, values in self.overrides.items()}
         )
@@ -150,7 +157,7 @@ class QuantConfig(LayerSettings):
             for name, value in self.overrides[pattern].items():
                 if name not in values:
                     raise ConfigError(
-                        f"overrides[{pattern!r}] has no setting {name!r}; there are "
+                        f"The option overrides[{pattern!r}] has no setting {name!r}; there are "
                         f"{', '.join(names)}."
                     )
                 values[name] = value

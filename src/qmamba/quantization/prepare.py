@@ -13,7 +13,7 @@ from qmamba.quantization.config import QuantConfig
 from qmamba.quantization.layers import QuantizedConv2d, QuantizedLinear
 from qmamba.quantization.placement import Filter, replace_layers
 from qmamba.quantization.quantizers import Quantizer
-from qmamba.quantization.ss2d import QuantizedSS2D
+from qmamba.quantization.ss2d import QuantizedSelectiveScan
 
 AnyModel = TypeVar("AnyModel", bound=nn.Module)
 
@@ -49,6 +49,16 @@ def quantize_(
             the layers that are quantized.
 
     Source: conventions of torchao's ``quantize_``.
+
+    Example:
+        >>> import torch
+        >>> from qmamba.models import create_model
+        >>> model = create_model("mambair-nano-x2", dim=8, depths=(1,))
+        >>> model = quantize_(model, QuantConfig(step="ptq", weight_bits=4, activation_bits=4))
+        >>> model = calibrate(model, [torch.rand(1, 3, 8, 8)])
+        >>> model = quantize_(model, QuantConfig(step="convert"))
+        >>> model(torch.rand(1, 3, 8, 8)).shape
+        torch.Size([1, 3, 16, 16])
     """
     config = config or QuantConfig()
     if config.step == "convert":
@@ -114,7 +124,7 @@ def calibrate(model: AnyModel, batches: Iterable[Tensor]) -> AnyModel:
 def _initialize_constants(model: nn.Module) -> None:
     """Start the quantizers of weights and of the scan's constants."""
     for layer in _quantized_layers(model):
-        if isinstance(layer, QuantizedSS2D):
+        if isinstance(layer, QuantizedSelectiveScan):
             layer.initialize_constants()
         elif layer.weight_quantizer is not None:
             layer.weight_quantizer(layer.weight)
@@ -131,7 +141,7 @@ def _convert(model: nn.Module) -> None:
 
 def _quantized_layers(
     model: nn.Module,
-) -> Iterator[QuantizedSS2D | QuantizedLinear | QuantizedConv2d]:
+) -> Iterator[QuantizedSelectiveScan | QuantizedLinear | QuantizedConv2d]:
     for module in list(model.modules()):
-        if isinstance(module, QuantizedSS2D | QuantizedLinear | QuantizedConv2d):
+        if isinstance(module, QuantizedSelectiveScan | QuantizedLinear | QuantizedConv2d):
             yield module

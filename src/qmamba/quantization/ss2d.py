@@ -1,4 +1,4 @@
-"""SS2D with every operand quantized, as Q-MambaIR places its quantizers."""
+"""Scans with every operand quantized, as Q-MambaIR places its quantizers, and SS2D around one."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmamba.nn import SS2D
-from qmamba.nn.ss2d import ROUTES
-from qmamba.ops import scan_routes, ss2d, ss2d_given_delta
+from qmamba.nn import SS2D, SelectiveScan
+from qmamba.ops import ss2d, ss2d_given_delta
 from qmamba.quantization.config import QuantConfig
 from qmamba.quantization.layers import (
     FrozenTensor,
@@ -21,8 +20,6 @@ from qmamba.quantization.layers import (
 from qmamba.quantization.quantizers import Operand, Quantizer
 
 _CONSTANT = Operand.weight()
-# The four routes read permuted copies of one map, so it counts four times.
-_MAP = Operand(copies=ROUTES)
 
 PROJECTION_WEIGHTS = ("x_proj_weight", "dt_projs_weight")
 """Parameters that stand for a weight."""
@@ -30,12 +27,12 @@ SCAN_CONSTANTS = ("A_logs", "Ds", "dt_projs_bias")
 """Parameters that are operands of the scan."""
 
 
-class QuantizedSS2D(SS2D):
-    """:class:`~qmamba.nn.SS2D` with quantized layers, projections and scan.
+class QuantizedSelectiveScan(SelectiveScan):
+    """:class:`~qmamba.nn.SelectiveScan` with quantized projections and operands.
 
     The parameters are those of the given layer, under the same names; quantizers stand beside them
     as ``<parameter>_quantizer`` and ``<operand>_quantizer``. The state of the scan, its
-    exponentials, the softplus, the norm and the gates stay in full precision.
+    exponentials and the softplus stay in full precision.
 
     Args:
         layer: the layer whose parameters are taken over, not copied.
@@ -48,18 +45,16 @@ class QuantizedSS2D(SS2D):
 
     def __init__(
         self,
-        layer: SS2D,
+        layer: SelectiveScan,
         config: QuantConfig,
         name: str,
         selected: Callable[[str], bool] = lambda _: True,
     ) -> None:
-        # SS2D's own constructor would draw weights that are not needed.
+        # The constructor of the layer would draw weights that are not needed.
         nn.Module.__init__(self)
-        self.window, self.state_size, self.z_gate = layer.window, layer.state_size, layer.z_gate
+        self.state_size, self.routes = layer.state_size, layer.routes
         for key, child in layer.named_children():
             self.add_module(key, child)
-        if layer.multi_scan is None:
-            self.multi_scan = None
         for key, parameter in layer.named_parameters(recurse=False):
             self.register_parameter(key, parameter)
         self._quantize_layers(config, name, selected)
@@ -69,17 +64,7 @@ class QuantizedSS2D(SS2D):
     def _quantize_layers(
         self, config: QuantConfig, name: str, selected: Callable[[str], bool]
     ) -> None:
-        for key, dynamic in (("in_proj", False), ("conv2d", False), ("out_proj", True)):
-            full = f"{name}.{key}"
-            if not selected(full):
-                continue
-            layer = getattr(self, key)
-            kind = QuantizedConv2d if isinstance(layer, nn.Conv2d) else QuantizedLinear
-            quantizers = (
-                config.weight_quantizer(full),
-                config.activation_quantizer(full, dynamic=dynamic),
-            )
-            setattr(self, key, kind(layer, *quantizers))
+        """Layers around the scan; here there are none."""
 
     def _quantize_operands(
         self, config: QuantConfig, name: str, selected: Callable[[str], bool]
@@ -94,44 +79,42 @@ class QuantizedSS2D(SS2D):
                 return None
             return config.activation_quantizer(key, kind, dynamic=dynamic)
 
+        # The routes read permuted copies of one map, so it counts as often as there are routes.
+        copied = Operand(copies=self.routes)
         x_proj, dt_proj, scan = (f"{name}.{part}" for part in ("x_proj", "dt_proj", "scan"))
-        self.x_proj_input_quantizer = operand(x_proj, _MAP, dynamic=False)
+        self.x_proj_input_quantizer = operand(x_proj, copied, dynamic=False)
         self.x_proj_weight_quantizer = weight(x_proj)
         self.dt_proj_input_quantizer = operand(dt_proj, dynamic=False)
         self.dt_projs_weight_quantizer = weight(dt_proj)
-        self.x_quantizer = operand(scan, _MAP)
+        self.x_quantizer = operand(scan, copied)
         self.steps_quantizer = operand(scan)
         self.B_quantizer = operand(scan)
         self.C_quantizer = operand(scan)
         for key in SCAN_CONSTANTS:
             setattr(self, f"{key}_quantizer", operand(scan, _CONSTANT))
 
-    def scan(self, x: Tensor) -> Tensor:
-        """The scan alone: ``(batch, height, width, inner)`` to ``(batch, pixels, inner)``."""
-        height, width = x.shape[1:3]
-        routes = scan_routes(height, width, self.window, x.device)
-        merge = self.multi_scan is None
-        pixels = x.flatten(1, 2)
+    def scan_along(
+        self, pixels: Tensor, routes: Tensor, *, prompts: Tensor | None = None, merge: bool = True
+    ) -> Tensor:
         weight = self.constant("x_proj_weight")
         projected = F.linear(_apply(self.x_proj_input_quantizer, pixels), weight.flatten(0, 1))
-        projected = projected.unflatten(-1, (ROUTES, -1))
+        projected = projected.unflatten(-1, (self.routes, -1))
         dt_weight, bias = self.constant("dt_projs_weight"), self.constant("dt_projs_bias")
-        A = self.constant("A_logs").unflatten(0, (ROUTES, -1))
-        D = self.constant("Ds").unflatten(0, (ROUTES, -1))
+        A = self.constant("A_logs").unflatten(0, (self.routes, -1))
+        D = self.constant("Ds").unflatten(0, (self.routes, -1))
         inputs = _apply(self.x_quantizer, pixels)
         rank = projected.shape[-1] - 2 * self.state_size
         low, B, C = projected.split([rank, self.state_size, self.state_size], dim=-1)
+        C = C if prompts is None else C + prompts.to(C.dtype)
         low = _apply(self.dt_proj_input_quantizer, low)
         B, C = _apply(self.B_quantizer, B), _apply(self.C_quantizer, C)
         if self.steps_quantizer is None:
             projected = torch.cat([low, B, C], dim=-1)
-            scanned = ss2d(inputs, projected, routes, dt_weight, bias, A, D, merge=merge)
-        else:
-            delta = torch.matmul(low.transpose(1, 2), dt_weight.transpose(1, 2))
-            delta = self.steps_quantizer(delta)
-            B_and_C = torch.cat([B, C], dim=-1)
-            scanned = ss2d_given_delta(inputs, delta, B_and_C, routes, bias, A, D, merge=merge)
-        return scanned if self.multi_scan is None else self.multi_scan(scanned)
+            return ss2d(inputs, projected, routes, dt_weight, bias, A, D, merge=merge)
+        delta = torch.matmul(low.transpose(1, 2), dt_weight.transpose(1, 2))
+        delta = self.steps_quantizer(delta)
+        B_and_C = torch.cat([B, C], dim=-1)
+        return ss2d_given_delta(inputs, delta, B_and_C, routes, bias, A, D, merge=merge)
 
     def constant(self, name: str) -> Tensor:
         """What the layer computes with for one of its parameters: for ``A_logs``, the decay A."""
@@ -161,6 +144,43 @@ class QuantizedSS2D(SS2D):
         if name in SCAN_CONSTANTS:
             value = value.to(torch.promote_types(value.dtype, torch.float32))
         return -torch.exp(value) if name == "A_logs" else value
+
+
+class QuantizedSS2D(QuantizedSelectiveScan, SS2D):
+    """:class:`~qmamba.nn.SS2D` with quantized layers, projections and scan.
+
+    As :class:`QuantizedSelectiveScan`; the norm and the gates stay in full precision, too.
+
+    Args:
+        layer, config, name, selected: as for :class:`QuantizedSelectiveScan`.
+    """
+
+    def __init__(
+        self,
+        layer: SS2D,
+        config: QuantConfig,
+        name: str,
+        selected: Callable[[str], bool] = lambda _: True,
+    ) -> None:
+        super().__init__(layer, config, name, selected)
+        self.window, self.z_gate = layer.window, layer.z_gate
+        if layer.multi_scan is None:
+            self.multi_scan = None
+
+    def _quantize_layers(
+        self, config: QuantConfig, name: str, selected: Callable[[str], bool]
+    ) -> None:
+        for key, dynamic in (("in_proj", False), ("conv2d", False), ("out_proj", True)):
+            full = f"{name}.{key}"
+            if not selected(full):
+                continue
+            layer = getattr(self, key)
+            kind = QuantizedConv2d if isinstance(layer, nn.Conv2d) else QuantizedLinear
+            quantizers = (
+                config.weight_quantizer(full),
+                config.activation_quantizer(full, dynamic=dynamic),
+            )
+            setattr(self, key, kind(layer, *quantizers))
 
 
 def _apply(quantizer: Quantizer | None, x: Tensor) -> Tensor:

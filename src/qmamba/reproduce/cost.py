@@ -43,7 +43,7 @@ def multiply_adds(plan: Mapping[Training, tuple[str, ...]], protocol: Protocol) 
 def measured_speed(device: torch.device | str = "cpu") -> float:
     """Multiply-adds per second that the smallest model reaches here going forward."""
     model = create_model(_PROBE_MODEL).to(device).eval()
-    views = torch.zeros(_PROBE_VIEWS, 3, 224, 224, device=device)
+    views = torch.zeros(_PROBE_VIEWS, 3, 224, 224, dtype=torch.float32, device=device)
     with torch.no_grad():
         model(views).sum().item()
         started = time.perf_counter()

@@ -42,36 +42,30 @@ FRESH_NOTE = (
 
 @dataclass(frozen=True)
 class Step:
-    """One training of a plan.
-
-    Attributes:
-        training: what is run; in a quick trial the stand-in.
-        tests: data sets that its result is tested on.
-        missing: what it lacks; empty where it can be run.
-    """
+    """One training of a plan."""
 
     training: Training
+    """What is run; in a quick trial the stand-in."""
     tests: tuple[str, ...]
+    """Data sets that its result is tested on."""
     missing: tuple[str, ...]
+    """What it lacks; empty where it can be run."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All trainings of an experiment, bases first.
-
-    Attributes:
-        name: the experiment.
-        steps: the trainings.
-        sources: what was found on the disk.
-        protocol: the conditions.
-        rows: shell pattern of the rows that are wanted.
-    """
+    """All trainings of an experiment, bases first."""
 
     name: str
+    """The experiment."""
     steps: tuple[Step, ...]
+    """The trainings."""
     sources: Sources
+    """What was found on the disk."""
     protocol: Protocol
+    """The conditions."""
     rows: str = "*"
+    """Shell pattern of the rows that are wanted."""
 
     @property
     def possible(self) -> tuple[Step, ...]:
@@ -188,11 +182,11 @@ def _figure(plan: Plan, laboratory: Laboratory, notes: tuple[str, ...]) -> list[
         if not laboratory.is_done(step.training, step.tests):
             continue
         dataset = plan.sources.datasets[FIGURE_SET]
-        places = laboratory.test_part(FIGURE_SET, step.training.seed)
-        kinds = [damage_kind(dataset[place].distortion) for place in places]
+        indices = laboratory.test_part(FIGURE_SET, step.training.seed)
+        kinds = [damage_kind(dataset[index].distortion) for index in indices]
         model = laboratory.trained(step.training)
         assert isinstance(model, RatingNetwork)
-        features = deep_features(model, dataset, places, plan.protocol.crops_used)
+        features = deep_features(model, dataset, indices, plan.protocol.crops_used)
         maps.append(feature_map(step.training.model, features, kinds))
     if not maps:
         raise QMambaError("Figure 3 has nothing to show, because no backbone could be trained.")

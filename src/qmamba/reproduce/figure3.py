@@ -45,19 +45,16 @@ _PANEL_INCHES = 4.0
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """One panel of the figure.
-
-    Attributes:
-        model: the backbone.
-        positions: (images, 2), where t-SNE puts the features.
-        kinds: kind of damage of every image.
-        silhouette: mean silhouette of the features by kind, in [-1, 1].
-    """
+    """One panel of the figure."""
 
     model: str
+    """The backbone."""
     positions: NDArray[np.float64]
+    """(images, 2), where t-SNE puts the features."""
     kinds: tuple[str, ...]
+    """Kind of damage of every image."""
     silhouette: float
+    """Mean silhouette of the features by kind, in [-1, 1]."""
 
 
 def damage_kind(distortion: str | None) -> str:
@@ -103,8 +100,8 @@ def feature_map(
     """
     if len(features) < 4 or len(set(kinds)) < 2 or len(set(kinds)) >= len(features):
         raise DataError(
-            f"figure 3 needs at least four images, of two or more kinds of which one occurs"
-            f" twice, got {len(features)} of {len(set(kinds))}"
+            f"Figure 3 needs at least four images, of two or more kinds of which one occurs"
+            f" twice, got {len(features)} of {len(set(kinds))}."
         )
     try:
         from sklearn.manifold import TSNE

@@ -10,6 +10,7 @@ from typing import Any
 
 from qmamba.errors import ConfigError
 from qmamba.models import count_flops, count_parameters, model_config
+from qmamba.models.loda.config import LoDaConfig
 from qmamba.models.qmamba.config import QMambaConfig
 from qmamba.prompts import TuningConfig, count_tuned
 from qmamba.reproduce.paper_tables import MIXED, TABLES, TRANSFERS, Column, PaperRow, PaperTable
@@ -21,8 +22,13 @@ MODELS = {
         for family in ("ViT", "Swin", "QMamba", "LQMamba")
         for letter, size in (("T", "tiny"), ("S", "small"), ("B", "base"))
     },
+    "DEIQT": "deiqt",
+    "LoDa": "loda",
 }
 """Our names of the models that rows of the paper are called after."""
+
+UNTUNED = ("DEIQT", "LoDa")
+"""Rows of the tables of tunings that are models tested without one."""
 
 TRANSFER_MODEL = "lqmamba-base"
 """The model that is tuned; the paper's parameter counts of its prompts fit no other."""
@@ -52,21 +58,18 @@ NOT_HERE = "a method that is not part of this package"
 
 @dataclass(frozen=True)
 class Training:
-    """One training run.
-
-    Attributes:
-        model: named model.
-        sets: data sets whose training parts it learns, in the order of the paper.
-        seed: seed of the split and of the run.
-        tuning: what is trained of the base; None where the whole model is trained.
-        base: the training whose result is tuned.
-    """
+    """One training run."""
 
     model: str
+    """Named model."""
     sets: tuple[str, ...]
+    """Data sets whose training parts it learns, in the order of the paper."""
     seed: int
+    """Seed of the split and of the run."""
     tuning: TuningConfig | None = None
+    """What is trained of the base; None where the whole model is trained."""
     base: Training | None = None
+    """The training whose result is tuned."""
 
     @property
     def key(self) -> str:
@@ -135,7 +138,9 @@ def rows_of(table: PaperTable, pattern: str = "*") -> list[PaperRow]:
 
 def is_ours(table: PaperTable, row: PaperRow) -> bool:
     """Whether the row's method is part of this package."""
-    return row.label in (TUNINGS if table.name in TRANSFER_TABLES else MODELS)
+    if table.name in TRANSFER_TABLES and row.label in TUNINGS:
+        return True
+    return row.label in (UNTUNED if table.name in TRANSFER_TABLES else MODELS)
 
 
 def members(table: PaperTable, column: Column) -> tuple[Column, ...]:
@@ -156,6 +161,8 @@ def measurement(table: PaperTable, row: PaperRow, column: Column, seed: int) -> 
     if table.name not in TRANSFER_TABLES:
         sets = MIXED if table.name in ("table2", "table6") else (column.test,)
         return Measurement(Training(MODELS[row.label], sets, seed), column.test)
+    if row.label in UNTUNED:
+        return Measurement(Training(MODELS[row.label], column.train, seed), column.test)
     tuning = TUNINGS[row.label]
     base = Training(TRANSFER_MODEL, column.train, seed)
     if tuning.method == "none":
@@ -212,7 +219,7 @@ def cost_figure(table: PaperTable, row: PaperRow, column: Column) -> float | Non
     """Our parameters in 10^6 or multiply-adds in 10^9, as the paper counts them, if ours."""
     if not is_ours(table, row):
         return None
-    if table.name in TRANSFER_TABLES:
+    if table.name in TRANSFER_TABLES and row.label in TUNINGS:
         return _tuned_parameters(TUNINGS[row.label]) / 1e6
     if column.metric == "gflops":
         return count_flops(model_config(MODELS[row.label])).paper / 1e9
@@ -221,7 +228,11 @@ def cost_figure(table: PaperTable, row: PaperRow, column: Column) -> float | Non
 
 @cache
 def _parameters(model: str) -> int:
-    return count_parameters(model_config(model))
+    config = model_config(model)
+    # The paper counts what learns.
+    return (
+        config.trainable_parameters if isinstance(config, LoDaConfig) else count_parameters(config)
+    )
 
 
 @cache

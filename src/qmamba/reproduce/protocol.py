@@ -25,6 +25,8 @@ _QUICK_MODELS = {
     "resnet-*": "resnet-50",
     "vit-*": "vit-tiny",
     "swin-*": "swin-tiny",
+    "deiqt": "deiqt",
+    "loda": "loda",
 }
 
 
@@ -80,7 +82,7 @@ class Protocol:
     def chosen(self, positions: tuple[int, ...]) -> tuple[int, ...]:
         """The positions of a part that are used: all, or a few evenly spaced ones."""
         count = self.images(len(positions))
-        return tuple(positions[place * len(positions) // count] for place in range(count))
+        return tuple(positions[index * len(positions) // count] for index in range(count))
 
     def images(self, there: int) -> int:
         """How many images of a part are used."""

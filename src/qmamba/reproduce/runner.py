@@ -39,25 +39,22 @@ class InterruptedRunError(QMambaError):
 
 @dataclass(frozen=True)
 class Conditions:
-    """Where and how the work is done.
-
-    Attributes:
-        out: folder of runs and results.
-        device: where models are trained and tested.
-        precision: number format of the forward pass in training.
-        workers: processes that prepare examples.
-        memory: bytes of decoded images that are kept.
-        keep_weights: keep the weights of every training, also of those that nothing else needs.
-        report: progress of a training.
-    """
+    """Where and how the work is done."""
 
     out: Path
+    """Folder of runs and results."""
     device: str = "cpu"
+    """Where models are trained and tested."""
     precision: str = "fp32"
+    """Number format of the forward pass in training."""
     workers: int = 0
+    """Processes that prepare examples."""
     memory: int = 8 << 30
+    """Bytes of decoded images that are kept."""
     keep_weights: bool = False
+    """Keep the weights of every training, also of those that nothing else needs."""
     report: Callable[[TrainingProgress], None] | None = None
+    """Progress of a training."""
 
 
 class Laboratory:
@@ -242,7 +239,7 @@ def _is_needed_again(training: Training) -> bool:
 
 def _finish(folder: Path, interrupted: bool) -> None:
     if interrupted:
-        raise InterruptedRunError("stopped after a checkpoint; the same command goes on")
+        raise InterruptedRunError("Stopped after a checkpoint; the same command goes on.")
     (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from qmamba.datasets import RatedDataset, Split, find_datasets, read_dataset, split_by_content
 from qmamba.errors import DataError
 from qmamba.models import model_config
+from qmamba.models.loda.config import LoDaConfig
 from qmamba.models.timm.config import TimmConfig
 from qmamba.reproduce.plan import Training
 from qmamba.reproduce.protocol import TRAIN_SHARE, Protocol
@@ -19,19 +20,16 @@ WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 @dataclass(frozen=True)
 class Sources:
-    """What was found.
-
-    Attributes:
-        datasets: complete data sets by name.
-        problems: why a data set cannot be used, by name.
-        weights: folder with ImageNet weights, a file per model, named after it.
-        fresh: start from random weights where there are none.
-    """
+    """What was found."""
 
     datasets: Mapping[str, RatedDataset]
+    """Complete data sets by name."""
     problems: Mapping[str, str]
+    """Why a data set cannot be used, by name."""
     weights: Path | None = None
+    """Folder with ImageNet weights, a file per model, named after it."""
     fresh: bool = False
+    """Start from random weights where there are none."""
 
     def start(self, model: str) -> Path | None:
         """The weights that a model starts from, None for random ones."""
@@ -49,7 +47,10 @@ class Sources:
         if training.base is not None:
             lacking.update(dict.fromkeys(self.missing(training.base)))
             return list(lacking)
-        if isinstance(model_config(training.model), TimmConfig) and find_spec("timm") is None:
+        if (
+            isinstance(model_config(training.model), TimmConfig | LoDaConfig)
+            and find_spec("timm") is None
+        ):
             lacking[f'{training.model} needs timm (pip install "qmamba[timm]")'] = None
         if not self.fresh and self.start(training.model) is None:
             lacking[f"no weights to start {training.model} from"] = None

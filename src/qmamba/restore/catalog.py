@@ -8,7 +8,7 @@ from numbers import Integral, Real
 
 from qmamba.checkpoints import describe, list_weights
 from qmamba.errors import CheckpointError, ConfigError
-from qmamba.models import MambaIRConfig, ModelMetadata
+from qmamba.models import ModelMetadata, RestorationConfig
 from qmamba.restore.degradations import Degradation, TaskName
 
 DEFAULT_TASK: TaskName = "sr"
@@ -84,7 +84,7 @@ def purpose_of(metadata: ModelMetadata | None) -> Degradation | None:
 
 
 def check_request(
-    request: RestorationRequest, config: MambaIRConfig, metadata: ModelMetadata | None
+    request: RestorationRequest, config: RestorationConfig, metadata: ModelMetadata | None
 ) -> None:
     """Compare a request with the model that was named beside it.
 

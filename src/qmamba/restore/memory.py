@@ -1,4 +1,4 @@
-"""How much memory a MambaIR takes for each pixel of its input, and how much there is."""
+"""How much memory a restoration network takes per pixel of its input, and how much there is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from qmamba.inference import Precision
-from qmamba.models import MambaIRConfig
+from qmamba.models import RestorationConfig
 from qmamba.models.mambair.network import TAIL_DIM
 
 USABLE_SHARE = 0.5
@@ -18,7 +18,6 @@ USABLE_SHARE = 0.5
 
 _UNKNOWN_MEMORY = 2 << 30
 _FLOAT = 4
-_ROUTES = 4
 # Peaks of the process were 1.3 to 1.8 times the feature maps that are alive at once in the deepest
 # block, because convolutions reorder their inputs and freed memory is kept for the next maps.
 _OVERHEAD = 2.25
@@ -31,17 +30,13 @@ _OUT_OF_MEMORY = (
 )
 
 
-def bytes_per_pixel(config: MambaIRConfig, precision: Precision = "fp32") -> int:
+def bytes_per_pixel(config: RestorationConfig, precision: Precision = "fp32") -> int:
     """Estimate of the memory that the network takes for one pixel of its input, from above.
 
     The figure counts the feature maps that are alive at once and a measured surplus. It holds for
     images of at least 128 x 128 pixels, without gradients.
     """
-    block = 5 * config.dim + 5 * config.inner_dim
-    block += _ROUTES * (config.dt_rank + 2 * config.state_size)
-    if config.cab == "convolution":
-        block += config.dim
-    network = max(block, _tail(config)) * _OVERHEAD * _FLOAT
+    network = max(config.held, _tail(config)) * _OVERHEAD * _FLOAT
     if precision == "bf16":
         network *= _BFLOAT16
     # Three maps of the result: the network's, the blended band, and what becomes the image.
@@ -49,7 +44,7 @@ def bytes_per_pixel(config: MambaIRConfig, precision: Precision = "fp32") -> int
     return math.ceil(network + pixels)
 
 
-def _tail(config: MambaIRConfig) -> int:
+def _tail(config: RestorationConfig) -> int:
     """Values per input pixel that are alive at once while the image is enlarged."""
     if config.task == "sr-classic":
         factor = 3 if config.scale == 3 else 2

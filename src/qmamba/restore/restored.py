@@ -15,7 +15,14 @@ from qmamba.restore.degradations import TaskName
 
 @dataclass(frozen=True, eq=False)
 class RestoredImage:
-    """A restored image and how it came about."""
+    """A restored image and how it came about.
+
+    Example:
+        >>> from qmamba import Restorer
+        >>> larger = Restorer.from_pretrained(scale=2).restore("examples/coffee_small.png")
+        >>> larger.task, larger.pixels.shape, larger.tiling
+        ('sr', (400, 600, 3), 'whole')
+    """
 
     layers: ImageLayers
     """The image, with the profile and the metadata of the original."""

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from qmamba.checkpoints import Published, load, publish_model
+from qmamba.checkpoints import Publishable, load
 from qmamba.errors import CheckpointError, ConfigError, ImageError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, ImageLayers, layers_of, read_layers
 from qmamba.inference import Precision, prepare
-from qmamba.models import MambaIRConfig, ModelMetadata, Network
+from qmamba.models import ModelMetadata, Network, RestorationConfig
 from qmamba.restore import memory
 from qmamba.restore.adaptive_tiles import Progress, Watch, restore_tiles
 from qmamba.restore.catalog import RestorationRequest, check_request, find_weights, purpose_of
@@ -40,7 +40,7 @@ ImageInput: TypeAlias = (
 channels]), a tensor (1 to 4 channels, height, width), or layers."""
 
 
-class Restorer:
+class Restorer(Publishable):
     """Restores images with one model.
 
     The same image gets the same bits on one machine with one number of threads and one tiling.
@@ -68,6 +68,12 @@ class Restorer:
     Raises:
         CheckpointError: the model is not a restoration network.
         ConfigError: an option is not allowed.
+
+    Example:
+        >>> restorer = Restorer.from_pretrained(task="denoise")
+        >>> restored = restorer.restore("examples/coffee_small.png")
+        >>> restored.pixels.shape, restored.pixels.dtype.name
+        ((200, 300, 3), 'uint8')
     """
 
     def __init__(
@@ -85,11 +91,11 @@ class Restorer:
     ) -> None:
         metadata = metadata or getattr(model, "metadata", None)
         config = getattr(model, "config", None)
-        if not isinstance(config, MambaIRConfig):
+        if not isinstance(config, RestorationConfig):
             name = "The model" if metadata is None else f"The model {metadata.name!r}"
             raise CheckpointError(
                 f"{name} is a {type(model).__name__} network, which restores nothing; give weights "
-                "of a MambaIR."
+                "of a MambaIR or MambaIRv2."
             )
         if tile not in ("auto", "whole") and not (isinstance(tile, int) and tile >= MIN_TILE):
             raise ConfigError(
@@ -177,46 +183,6 @@ class Restorer:
         if named:
             check_request(request, restorer.config, restorer.metadata)
         return restorer
-
-    def push_to_hub(
-        self,
-        repository: str,
-        *,
-        license: str | None = None,
-        private: bool = False,
-        token: str | None = None,
-        message: str | None = None,
-        dry_run: bool = False,
-    ) -> Published:
-        """Publish the model with a card made from its metadata; see :func:`publish_model`.
-
-        Args:
-            repository: ``owner/name`` on the Hugging Face hub.
-            license: identifier of the license of the weights, such as ``"apache-2.0"``.
-            private: make a new repository private.
-            token: of the hub; ``None`` takes the one that ``hf auth login`` stored.
-            message: of the commit.
-            dry_run: make the file and the card and send nothing.
-
-        Returns:
-            Commit, digest and card.
-
-        Raises:
-            CheckpointError: the hub refuses, cannot be reached, or stored something else.
-            ConfigError: the repository or the license is malformed.
-        """
-        if self.metadata is None:
-            raise ConfigError("The model has no metadata to make a card from; say what it is for.")
-        return publish_model(
-            self.model,
-            self.metadata,
-            repository,
-            license=license,
-            private=private,
-            token=token,
-            message=message,
-            dry_run=dry_run,
-        )
 
     @property
     def task(self) -> TaskName:
@@ -347,7 +313,8 @@ class Restorer:
                 "8-bit values by 255."
             )
         batch, channels, height, width = shape
-        result = torch.empty(batch, channels, self.scale * height, self.scale * width)
+        shape = (batch, channels, self.scale * height, self.scale * width)
+        result = torch.empty(shape, dtype=torch.float32, device="cpu")
         for image, target in zip(images.detach().float(), result, strict=True):
             self._restore_planes(image, target, Watch(progress, cancel))
         return result.to(images.device)

@@ -11,11 +11,14 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from qmamba.errors import ConfigError
+
+_FLOATS: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 
 MIN_TILE = 16
 """Smallest side of a tile, in pixels of the input."""
@@ -122,11 +125,12 @@ def _spans(length: int, tile: int, overlap: int) -> tuple[slice, ...]:
 
 def _weights(spans: tuple[slice, ...], scale: int) -> list[Tensor]:
     """Weights of the output pixels of each span."""
-    weights = [torch.ones(scale * (span.stop - span.start)) for span in spans]
+    weights = [torch.ones(scale * (span.stop - span.start), **_FLOATS) for span in spans]
     for index, (before, after) in enumerate(pairwise(spans)):
         count = scale * (before.stop - after.start)
         if count > 0:
-            rising = torch.sin(math.pi / 2 * (torch.arange(count) + 0.5) / count).square()
+            middles = torch.arange(count, **_FLOATS) + 0.5
+            rising = torch.sin(math.pi / 2 * middles / count).square()
             weights[index + 1][:count] = rising
             weights[index][-count:] = 1 - rising
     return weights

@@ -25,27 +25,24 @@ _GROUP_KEYS = ("params", "factor", "weight_decay", "betas", "eps", "amsgrad", "m
 
 @dataclass
 class TrainingState:
-    """Where a run stands between two steps.
-
-    Attributes:
-        step: steps done.
-        weights: trained parameters and every buffer.
-        optimizer: state of the optimizer.
-        average: moving average of the weights, if one is kept.
-        best: weights with the best validation figure so far, if that is what is kept.
-        best_figures: the validation figures of those weights.
-        figures: the last validation figures.
-        recent: sum of the losses since the last line of the log, and their number.
-    """
+    """Where a run stands between two steps."""
 
     step: int
+    """Steps done."""
     weights: dict[str, Tensor]
+    """Trained parameters and every buffer."""
     optimizer: dict[str, Any]
+    """State of the optimizer."""
     average: dict[str, Tensor] | None = None
+    """Moving average of the weights, if one is kept."""
     best: dict[str, Tensor] | None = None
+    """Weights with the best validation figure so far, if that is what is kept."""
     best_figures: dict[str, float] = field(default_factory=dict)
+    """The validation figures of those weights."""
     figures: dict[str, float] = field(default_factory=dict)
+    """The last validation figures."""
     recent: tuple[float, int] = (0.0, 0)
+    """Sum of the losses since the last line of the log, and their number."""
 
 
 def trained_values(model: nn.Module) -> dict[str, Tensor]:

@@ -50,40 +50,34 @@ from qmamba.training.task import Task
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """What a run tells while it runs.
-
-    Attributes:
-        step: steps done.
-        steps: steps of the whole run.
-        loss: mean loss since the last log interval; not a number before the first.
-        learning_rate: rate of the last step.
-        seconds_left: estimated time to the end.
-        figures: validation figures, where the report is of an evaluation.
-    """
+    """What a run tells while it runs."""
 
     step: int
+    """Steps done."""
     steps: int
+    """Steps of the whole run."""
     loss: float
+    """Mean loss since the last log interval; not a number before the first."""
     learning_rate: float
+    """Rate of the last step."""
     seconds_left: float
+    """Estimated time to the end."""
     figures: dict[str, float] | None = None
+    """Validation figures, where the report is of an evaluation."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run ends with.
-
-    Attributes:
-        model: the model, with the weights that the options keep.
-        step: steps done.
-        figures: validation figures of those weights; empty where none were measured.
-        interrupted: whether a signal ended the run before its last step.
-    """
+    """What a run ends with."""
 
     model: nn.Module
+    """The model, with the weights that the options keep."""
     step: int
+    """Steps done."""
     figures: dict[str, float]
+    """Validation figures of those weights; empty where none were measured."""
     interrupted: bool
+    """Whether a signal ended the run before its last step."""
 
 
 def train(
@@ -142,7 +136,9 @@ class _Run:
                 "choose a batch_size that divides."
             )
         if options.keep == "best" and task.metric is None:
-            raise ConfigError("keep='best' needs a validation part; give one or keep the last.")
+            raise ConfigError(
+                "The option keep='best' needs a validation part; give one or keep the last."
+            )
         self.model = model.to(device)
         self.task = task
         self.options = options

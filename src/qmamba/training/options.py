@@ -80,7 +80,7 @@ class TrainingOptions:
         if (self.epochs is None) == (self.steps is None):
             raise ConfigError("Give exactly one of epochs and steps, and None for the other.")
         if self.epochs is not None and not 0 < self.epochs <= 1e6:
-            raise ConfigError(f"epochs must be positive, got {self.epochs!r}.")
+            raise ConfigError(f"The option epochs must be positive, got {self.epochs!r}.")
         _at_least(self, 1, "batch_size", "checkpoint_every", "log_every")
         _at_least(self, 0, "workers", "seed")
         for name in ("steps", "evaluate_every"):
@@ -102,10 +102,11 @@ class TrainingOptions:
         rising = all(a < b for a, b in zip(self.milestones, self.milestones[1:], strict=False))
         if not rising or not all(0 < value < 1 for value in self.milestones):
             raise ConfigError(
-                f"milestones must be rising fractions between 0 and 1, got {self.milestones}."
+                f"The option milestones must be rising fractions between 0 and 1, got "
+                f"{self.milestones}."
             )
         if len(self.betas) != 2 or not all(0 <= value < 1 for value in self.betas):
-            raise ConfigError(f"betas must be two numbers in [0, 1), got {self.betas}.")
+            raise ConfigError(f"The option betas must be two numbers in [0, 1), got {self.betas}.")
 
     def total_steps(self, examples: int) -> int:
         """Steps of the whole run over a set of this many examples."""

@@ -160,6 +160,7 @@ def _common(model: Network, options: TrainingOptions, name: str) -> dict[str, An
         "qmamba": __version__,
         "torch": torch.__version__,
         "name": name,
+        "architecture": model.config.architecture,
         "config": model.config.to_dict(),
         "from": _origin(model),
     }

@@ -37,7 +37,7 @@ def _order(examples: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng(derived_seed(seed, "order", epoch)).permutation(examples)
 
 
-def places(step: int, batch_size: int, examples: int, seed: int) -> list[tuple[int, int]]:
+def indices(step: int, batch_size: int, examples: int, seed: int) -> list[tuple[int, int]]:
     """(epoch, index) of every example of a step.
 
     The epochs follow each other without a gap: a batch may end one and begin the next, every
@@ -83,7 +83,7 @@ def batches(
 ) -> Iterator[dict[str, Tensor]]:
     """The rows of this rank of the batches of the steps ``first`` to ``last - 1``, in order."""
     own = (
-        places(step, batch_size, task.examples, seed)[rank::world_size]
+        indices(step, batch_size, task.examples, seed)[rank::world_size]
         for step in range(first, last)
     )
     return iter(

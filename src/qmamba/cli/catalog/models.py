@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qmamba.cli.common import shown, table_lines
+from qmamba.cli.common import parsed_size, shown, table_lines
 from qmamba.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def models(
 
     if size is not None and not flops:
         raise ConfigError("--size is the image size for --flops; add --flops.")
-    height, width = _parsed_size(size or _DEFAULT_SIZE)
+    height, width = parsed_size("--size", size or _DEFAULT_SIZE)
     names = list_models(pattern)
     weights = [name for name in list_weights() if fnmatchcase(name, pattern)]
     if not names and not weights:
@@ -76,13 +75,6 @@ def _gflops(config: NetworkConfig, height: int, width: int) -> tuple[str, str]:
         return "-", "-"
     report = count_flops(config, height, width)
     return f"{report.paper / 1e9:.3f}", f"{report.total / 1e9:.3f}"
-
-
-def _parsed_size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
-    if match is None:
-        raise ConfigError(f"--size is height x width such as 384x512, got {text!r}.")
-    return int(match[1]), int(match[2])
 
 
 def _described(weights: str) -> list[str]:

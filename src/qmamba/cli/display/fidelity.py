@@ -55,19 +55,22 @@ class Gains:
 
 
 def measured(
-    row: RestoredRow, original: ImageLayers | None, gains: Gains | None, max_pixels: int
+    row: RestoredRow,
+    original: ImageLayers | None,
+    decoded: ImageLayers | None,
+    gains: Gains | None,
 ) -> Iterator[tuple[str, bool]]:
     """Lines on a written image, each with whether it holds figures or says why there are none.
 
     Args:
         row: of a restored image, or one whose result was refused.
         original: what it is compared with; None for no comparison.
+        decoded: the input of the restoration; needed with an original.
         gains: what compares the scores; None for no score.
-        max_pixels: largest input that is decoded.
     """
-    if original is not None and row.restored is not None:
+    if original is not None and decoded is not None and row.restored is not None:
         try:
-            yield compared(row, original, max_pixels), True
+            yield compared(row, original, decoded), True
         except Exception as error:
             yield f"  not compared: {_reason(error)}", False
     if gains is not None:
@@ -90,7 +93,7 @@ def require_fitting_size(original: ImageLayers, image: ImageLayers, scale: int) 
         )
 
 
-def compared(row: RestoredRow, original: ImageLayers, max_pixels: int) -> str:
+def compared(row: RestoredRow, original: ImageLayers, decoded: ImageLayers) -> str:
     """PSNR and SSIM of a written image and of its input, in one line.
 
     The written file is read again, so what its format lost counts. In super-resolution the luma is
@@ -107,7 +110,7 @@ def compared(row: RestoredRow, original: ImageLayers, max_pixels: int) -> str:
         _eight_bits(layers.colors)
         for layers in (
             read_layers(row.output, max_pixels=UNLIMITED),
-            read_layers(row.image, max_pixels=max_pixels),
+            decoded,
             original,
         )
     )

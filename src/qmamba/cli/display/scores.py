@@ -89,6 +89,10 @@ class Report:
         """Take the next row."""
         if self._table is not None:
             self._table.write(row)
+        self.show(row)
+
+    def show(self, row: ImageRow) -> None:
+        """Take a row that is in the table already."""
         if self._order is Order.score:
             self._kept.append(row)
         elif self._screen is not None:

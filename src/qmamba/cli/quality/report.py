@@ -148,7 +148,7 @@ def _maps(
             model or score.model, policy=score.policy, device=device, max_pixels=max_pixels
         )
         if scorer.metadata.sha256 != score.sha256:
-            raise ConfigError(f"the weights {model or score.model!r} are others than the table's")
+            raise ConfigError(f"The weights {model or score.model!r} are others than the table's.")
     except QMambaError as error:
         if model is not None:
             raise

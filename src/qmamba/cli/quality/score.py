@@ -20,12 +20,16 @@ from qmamba.cli.common import (
     say,
 )
 from qmamba.cli.display.scores import JsonScreen, Order, Report, Screen, TextScreen
+from qmamba.cli.options.shards import ShardArguments, with_shard_options
 from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
+from qmamba.cli.scale.score_shards import score_shards
 from qmamba.errors import ConfigError, DataError
 from qmamba.files import require_writable
 
 if TYPE_CHECKING:
-    from qmamba.assess import MapFormat, Scorer
+    from collections.abc import Iterator
+
+    from qmamba.assess import ImageRow, MapFormat, Scorer, TableFile
     from qmamba.assess.map_files import Target
     from qmamba.inference import Precision
 
@@ -37,26 +41,36 @@ class MapFileFormat(str, Enum):
     npy = "npy"
 
 
+@with_shard_options
 def score(
     paths: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="PATH",
             help="Image files, folders, quoted patterns such as 'photos/**/*.jpg', or - for a list "
-            "on standard input (one per line, or NUL-separated).",
+            "on standard input (one per line, or NUL-separated). With --shards tar and Parquet "
+            "files as well, and nothing to go on with a folder of scores.",
             show_default=False,
         ),
-    ],
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
             metavar="FILE",
-            help="Write all rows to this .csv or .jsonl file.",
+            help="Write all rows to this .csv or .jsonl file, or to this folder with --shards.",
             show_default=False,
         ),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the rows that a stopped run left for -o FILE."),
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Begin anew where a stopped run has left rows for -o FILE."),
+    ] = False,
     model: Annotated[
         str | None,
         typer.Option(
@@ -89,9 +103,24 @@ def score(
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="Go into the folders inside folders.")
     ] = False,
+    batch_images: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Images that share a call of the network; more than 1 is faster with few views"
+            " and changes the last digits.",
+        ),
+    ] = 1,
     workers: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Threads that decode images.")
-    ] = 2,
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Threads that decode images (2; with --shards one per process).",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON array of all rows instead of a table.")
     ] = False,
@@ -130,39 +159,71 @@ def score(
             show_default=False,
         ),
     ] = None,
+    *,
+    sharded: ShardArguments,
 ) -> None:
     """Score the quality of images.
 
     One row per image: its score, or why it has none. Without -o a table goes to standard output,
     everything else to standard error. With -o the rows are in FILE.partial until the file is
-    complete, and stay there after Ctrl-C.
+    complete, and stay there after Ctrl-C; --resume goes on with them.
 
     Exit code: 0 all images scored, 1 some failed, 2 wrong usage, 130 interrupted.
     """
-    from qmamba.assess import TableFile, find_images, map_paths, require_existing, score_paths
+    from qmamba.assess import TableFile, map_paths, require_existing, score_paths
 
+    sharded.check()
+    paths = paths or []
+    if sharded.shards or sharded.ray is not None:
+        if as_json or sort is not Order.input:
+            raise ConfigError("--json and --sort have no effect on a folder of scores.")
+        scorer = _scorer(
+            model, tuned, policy, device, precision, batch_size, batch_images, max_pixels, seed
+        )
+        say(_legend(scorer))
+        score_shards(
+            paths,
+            output,
+            sharded,
+            scorer,
+            model=model,
+            tuned=tuned,
+            recursive=recursive,
+            decoders=workers,
+        )
+        return
+    if not paths:
+        raise ConfigError("Give a PATH: images, folders or patterns to score.")
+    if (resume or force) and output is None:
+        raise ConfigError("--resume and --force are about the rows of -o FILE; add it.")
     if paths.count("-") > 1:
         raise ConfigError("The list on standard input (-) can be read once only.")
     require_existing(paths)
     maps = _maps(paths, map_file, map_folder, map_format)
-    found = find_images(paths, recursive=recursive, stdin=sys.stdin.buffer)
-    first = next(found, None)
-    if first is None:
-        hint = "" if recursive or paths == ["-"] else "; --recursive looks into folders inside"
-        raise DataError(f"No images found in {', '.join(map(repr, paths))}{hint}.")
+    found = _found(paths, recursive)
     done = failed = 0
     try:
         with ExitStack() as stack:
-            table = None if output is None else stack.enter_context(TableFile(output))
-            scorer = _scorer(model, tuned, policy, device, precision, batch_size, max_pixels, seed)
+            scorer = _scorer(
+                model, tuned, policy, device, precision, batch_size, batch_images, max_pixels, seed
+            )
+            table = None
+            if output is not None:
+                settings = _settings(scorer)
+                table = TableFile(output, settings=settings, resume=resume, force=force)
+                stack.enter_context(table)
             say(_legend(scorer))
             screen = _screen(scorer, as_json=as_json, quiet=table is not None)
             report = stack.enter_context(Report(table, screen, sort))
+            for row in [] if table is None else _kept(table, found):
+                report.show(row)
+                done += 1
+                failed += row.score is None
             rows = stack.enter_context(
                 closing(
-                    score_paths(scorer, chain([first], found), workers=workers)
+                    score_paths(scorer, found, workers=workers or 2)
                     if maps is None
-                    else map_paths(scorer, chain([first], found), *maps)
+                    else map_paths(scorer, found, *maps)
                 )
             )
             progress = None
@@ -176,7 +237,7 @@ def score(
                 if progress is not None:
                     progress.update(done, failed)
     except KeyboardInterrupt:
-        kept = f"; their rows are in {output}.partial" if output and done else ""
+        kept = f"; their rows are in {output}.partial, --resume goes on" if output and done else ""
         say(f"interrupted after {done} images{kept}")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     say(
@@ -188,6 +249,46 @@ def score(
     )
     if failed:
         raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _found(paths: list[str], recursive: bool) -> Iterator[str | ImageRow]:
+    """The images that the paths stand for, of which there is one at least."""
+    from qmamba.assess import find_images
+
+    found = find_images(paths, recursive=recursive, stdin=sys.stdin.buffer)
+    first = next(found, None)
+    if first is None:
+        hint = "" if recursive or paths == ["-"] else "; --recursive looks into folders inside"
+        raise DataError(f"No images found in {', '.join(map(repr, paths))}{hint}.")
+    return chain([first], found)
+
+
+def _settings(scorer: Scorer) -> dict[str, str | int]:
+    """What scores depend on beside the images, as a stopped run leaves it for a later one."""
+    return {
+        "model": scorer.metadata.name,
+        "sha256": scorer.metadata.sha256 or "",
+        "policy": str(scorer.policy),
+        "precision": scorer.precision,
+        "max_pixels": scorer.max_pixels,
+        "batch_images": scorer.batch_images,
+    }
+
+
+def _kept(table: TableFile, found: Iterator[str | ImageRow]) -> list[ImageRow]:
+    """The rows of an earlier run, whose images are taken off the front of what was found."""
+    for number, row in enumerate(table.kept, 1):
+        entry = next(found, None)
+        name = entry if entry is None or isinstance(entry, str) else entry.image
+        if name is None or not table.is_of(row, name):
+            now = "nothing" if name is None else repr(name)
+            raise DataError(
+                f"{str(table.partial)!r} cannot be resumed: image {number} was {row.image!r} and is"
+                f" {now} now; give the same inputs, or --force."
+            )
+    if table.kept:
+        say(f"going on after {len(table.kept)} images of an earlier run")
+    return table.kept
 
 
 def _maps(
@@ -226,6 +327,7 @@ def _scorer(
     device: str,
     precision: str,
     batch_size: int,
+    batch_images: int,
     max_pixels: int | None,
     seed: int | None,
 ) -> Scorer:
@@ -239,6 +341,7 @@ def _scorer(
         policy=policy,
         precision=cast("Precision", precision),
         batch_size=batch_size,
+        batch_images=batch_images,
         max_pixels=max_pixels or DEFAULT_MAX_PIXELS,
     )
     if seed is not None:

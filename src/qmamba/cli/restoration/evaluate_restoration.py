@@ -165,7 +165,6 @@ class _Network:
 
     def __init__(self, source: str, device: str, precision: str) -> None:
         from qmamba.checkpoints import load
-        from qmamba.checkpoints.sources import read_weights
         from qmamba.evaluation.restoration.cost import network_cost
         from qmamba.inference import prepare
         from qmamba.models import MambaIR
@@ -181,8 +180,9 @@ class _Network:
             self.name += f" {precision}"
         self.config = network.config
         self.degradation = purpose_of(network.metadata)
+        assert network.load_report is not None
         self.cost = network_cost(
-            network.config, quantization, file_bytes=len(read_weights(source).content)
+            network.config, quantization, file_bytes=network.load_report.file_bytes
         )
         self.run: Callable[[Tensor], Tensor] = prepare(network, cast("Precision", precision))
 

@@ -61,8 +61,8 @@ def quantize(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Over what dynamic grids are taken: sample (each image), frozen (calibration), "
-            "batch (sample).",
+            help="Over what dynamic parameters are taken: sample (each image), frozen"
+            " (calibration), batch (sample).",
             show_default=False,
         ),
     ] = None,
@@ -70,8 +70,8 @@ def quantize(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Images such as the network will be given, from which the grids of activations "
-            "are taken. Without it made ones, which are worse.",
+            help="Images such as the network will be given, on which activations are calibrated."
+            " Without it random ones, which are worse.",
             show_default=False,
         ),
     ] = None,
@@ -97,8 +97,8 @@ def quantize(
 ) -> None:
     """Quantize a network and write it to one small file.
 
-    Full-precision weights are quantized after training: weight grids by least squared error,
-    activation grids from images. Networks that were trained with quantizers are packed as they
+    Full-precision weights are quantized after training: weights by least squared error,
+    activations calibrated on images. Networks that were trained with quantizers are packed as they
     were trained. The result is used like other weights: `qmamba restore`, `qmamba score`,
     `qmamba evaluate-restoration`.
 
@@ -190,7 +190,7 @@ def _after_training(
     inputs = calibration_inputs(model, folder)
     quantize_(model, config)
     calibrate(model, inputs)
-    images = "made ones" if folder is None else f"{len(inputs)} crops of {folder.name}"
+    images = "random images" if folder is None else f"{len(inputs)} crops of {folder.name}"
     training = {
         **metadata.training,
         "quantization": {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -15,10 +14,7 @@ import typer
 from qmamba.cli.common import (
     EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
-    Progress,
     say,
-    shown,
-    write,
 )
 from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption, PrecisionOption
 from qmamba.errors import ConfigError, DataError, ImageError
@@ -28,7 +24,7 @@ if TYPE_CHECKING:
     from qmamba.cli.display.fidelity import Gains
     from qmamba.images import ImageLayers
     from qmamba.inference import Precision
-    from qmamba.restore import Job, RestoredRow, Restorer, Source
+    from qmamba.restore import Job, Restorer, Source
     from qmamba.restore.restorer import Tile
 
 
@@ -215,9 +211,9 @@ def restore(
     Exit code: 0 all restored and measured, 1 some not, 2 wrong usage or disk full, 130 interrupted.
     """
     from qmamba.assess import require_existing
-    from qmamba.cli.display.fidelity import measured
+    from qmamba.cli.display.restoration import Counts, restore_all
     from qmamba.images import DEFAULT_MAX_PIXELS, read_layers
-    from qmamba.restore import Restorer, restore_paths
+    from qmamba.restore import Restorer
 
     if inputs.count("-") > 1:
         raise ConfigError("The list on standard input (-) can be read once only.")
@@ -244,59 +240,35 @@ def restore(
         alpha=alpha.value,
         max_pixels=limit,
     )
+    decoded = None
     if original is not None:
-        _require_fitting(original, jobs[0], restorer.scale, limit)
+        decoded = _require_fitting(original, jobs[0], restorer.scale, limit)
     say(_legend(restorer))
     gains = _gains(device) if score or keep_if_better else None
-    done = failed = skipped = declined = unmeasured = 0
+    saving = {
+        "quality": save_quality,
+        "strip_metadata": strip_metadata,
+        "overwrite": force,
+        "skip_existing": skip_existing,
+        "accept": gains.accept if gains is not None and keep_if_better else None,
+    }
+    counts = Counts(len(jobs))
     try:
-        with ExitStack() as stack:
-            progress = Progress(len(jobs))
-            stack.callback(progress.clear)
-
-            def tiles(finished: int, count: int) -> None:
-                progress.update(done + finished / count, failed)
-
-            rows = restore_paths(
-                restorer,
-                jobs,
-                quality=save_quality,
-                strip_metadata=strip_metadata,
-                overwrite=force,
-                skip_existing=skip_existing,
-                accept=gains.accept if gains is not None and keep_if_better else None,
-                progress=tiles,
-            )
-            for row in rows:
-                progress.clear()
-                write(_line(row) + "\n", sys.stdout)
-                if row.restored is not None or row.declined:
-                    for line, has_figures in measured(row, original, gains, limit):
-                        write(shown(line) + "\n", sys.stdout)
-                        unmeasured += not has_figures
-                done += 1
-                failed += row.error is not None
-                skipped += row.skipped
-                declined += row.declined
-                progress.update(done, failed)
+        restore_all(restorer, jobs, counts, saving, original, decoded, gains)
     except KeyboardInterrupt:
         say(
-            f"interrupted after {done} of {len(jobs)} images; what is written is complete, and "
-            "--skip-existing goes on from there"
+            f"interrupted after {counts.done} of {counts.jobs} images; what is written is complete,"
+            " and --skip-existing goes on from there"
         )
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    say(
-        f"{done - failed - skipped - declined} images restored"
-        + (f", {declined} left as they were" if declined else "")
-        + (f", {skipped} skipped" if skipped else "")
-        + (f", {failed} failed" if failed else "")
-        + (f", {unmeasured} measurements failed" if unmeasured else "")
-    )
-    if failed or unmeasured:
+    say(str(counts))
+    if counts.failed or counts.unmeasured:
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
-def _require_fitting(original: ImageLayers, job: Job, scale: int, max_pixels: int) -> None:
+def _require_fitting(
+    original: ImageLayers, job: Job, scale: int, max_pixels: int
+) -> ImageLayers | None:
     from qmamba.cli.display.fidelity import require_fitting_size
     from qmamba.images import read_layers
 
@@ -304,8 +276,9 @@ def _require_fitting(original: ImageLayers, job: Job, scale: int, max_pixels: in
         image = read_layers(job.source, max_pixels=max_pixels)
     except ImageError:
         # Its row will say so.
-        return
+        return None
     require_fitting_size(original, image, scale)
+    return image
 
 
 def _gains(device: str) -> Gains:
@@ -400,17 +373,3 @@ def _legend(restorer: Restorer) -> str:
     if quantization is not None:
         numbers = f"W{quantization.weight_bits}A{quantization.activation_bits}"
     return f"{what}: {named}{digest}, {restorer.device}, {numbers}"
-
-
-def _line(row: RestoredRow) -> str:
-    name = shown(row.image)
-    if row.error is not None:
-        return f"error: {name}: {shown(row.error)}"
-    if row.declined:
-        return f"{name}: left as it was, the result is not clearly better"
-    if row.restored is None:
-        return f"{name}: skipped, {shown(row.output)} exists"
-    layers = row.restored.layers
-    notes = f"  [{shown('; '.join(row.notes))}]" if row.notes else ""
-    size = f"{layers.width}x{layers.height}"
-    return f"{name} -> {shown(row.output)}  {size}, {row.seconds:.1f} s{notes}"

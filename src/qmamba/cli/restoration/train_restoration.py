@@ -130,7 +130,7 @@ def train_restoration_command(
             show_default=False,
         ),
     ] = None,
-    loss: Annotated[str, typer.Option(metavar="l1|charbonnier", help="What is made small.")] = "l1",
+    loss: Annotated[str, typer.Option(metavar="l1|charbonnier", help="The loss.")] = "l1",
     start: Annotated[
         str,
         typer.Option(
@@ -180,7 +180,7 @@ def train_restoration_command(
     if method is not None and quantize is None:
         raise ConfigError("--method is how --quantize quantizes; give both.")
     quantization = None if quantize is None else quantization_of(quantize, method or "dls+rfa")
-    place = usable_device(device)
+    index = usable_device(device)
     require_new_or_resumed(out, resume)
     overrides: dict[str, Any] = {} if drop_path is None else {"drop_path": drop_path}
     if gray:
@@ -195,7 +195,7 @@ def train_restoration_command(
         cache_bytes=round(memory * _GIBIBYTE),
     )
     display = TrainingDisplay()
-    with process_group(place), run_folder(out):
+    with process_group(index), run_folder(out):
         images = find_clean_images(data, exclude or ())
         training, validation = split_clean_images(images)
         if is_main():

@@ -31,18 +31,15 @@ _TILE_SUFFIX = re.compile(r"_s\d+$")
 
 @dataclass(frozen=True)
 class CleanImage:
-    """An image without damage.
-
-    Attributes:
-        path: its file.
-        content: what it shows, as far as the name tells: images of one content, such as tiles of
-            one photograph (``0001_s001``, ``0001_s002``), are never on both sides of a split.
-        validation: whether the folder says that it belongs to a validation part.
-    """
+    """An image without damage."""
 
     path: Path
+    """Its file."""
     content: str
+    """What it shows, as far as the name tells: images of one content, such as tiles of one
+    photograph (``0001_s001``, ``0001_s002``), are never on both sides of a split."""
     validation: bool = False
+    """Whether the folder says that it belongs to a validation part."""
 
 
 def find_clean_images(
@@ -136,14 +133,14 @@ def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"There is no folder {str(folder)!r}; check the spelling.")
     found = []
-    for place, inside, names in os.walk(folder):
+    for index, inside, names in os.walk(folder):
         inside[:] = [
             name
             for name in inside
             if not name.startswith(".") and not _DEGRADED_FOLDER.search(name.lower())
         ]
         found += [
-            Path(place, name)
+            Path(index, name)
             for name in names
             if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
         ]

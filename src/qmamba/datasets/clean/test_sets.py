@@ -60,17 +60,14 @@ _DEEPEST = 3
 
 @dataclass(frozen=True)
 class RestorationSet:
-    """Original images of a test set.
-
-    Attributes:
-        name: of the set.
-        paths: of the originals, in the order of their names.
-        complete: whether there are as many as the published set has; True for a set of one's own.
-    """
+    """Original images of a test set."""
 
     name: str
+    """Of the set."""
     paths: tuple[Path, ...]
+    """Of the originals, in the order of their names."""
     complete: bool = True
+    """Whether there are as many as the published set has; True for a set of one's own."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -138,11 +135,11 @@ def _folders(root: Path) -> Iterator[Path]:
 
 def _originals(folder: Path) -> tuple[Path, ...]:
     inside = sorted(each for each in folder.iterdir() if _ORIGINALS.fullmatch(each.name))
-    places = [folder, *(each for each in inside if each.is_dir())]
-    for place in places:
+    indices = [folder, *(each for each in inside if each.is_dir())]
+    for index in indices:
         found = sorted(
             path
-            for path in place.iterdir()
+            for path in index.iterdir()
             if path.suffix.lower() in IMAGE_SUFFIXES
             and not path.name.startswith(".")
             and not _SMALL.search(path.stem)

@@ -20,23 +20,20 @@ DistortionFunction = Callable[[Pixels, float, np.random.Generator], Pixels]
 
 @dataclass(frozen=True)
 class Distortion:
-    """One kind of damage.
-
-    Attributes:
-        name: the key in the catalog.
-        family: ``blur``, ``color``, ``compression``, ``noise``, ``brightness``, ``spatial``,
-            ``sharpness_contrast`` (the seven of KADID-10k) or ``capture``.
-        function: takes (image, parameter, generator), returns a new image of equal shape.
-        levels: the parameter at levels 1 (barely visible) to 5 (severe); its meaning and unit are
-            in the docstring of ``function``.
-        spacing: how the parameter runs between two levels: ``linear`` or ``log``.
-    """
+    """One kind of damage."""
 
     name: str
+    """The key in the catalog."""
     family: str
+    """``blur``, ``color``, ``compression``, ``noise``, ``brightness``, ``spatial``,
+    ``sharpness_contrast`` (the seven of KADID-10k) or ``capture``."""
     function: DistortionFunction
+    """Takes (image, parameter, generator), returns a new image of equal shape."""
     levels: tuple[float, float, float, float, float]
+    """The parameter at levels 1 (barely visible) to 5 (severe); its meaning and unit are in the
+    docstring of ``function``."""
     spacing: Literal["linear", "log"] = "linear"
+    """How the parameter runs between two levels: ``linear`` or ``log``."""
 
     @property
     def description(self) -> str:
@@ -174,11 +171,11 @@ def distort(image: Pixels, name: str, level: float, generator: np.random.Generat
             f"distortion {name!r} cannot run: {UNAVAILABLE[name]}; install an official Pillow wheel"
         )
     if name not in DISTORTIONS:
-        raise ConfigError(f"unknown distortion {name!r}; known are {', '.join(DISTORTIONS)}")
+        raise ConfigError(f"Unknown distortion {name!r}; known are {', '.join(DISTORTIONS)}.")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ImageError(
-            f"an image to distort must be uint8 of shape (H, W, 3), got {image.dtype} "
-            f"of shape {tuple(image.shape)}; convert it first"
+            f"An image to distort must be uint8 of shape (H, W, 3), got {image.dtype} "
+            f"of shape {tuple(image.shape)}; convert it first."
         )
     kind = DISTORTIONS[name]
     return kind.function(image, kind.parameter(level), generator)

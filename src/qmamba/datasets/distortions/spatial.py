@@ -24,8 +24,8 @@ def jitter(image: Pixels, amount: float, generator: np.random.Generator) -> Pixe
     steps = generator.standard_normal((height, width, 2), dtype=np.float32)
     steps *= np.float32(amount * math.sqrt(5.0))
     size = np.array([width, height], dtype=np.float32)
-    places = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
-    grid = (2 * (places + steps) + 1) / size - 1
+    indices = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
+    grid = (2 * (indices + steps) + 1) / size - 1
     planes = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
     warped = functional.grid_sample(
         planes,

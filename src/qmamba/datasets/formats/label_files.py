@@ -64,12 +64,13 @@ def read_text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise DataError(f"the label file {str(path)!r} is missing; put it there") from None
+        raise DataError(f"The label file {str(path)!r} is missing; put it there.") from None
     except OSError as error:
-        raise DataError(f"cannot read the label file {str(path)!r}: {error.strerror}") from error
+        raise DataError(f"Cannot read the label file {str(path)!r}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise DataError(
-            f"the label file {str(path)!r} is not UTF-8 text (byte {error.start}); save it as UTF-8"
+            f"The label file {str(path)!r} is not UTF-8 text (byte {error.start}); save it as "
+            "UTF-8."
         ) from error
 
 
@@ -108,7 +109,7 @@ def read_csv(path: Path, columns: Sequence[str | tuple[str, ...]]) -> Iterator[R
             " file again as CSV"
         ) from error
     if header is None:
-        raise DataError(f"the label file {str(path)!r} is empty; get it again")
+        raise DataError(f"The label file {str(path)!r} is empty; get it again.")
 
 
 def read_words(path: Path, columns: Sequence[str]) -> Iterator[Row]:
@@ -130,7 +131,7 @@ def read_words(path: Path, columns: Sequence[str]) -> Iterator[Row]:
             )
         yield Row(path, line, dict(zip(columns, words, strict=True)))
     if empty:
-        raise DataError(f"the label file {str(path)!r} is empty; get it again")
+        raise DataError(f"The label file {str(path)!r} is empty; get it again.")
 
 
 def _checked_header(

@@ -20,8 +20,8 @@ def mat_vector(path: Path, key: str, length: int) -> NDArray[np.float64]:
     value = _variable(path, key)
     if value.dtype.kind not in "biuf" or value.size != length:
         raise DataError(
-            f"the variable {key!r} of {str(path)!r} holds {value.size} values of kind"
-            f" {value.dtype} where {length} numbers are expected; get the original file"
+            f"The variable {key!r} of {str(path)!r} holds {value.size} values of kind"
+            f" {value.dtype} where {length} numbers are expected; get the original file."
         )
     vector = value.reshape(-1).astype(np.float64)
     if not np.isfinite(vector).all():
@@ -44,8 +44,8 @@ def mat_names(path: Path, key: str, length: int) -> list[str]:
     texts = [name.strip() for name in names if isinstance(name, str)]
     if len(texts) != length or len(names) != length:
         raise DataError(
-            f"the variable {key!r} of {str(path)!r} holds {len(texts)} texts where {length} are"
-            " expected; get the original file"
+            f"The variable {key!r} of {str(path)!r} holds {len(texts)} texts where {length} are"
+            " expected; get the original file."
         )
     return texts
 
@@ -58,7 +58,7 @@ def _variable(path: Path, key: str) -> NDArray[Any]:
             f'reading {str(path)!r} needs SciPy; run pip install "qmamba[train]"'
         ) from None
     if not path.is_file():
-        raise DataError(f"the label file {str(path)!r} is missing; put it there")
+        raise DataError(f"The label file {str(path)!r} is missing; put it there.")
     try:
         content = loadmat(path, variable_names=[key])
     except Exception as error:

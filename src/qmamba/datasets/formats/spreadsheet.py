@@ -43,13 +43,13 @@ def read_sheet(path: Path, columns: Sequence[str], sheet: str | None = None) -> 
     top, header = next(found, (0, []))
     if not header:
         raise DataError(
-            f"no row of {str(path)!r} has the columns {', '.join(map(repr, columns))}; get the"
-            " original workbook"
+            f"No row of {str(path)!r} has the columns {', '.join(map(repr, columns))}; get the"
+            " original workbook."
         )
-    places = {column: header.index(column) for column in wanted}
+    indices = {column: header.index(column) for column in wanted}
     for line, cells in enumerate(rows[top:], top + 1):
         values = {
-            column: cells[place] if place < len(cells) else "" for column, place in places.items()
+            column: cells[index] if index < len(cells) else "" for column, index in indices.items()
         }
         if any(values.values()):
             yield Row(path, line, values)
@@ -65,9 +65,9 @@ def sheet_cells(path: Path, sheet: str | None = None) -> list[list[str]]:
         with zipfile.ZipFile(path) as archive:
             return _cells(_xml(archive, _sheet_part(archive, path, sheet)), _shared_texts(archive))
     except FileNotFoundError:
-        raise DataError(f"the label file {str(path)!r} is missing; put it there") from None
+        raise DataError(f"The label file {str(path)!r} is missing; put it there.") from None
     except OSError as error:
-        raise DataError(f"cannot read the label file {str(path)!r}: {error.strerror}") from error
+        raise DataError(f"Cannot read the label file {str(path)!r}: {error.strerror}.") from error
     except (zipfile.BadZipFile, ElementTree.ParseError, LookupError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -155,6 +155,6 @@ def _value(cell: ElementTree.Element, namespace: str, shared: list[str]) -> str:
 
 def _text(item: ElementTree.Element, namespace: str) -> str:
     """All runs of a text, without the phonetic guide that some languages add."""
-    places = ("t", "r/t", "is/t", "is/r/t")
-    paths = ("/".join(namespace + part for part in place.split("/")) for place in places)
+    indices = ("t", "r/t", "is/t", "is/r/t")
+    paths = ("/".join(namespace + part for part in index.split("/")) for index in indices)
     return "".join(element.text or "" for path in paths for element in item.iterfind(path))

@@ -86,12 +86,14 @@ def fit_logistic(prediction: ArrayLike, target: ArrayLike, coefficients: int = 4
     first, second = _varied_pair(prediction, target)
     if first.size < coefficients:
         raise DataError(
-            f"a logistic with {coefficients} coefficients needs as many samples, got {first.size}"
+            f"A logistic with {coefficients} coefficients needs as many samples, got {first.size}."
         )
     try:
         from scipy.optimize import least_squares
     except ImportError as error:
-        raise QMambaError('fit_logistic needs SciPy; run pip install "qmamba[train]".') from error
+        raise QMambaError(
+            'The function fit_logistic needs SciPy; run pip install "qmamba[train]".'
+        ) from error
 
     # On a standardised prediction one set of starts and limits serves every scale of scores.
     shift, scale = float(first.mean()), float(first.std())
@@ -172,7 +174,9 @@ def bootstrap_values(
             are constant.
     """
     if resamples < 1:
-        raise ConfigError(f"bootstrap_interval needs at least 1 resample, got {resamples}")
+        raise ConfigError(
+            f"The function bootstrap_interval needs at least 1 resample, got {resamples}."
+        )
     first, second = _pair(prediction, target)
     metric(first, second)
     members = _members(groups, first.size)
@@ -211,7 +215,7 @@ def interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
 
 def _check_level(level: float) -> None:
     if not 0.0 < level < 1.0:
-        raise ConfigError(f"the level of an interval lies between 0 and 1, got {level:g}")
+        raise ConfigError(f"The level of an interval lies between 0 and 1, got {level:g}.")
 
 
 def _members(groups: Sequence[Hashable] | None, samples: int) -> list[NDArray[np.int64]] | None:
@@ -236,7 +240,7 @@ def _pair(prediction: ArrayLike, target: ArrayLike) -> tuple[FloatArray, FloatAr
         )
     if first.size < _MINIMUM_SAMPLES:
         raise DataError(
-            f"a correlation needs at least {_MINIMUM_SAMPLES} samples, got {first.size}"
+            f"A correlation needs at least {_MINIMUM_SAMPLES} samples, got {first.size}."
         )
     return first, second
 
@@ -276,7 +280,7 @@ def _pearson(first: FloatArray, second: FloatArray) -> float:
     second = second - second.mean()
     norms = float(np.linalg.norm(first)) * float(np.linalg.norm(second))
     if norms == 0.0:
-        raise DataError("the scores differ only by rounding, so their correlation is undefined")
+        raise DataError("The scores differ only by rounding, so their correlation is undefined.")
     return min(1.0, max(-1.0, float(first @ second) / norms))
 
 

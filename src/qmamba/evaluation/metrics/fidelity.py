@@ -53,22 +53,24 @@ def _prepare(images: Tensor, reference: Tensor, channels: Channels) -> tuple[Ten
     for tensor in (images, reference):
         if tensor.ndim != 4 or tensor.shape[1] not in (1, 3) or tensor.numel() == 0:
             raise ShapeError(
-                f"fidelity needs tensors of shape (B, 3, H, W) or (B, 1, H, W), "
-                f"got {tuple(tensor.shape)}"
+                f"The function fidelity needs tensors of shape (B, 3, H, W) or (B, 1, H, W), "
+                f"got {tuple(tensor.shape)}."
             )
         if tensor.dtype not in (torch.float32, torch.float64):
-            raise ShapeError(f"fidelity needs float32 or float64 tensors, got {tensor.dtype}")
+            raise ShapeError(
+                f"The function fidelity needs float32 or float64 tensors, got {tensor.dtype}."
+            )
     if images.shape != reference.shape or images.dtype != reference.dtype:
         raise ShapeError(
-            f"images and reference differ: {tuple(images.shape)} {images.dtype} and "
-            f"{tuple(reference.shape)} {reference.dtype}"
+            f"Images and reference differ: {tuple(images.shape)} {images.dtype} and "
+            f"{tuple(reference.shape)} {reference.dtype}."
         )
     if channels == "rgb":
         return images, reference
     if channels in ("luma", "video_luma"):
         video_range = channels == "video_luma"
         return luma(images, video_range=video_range), luma(reference, video_range=video_range)
-    raise ConfigError(f"unknown channels {channels!r}; known are 'rgb', 'luma', 'video_luma'")
+    raise ConfigError(f"Unknown channels {channels!r}; known are 'rgb', 'luma', 'video_luma'.")
 
 
 def _need_side(images: Tensor, least: int, metric: str) -> None:
@@ -93,15 +95,15 @@ def psnr(images: Tensor, reference: Tensor, *, channels: Channels = "rgb") -> Te
 
 def _gaussian_mean(maps: Tensor) -> Tensor:
     """Weighted means over every whole 11 x 11 window (sigma 1.5): sides shrink by 10."""
-    offsets = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
+    offsets = torch.arange(_WINDOW, dtype=torch.float64, device="cpu") - _WINDOW // 2
     profile = torch.exp(-offsets.square() / (2.0 * _SIGMA**2))
     weights = (profile / profile.sum()).tolist()
     # Sums of shifted maps; torch's convolution of float64 takes twelve times as long.
     for axis in (-2, -1):
         length = maps.shape[axis] - _WINDOW + 1
         means = maps.narrow(axis, 0, length) * weights[0]
-        for place in range(1, _WINDOW):
-            means = means.add_(maps.narrow(axis, place, length), alpha=weights[place])
+        for index in range(1, _WINDOW):
+            means = means.add_(maps.narrow(axis, index, length), alpha=weights[index])
         maps = means
     return maps
 

@@ -283,7 +283,8 @@ def _saturation(images: Tensor) -> tuple[Tensor, Tensor]:
 def _entropy(luma: Tensor) -> Tensor:
     batch = luma.shape[0]
     levels = luma.round().clamp(0, _GRAY_LEVELS).long().flatten(1)
-    shifted = levels + 256 * torch.arange(batch, device=luma.device).unsqueeze(1)
+    images = torch.arange(batch, dtype=torch.int64, device=luma.device).unsqueeze(1)
+    shifted = levels + 256 * images
     histogram = torch.bincount(shifted.flatten(), minlength=256 * batch).view(batch, 256)
     share = histogram.to(luma.dtype) / levels.shape[1]
     return -torch.special.xlogy(share, share).sum(dim=1) / math.log(2.0)

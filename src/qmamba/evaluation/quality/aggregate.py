@@ -27,24 +27,21 @@ AVERAGE = "average"
 
 @dataclass(frozen=True)
 class Aggregate:
-    """Medians over repeats.
-
-    Attributes:
-        models: name of the model of each repeat.
-        figures: for each data set and, where there are several, for :data:`AVERAGE`, the median of
-            every figure with the bootstrap interval of that median.
-        values: what every repeat gave, in their order.
-        resamples: draws behind each interval.
-        level: share of the draws inside an interval.
-        seed: seed of the draws.
-    """
+    """Medians over repeats."""
 
     models: tuple[str, ...]
+    """Name of the model of each repeat."""
     figures: Mapping[str, Mapping[str, Figure]]
+    """For each data set and, where there are several, for :data:`AVERAGE`, the median of every
+    figure with the bootstrap interval of that median."""
     values: Mapping[str, Mapping[str, tuple[float, ...]]]
+    """What every repeat gave, in their order."""
     resamples: int
+    """Draws behind each interval."""
     level: float
+    """Share of the draws inside an interval."""
     seed: int
+    """Seed of the draws."""
 
 
 def aggregate(
@@ -71,13 +68,13 @@ def aggregate(
             or two of them are the same model on the same images.
     """
     if resamples < 1:
-        raise ConfigError(f"aggregate needs at least 1 resample, got {resamples}.")
+        raise ConfigError(f"The function aggregate needs at least 1 resample, got {resamples}.")
     if len(reports) < 2:
         raise DataError(f"medians need at least two reports, got {len(reports)}")
     _check(reports)
     values: dict[str, dict[str, tuple[float, ...]]] = {}
-    for place, row in enumerate(reports[0].rows):
-        repeats = [report.rows[place].figures for report in reports]
+    for index, row in enumerate(reports[0].rows):
+        repeats = [report.rows[index].figures for report in reports]
         values[row.dataset] = _collected(repeats, FIGURES)
     if len(reports[0].rows) > 1:
         values[AVERAGE] = _collected(
@@ -151,15 +148,15 @@ def _check(reports: Sequence[QualityReport]) -> None:
         for what, mine in _kind(report).items():
             if mine != first[what]:
                 raise DataError(
-                    f"the reports differ in their {what}: {first[what]} and {mine}; aggregate "
-                    "repeats of one protocol"
+                    f"The reports differ in their {what}: {first[what]} and {mine}; aggregate "
+                    "repeats of one protocol."
                 )
         # Repeats of a training on one split differ in their weights, repeats over splits in both.
         identity = (report.sha256, *(row.fingerprint for row in report.rows))
         if report.sha256 and identity in seen:
             raise DataError(
-                f"two reports are of the same weights {report.model!r} and the same images; give "
-                "each repeat once"
+                f"Two reports are of the same weights {report.model!r} and the same images; give "
+                "each repeat once."
             )
         seen.add(identity)
 

@@ -117,8 +117,8 @@ def evaluate(
     if problems and not skip_bad:
         raise UnscoredError(problems)
     measured = [
-        _measured(each, part, group, by, resamples, level, seed + place)
-        for place, (each, part, group) in enumerate(zip(scorers, judged, predictions, strict=True))
+        _measured(each, part, group, by, resamples, level, seed + index)
+        for index, (each, part, group) in enumerate(zip(scorers, judged, predictions, strict=True))
     ]
     measurements = [measurement for _, _, measurement in measured]
     average = {
@@ -182,16 +182,18 @@ def _check(parts: Sequence[RatedPart], by: Sequence[str], resamples: int) -> Non
     if twice:
         raise ConfigError(f"The data set {twice[0]!r} is given twice; name each differently.")
     if resamples < 0:
-        raise ConfigError(f"resamples must be 0 or more, got {resamples}.")
+        raise ConfigError(f"The option resamples must be 0 or more, got {resamples}.")
     for part in parts:
         check_scores(part.dataset.scores, _named(part))
         for name in by:
             if name not in get_args(Breakdown):
-                raise ConfigError(f"by is one of {', '.join(get_args(Breakdown))}, got {name!r}.")
+                raise ConfigError(
+                    f"The option by is one of {', '.join(get_args(Breakdown))}, got {name!r}."
+                )
     for name in by:
         if not any(getattr(image, name) is not None for part in parts for image in part.dataset):
             raise DataError(
-                f"no image of {', '.join(names)} has a {name}; leave out the breakdown by {name}"
+                f"No image of {', '.join(names)} has a {name}; leave out the breakdown by {name}."
             )
 
 
@@ -217,7 +219,7 @@ def _measured(
         if prediction.raw is None
     )
     if not good:
-        raise DataError(f"no image of {_named(part)} has a score")
+        raise DataError(f"No image of {_named(part)} has a score.")
     left = part.dataset if not skipped else _only(part.dataset, good)
     check_scores(left.scores, f"what is left of {_named(part)}")
     quality, comparable = _qualities(scorer, left, [prediction.raw or 0.0 for prediction in good])

@@ -69,19 +69,16 @@ class Figure:
 
 @dataclass(frozen=True)
 class Measurement:
-    """How well predictions follow opinion scores.
-
-    Attributes:
-        figures: a subset of :data:`FIGURES` by name; what is undefined is missing.
-        curves: coefficients of the logistic curve by their number, 4 or 5.
-        notes: why something is missing.
-        draws: the value of each figure on every resample, float64 of shape (resamples,).
-    """
+    """How well predictions follow opinion scores."""
 
     figures: Mapping[str, Figure]
+    """A subset of :data:`FIGURES` by name; what is undefined is missing."""
     curves: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    """Coefficients of the logistic curve by their number, 4 or 5."""
     notes: tuple[str, ...] = ()
+    """Why something is missing."""
     draws: Mapping[str, FloatArray] = field(default_factory=dict, repr=False)
+    """The value of each figure on every resample, float64 of shape (resamples,)."""
 
     def mapped(self, prediction: ArrayLike, coefficients: int = 4) -> FloatArray | None:
         """Predictions after a curve, None where there is none."""
@@ -169,8 +166,8 @@ def check_scores(scores: NDArray[np.float64], what: str = "the test part") -> No
         )
     if scores.min() == scores.max():
         raise DataError(
-            f"every score of {what} is {scores[0]:g}, so a correlation with them is undefined; "
-            "check the score column"
+            f"Every score of {what} is {scores[0]:g}, so a correlation with them is undefined; "
+            "check the score column."
         )
 
 

@@ -13,17 +13,14 @@ PartName = Literal["all", "train", "val", "test"]
 
 @dataclass(frozen=True)
 class RatedPart:
-    """The images of a data set that are judged.
-
-    Attributes:
-        dataset: those images alone.
-        part: "all", "train", "val" or "test".
-        split: how the data set was divided; None where it was not.
-    """
+    """The images of a data set that are judged."""
 
     dataset: RatedDataset
+    """Those images alone."""
     part: PartName = "all"
+    """"all", "train", "val" or "test"."""
     split: Split | None = None
+    """How the data set was divided; None where it was not."""
 
 
 def select_part(
@@ -44,7 +41,9 @@ def select_part(
     if part is None:
         part = "all" if split is None else "test"
     if part not in get_args(PartName):
-        raise ConfigError(f"part is one of {', '.join(get_args(PartName))}, got {part!r}.")
+        raise ConfigError(
+            f"The option part is one of {', '.join(get_args(PartName))}, got {part!r}."
+        )
     if part == "all":
         return RatedPart(dataset, "all", split)
     if split is None:
@@ -59,6 +58,6 @@ def select_part(
         chosen = {"train": split.train, "val": split.validation, "test": split.test}[part]
     if not chosen:
         raise DataError(
-            f"the {split.rule} split of {dataset.name!r} has no part {part!r}; take another"
+            f"The {split.rule} split of {dataset.name!r} has no part {part!r}; take another."
         )
     return RatedPart(dataset.take(chosen), part, split)

@@ -137,8 +137,8 @@ def csv_table(report: QualityReport) -> str:
         start = [report.model, row.dataset, part_name(row)]
         writer.writerow([*start, "", "", row.images, *_csv_cells(names, row.figures)])
         for group in row.groups:
-            place = [group.by, group.group, group.images]
-            writer.writerow([*start, *place, *_csv_cells(names, group.figures)])
+            index = [group.by, group.group, group.images]
+            writer.writerow([*start, *index, *_csv_cells(names, group.figures)])
     return text.getvalue()
 
 

@@ -36,17 +36,14 @@ from qmamba.restore.ensemble import self_ensemble
 
 @dataclass(frozen=True)
 class SetResult:
-    """What a network reached on a set.
-
-    Attributes:
-        set_name: of the test set.
-        names: of its images.
-        images: their figures, in the same order.
-    """
+    """What a network reached on a set."""
 
     set_name: str
+    """Of the test set."""
     names: tuple[str, ...]
+    """Of its images."""
     images: tuple[Fidelity, ...]
+    """Their figures, in the same order."""
 
     @property
     def mean(self) -> Fidelity:

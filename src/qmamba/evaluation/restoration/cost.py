@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from qmamba.models import MambaIR, MambaIRConfig, build_model, count_flops
-from qmamba.nn import SS2D
+from qmamba.models import MambaIR, RestorationConfig, build_model, count_flops
+from qmamba.nn import SS2D, SelectiveScan
 from qmamba.quantization import QuantConfig, quantized_names
 
 FULL_BITS = 32
@@ -18,29 +18,25 @@ OUTPUT_HEIGHT, OUTPUT_WIDTH = 720, 1280
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """The size and the work of a network.
-
-    Attributes:
-        parameters: number of weights of the network itself, without those of its quantizers.
-        weight_bits: bits of the quantized weights, 32 in full precision.
-        activation_bits: bits of the quantized activations.
-        bytes: of the file, None where there is none.
-        macs: multiply-adds for an output of 720 x 1280, whatever their precision.
-        bops: multiply-adds times the bits of both factors. Those of layers that stay in full
-            precision and of the recurrence of the scan, whose state is never quantized, count with
-            32 x 32.
-    """
+    """The size and the work of a network."""
 
     parameters: int
+    """Number of weights of the network itself, without those of its quantizers."""
     weight_bits: int
+    """Bits of the quantized weights, 32 in full precision."""
     activation_bits: int
+    """Bits of the quantized activations."""
     bytes: int | None
+    """Of the file, None where there is none."""
     macs: int
+    """Multiply-adds for an output of 720 x 1280, whatever their precision."""
     bops: int
+    """Multiply-adds times the bits of both factors. Those of layers that stay in full precision and
+    of the recurrence of the scan, whose state is never quantized, count with 32 x 32."""
 
 
 def network_cost(
-    config: MambaIRConfig,
+    config: RestorationConfig,
     quantization: QuantConfig | None = None,
     *,
     file_bytes: int | None = None,
@@ -81,8 +77,8 @@ def _quantized_weights(model: MambaIR) -> dict[str, int]:
     layers = dict(model.named_modules())
     for name in quantized_names(model):
         layer = layers[name]
-        if isinstance(layer, SS2D):
-            for part in ("in_proj", "conv2d", "out_proj"):
+        if isinstance(layer, SelectiveScan):
+            for part in ("in_proj", "conv2d", "out_proj") if isinstance(layer, SS2D) else ():
                 found[f"{name}.{part}"] = layers[f"{name}.{part}"].weight.numel()
             found[f"{name}.x_proj"] = layer.x_proj_weight.numel()
             found[f"{name}.dt_proj"] = layer.dt_projs_weight.numel()

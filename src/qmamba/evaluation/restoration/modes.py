@@ -44,8 +44,8 @@ def official_tiling(network: Network, images: Tensor, scale: int) -> Tensor:
         parts = []
         for column in range(counts[1]):
             top, left = (
-                _Span.of(place, side, count)
-                for place, side, count in zip((row, column), sides, counts, strict=True)
+                _Span.of(index, side, count)
+                for index, side, count in zip((row, column), sides, counts, strict=True)
             )
             tile = network(padded[..., top.seen, left.seen])
             parts.append(tile[..., top.kept(scale), left.kept(scale)])
@@ -60,13 +60,13 @@ class _Span:
         self._length = end - start
 
     @classmethod
-    def of(cls, place: int, side: int, count: int) -> _Span:
+    def of(cls, index: int, side: int, count: int) -> _Span:
         more = side // _OVERLAP
         return cls(
-            place * side,
-            (place + 1) * side,
-            more if place > 0 else 0,
-            more if place < count - 1 else 0,
+            index * side,
+            (index + 1) * side,
+            more if index > 0 else 0,
+            more if index < count - 1 else 0,
         )
 
     def kept(self, scale: int) -> slice:

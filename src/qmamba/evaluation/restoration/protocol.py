@@ -18,18 +18,15 @@ _BLOCK = 8
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How near a restored image is to the original.
-
-    Attributes:
-        psnr: in decibels, infinite for equal images.
-        ssim: up to 1.
-        psnr_b: PSNR that counts the edges of 8x8 blocks as errors, in decibels; None where it was
-            not asked for.
-    """
+    """How near a restored image is to the original."""
 
     psnr: float
+    """In decibels, infinite for equal images."""
     ssim: float
+    """Up to 1."""
     psnr_b: float | None = None
+    """PSNR that counts the edges of 8x8 blocks as errors, in decibels; None where it was not asked
+    for."""
 
 
 def judge(

@@ -23,19 +23,16 @@ _MISSING = "-"
 
 @dataclass(frozen=True)
 class TableRow:
-    """One method at one strength of a degradation.
-
-    Attributes:
-        method: name of the weights, or of what the input is.
-        strength: such as ``x2``, ``sigma 25`` or ``quality 10``.
-        cost: of the network; None for an input.
-        results: on the test sets.
-    """
+    """One method at one strength of a degradation."""
 
     method: str
+    """Name of the weights, or of what the input is."""
     strength: str
+    """Such as ``x2``, ``sigma 25`` or ``quality 10``."""
     cost: NetworkCost | None
+    """Of the network; None for an input."""
     results: tuple[SetResult, ...]
+    """On the test sets."""
 
 
 def write_table(path: Path, rows: Sequence[TableRow], settings: dict[str, Any]) -> None:

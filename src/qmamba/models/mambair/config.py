@@ -33,10 +33,39 @@ SCALES: dict[str, tuple[int, ...]] = {
 RestorationName = Literal["sr", "denoise", "jpeg"]
 
 _MAX_GROUPS = 64
+_ROUTES = 4
+
+
+class RestorationConfig(NetworkConfig):
+    """What all restoration networks have in their configuration."""
+
+    task: str
+    scale: int
+    channels: int
+    dim: int
+    depths: tuple[int, ...]
+    state_size: int
+    group_convolution: str
+    image_range: float
+
+    @property
+    def task_name(self) -> RestorationName:
+        """The task without the kind of its last layers: ``sr``, ``denoise`` or ``jpeg``."""
+        return cast(RestorationName, self.task.partition("-")[0])
+
+    @property
+    def widest(self) -> int:
+        """Channels of the widest map in the body."""
+        raise NotImplementedError
+
+    @property
+    def held(self) -> int:
+        """Channels of all maps that are alive at once in the deepest block, from above."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class MambaIRConfig(NetworkConfig):
+class MambaIRConfig(RestorationConfig):
     """Everything that decides the shapes and the function of a :class:`~qmamba.models.MambaIR`.
 
     The defaults are the lightweight network for a factor of two.
@@ -104,19 +133,25 @@ class MambaIRConfig(NetworkConfig):
             object.__setattr__(self, field, number(field, getattr(self, field), low, high))
         if self.cab == "depthwise" and self.cab_reduction != 1:
             raise ConfigError(
-                f"cab_reduction must be 1 with cab='depthwise', which has no hidden channels, got "
+                f"The option cab_reduction must be 1 with cab='depthwise', which has no hidden "
+                "channels, got "
                 f"{self.cab_reduction}."
             )
-
-    @property
-    def task_name(self) -> RestorationName:
-        """The task without the kind of its last layers: ``sr``, ``denoise`` or ``jpeg``."""
-        return cast(RestorationName, self.task.partition("-")[0])
 
     @property
     def inner_dim(self) -> int:
         """Channels that are scanned."""
         return int(self.expansion * self.dim)
+
+    @property
+    def widest(self) -> int:
+        return max(2 * self.inner_dim, _ROUTES * (self.dt_rank + 2 * self.state_size))
+
+    @property
+    def held(self) -> int:
+        block = 5 * self.dim + 5 * self.inner_dim
+        block += _ROUTES * (self.dt_rank + 2 * self.state_size)
+        return block + self.dim if self.cab == "convolution" else block
 
     @property
     def dt_rank(self) -> int:

@@ -16,6 +16,7 @@ from qmamba.models.state_dicts import Conversion, Refit, block_counts, size_of
 
 _PREFIX = "module."
 _GROUP = ".residual_group."
+_ATTENTIVE = ".assm."
 _BLOCK = re.compile(r"^layers\.(\d{1,4})\.residual_group\.blocks\.(\d{1,4})\.")
 _FIRST_BLOCK = "layers.0.residual_group.blocks.0."
 _CAB = _FIRST_BLOCK + "conv_blk.cab."
@@ -34,8 +35,11 @@ _TASKS = {
 
 
 def is_mambair(state: Mapping[str, Tensor]) -> bool:
-    """Whether a checkpoint is built of residual groups, as MambaIR and its relatives are."""
-    return any(_GROUP in key for key in state)
+    """Whether a checkpoint is built of residual groups, as MambaIR and its relatives are.
+
+    MambaIRv2 is another family, which its attentive scans tell.
+    """
+    return any(_GROUP in key for key in state) and not any(_ATTENTIVE in key for key in state)
 
 
 def convert_mambair(content: Mapping[str, Tensor]) -> Conversion:
@@ -68,7 +72,7 @@ def infer_mambair_config(state: Mapping[str, Tensor]) -> MambaIRConfig:
         channels = size_of(state, "conv_first.weight", 1)
         dim = size_of(state, "conv_first.weight", 0)
         cab, attention = _channel_attention_block(state, dim)
-        task, scale = _task_and_scale(state, channels)
+        task, scale = task_and_scale(state, channels)
         return MambaIRConfig(
             task=task,
             scale=scale,
@@ -144,7 +148,12 @@ def _channel_attention_block(state: Mapping[str, Tensor], dim: int) -> tuple[str
     )
 
 
-def _task_and_scale(state: Mapping[str, Tensor], channels: int) -> tuple[str, int]:
+def task_and_scale(state: Mapping[str, Tensor], channels: int) -> tuple[str, int]:
+    """What the last layers are for, and by which factor they enlarge.
+
+    Raises:
+        ConfigError: they belong to no task.
+    """
     roots = {key.split(".")[0] for key in state}
     layers = tuple(name for name in _ENLARGING if name in roots)
     if layers == ("conv_last",):

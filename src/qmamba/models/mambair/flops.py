@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qmamba.models.flops import NORM, ROUTES, FlopReport
-from qmamba.models.mambair.config import MambaIRConfig
+from qmamba.models.mambair.config import MambaIRConfig, RestorationConfig
 from qmamba.models.mambair.network import TAIL_DIM
 
 
@@ -22,7 +22,7 @@ def mambair_flops(config: MambaIRConfig, height: int, width: int) -> FlopReport:
     group_end = 9 * dim**2 if config.group_convolution == "1conv" else bottleneck
     # Every group ends in such a convolution, and so does the body.
     convolution = 9 * config.channels * dim + (len(config.depths) + 1) * group_end
-    convolution += depth * (9 * inner + local) + _reconstruction(config)
+    convolution += depth * (9 * inner + local) + reconstruction_flops(config)
     projections = ROUTES * inner * (rank + 2 * states + rank)
     attention = 2 * dim * (dim // config.attention_reduction)
     return FlopReport(
@@ -37,7 +37,7 @@ def mambair_flops(config: MambaIRConfig, height: int, width: int) -> FlopReport:
     )
 
 
-def _reconstruction(config: MambaIRConfig) -> int:
+def reconstruction_flops(config: RestorationConfig) -> int:
     """Multiply-adds for one pixel of the input in the layers after the body of a MambaIR."""
     scale, channels = config.scale, config.channels
     if config.task == "sr-light":

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmamba.errors import ShapeError
-from qmamba.models.mambair.config import MambaIRConfig
+from qmamba.models.mambair.config import MambaIRConfig, RestorationConfig
 from qmamba.models.network import Network
 from qmamba.nn import (
     SS2D,
@@ -39,7 +39,7 @@ class MambaIR(Network):
     Source: MambaIR paper (Guo et al., 2024) and its official code; restoration as in SwinIR.
     """
 
-    config: MambaIRConfig
+    config: RestorationConfig
 
     # The task decides which of these there are.
     conv_before_upsample: nn.Module
@@ -49,27 +49,28 @@ class MambaIR(Network):
     conv_hr: nn.Module
     conv_last: nn.Module
 
-    def __init__(self, config: MambaIRConfig | None = None) -> None:
+    def __init__(self, config: RestorationConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or MambaIRConfig()
         dim = config.dim
         self.conv_first = ChannelLastConv2d(config.channels, dim, 3, padding=1)
         self.patch_embed = nn.Sequential(OrderedDict(norm=nn.LayerNorm(dim)))
-        rates = iter(torch.linspace(0, config.drop_path, sum(config.depths), device="cpu").tolist())
-        self.layers = nn.Sequential(
-            *(
-                ResidualGroup(
-                    dim,
-                    [_block(config, next(rates)) for _ in range(depth)],
-                    convolution=config.group_convolution,
-                )
-                for depth in config.depths
-            )
-        )
+        self.layers = nn.Sequential(*self._groups())
         self.norm = nn.LayerNorm(dim)
         self.conv_after_body = group_convolution(dim, config.group_convolution)
         for name, layer in _reconstruction(config):
             self.add_module(name, layer)
+
+    def _groups(self) -> Iterator[ResidualGroup]:
+        """The residual groups in their order."""
+        config = self.config
+        assert isinstance(config, MambaIRConfig)
+        count = sum(config.depths)
+        rising = torch.linspace(0, config.drop_path, count, dtype=torch.float32, device="cpu")
+        rates = iter(rising.tolist())
+        for depth in config.depths:
+            blocks = [_block(config, next(rates)) for _ in range(depth)]
+            yield ResidualGroup(config.dim, blocks, convolution=config.group_convolution)
 
     def forward(self, images: Tensor) -> Tensor:
         """Restore images.
@@ -87,12 +88,19 @@ class MambaIR(Network):
         config = self.config
         if images.dim() != 4 or images.shape[1] != config.channels or 0 in images.shape:
             raise ShapeError(
-                f"This MambaIR needs images of shape (batch, {config.channels}, height, width), "
-                f"none of them zero, got {tuple(images.shape)}."
+                f"This {type(self).__name__} needs images of shape (batch, {config.channels}, "
+                f"height, width), none of them zero, got {tuple(images.shape)}."
             )
         mean = images.new_tensor(RGB_MEAN if config.channels == 3 else (0.0,)).view(1, -1, 1, 1)
-        x = (images - mean) * config.image_range
-        return self._reconstruct(x, self.forward_features(x)) / config.image_range + mean
+        height, width = (config.scale * side for side in images.shape[2:])
+        x = (mirrored_to_multiple(images, self.multiple) - mean) * config.image_range
+        restored = self._reconstruct(x, self.forward_features(x)) / config.image_range + mean
+        return restored[..., :height, :width]
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of the maps inside are multiples of."""
+        return 1
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The body: images less their mean to features ``(batch, dim, height, width)``."""
@@ -115,6 +123,23 @@ class MambaIR(Network):
         return x + self.conv_last(features)
 
 
+def mirrored_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Images continued at the bottom and right by their mirror images.
+
+    Args:
+        images: ``(batch, channels, height, width)``.
+        multiple: of which both sides become multiples.
+    """
+    for axis in (2, 3):
+        side = images.shape[axis]
+        if side % multiple:
+            longer = side + -side % multiple
+            index = torch.arange(longer, dtype=torch.int64, device=images.device) % (2 * side)
+            index = torch.minimum(index, 2 * side - 1 - index)
+            images = images.index_select(axis, index)
+    return images
+
+
 def _block(config: MambaIRConfig, drop_path: float) -> ScaledSkipBlock:
     return ScaledSkipBlock(
         config.dim,
@@ -135,7 +160,7 @@ def _block(config: MambaIRConfig, drop_path: float) -> ScaledSkipBlock:
     )
 
 
-def _reconstruction(config: MambaIRConfig) -> Iterator[tuple[str, nn.Module]]:
+def _reconstruction(config: RestorationConfig) -> Iterator[tuple[str, nn.Module]]:
     """The last layers by name, on channel-first maps as pixel shuffle needs them."""
     if config.task == "sr-light":
         yield "upsample", pixel_shuffle(config.dim, config.channels, config.scale)

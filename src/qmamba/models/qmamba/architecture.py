@@ -30,6 +30,10 @@ QMAMBA = Architecture(
         "qmamba-tiny": _TINY,
         "qmamba-small": _SMALL,
         "qmamba-base": _BASE,
+        # VMamba's s1l8 and s1l20: as many channels in the scan as outside it, and more blocks.
+        "qmamba-tiny-s1": _TINY.replace(depths=(2, 2, 8, 2), expansion=1.0),
+        "qmamba-small-s1": _SMALL.replace(depths=(2, 2, 20, 2), expansion=1.0),
+        "qmamba-base-s1": _BASE.replace(depths=(2, 2, 20, 2), expansion=1.0),
         "lqmamba-nano": _local(_NANO),
         "lqmamba-tiny": _local(_TINY),
         "lqmamba-small": _local(_SMALL),

@@ -69,10 +69,12 @@ class QMambaConfig(NetworkConfig):
             )
             object.__setattr__(self, field, values)
         if self.dims[0] % 2:
-            raise ConfigError(f"dims must start with an even number, got {list(self.dims)}.")
+            raise ConfigError(
+                f"The option dims must start with an even number, got {list(self.dims)}."
+            )
         if not isinstance(self.route_gate, bool):
             raise ConfigError(
-                f"route_gate must be true or false, got {reprlib.repr(self.route_gate)}."
+                f"The option route_gate must be true or false, got {reprlib.repr(self.route_gate)}."
             )
         whole("num_outputs", self.num_outputs, 1, MAX_WIDTH)
         whole("state_size", self.state_size, 1, MAX_STATES)
@@ -85,7 +87,8 @@ class QMambaConfig(NetworkConfig):
             object.__setattr__(self, field, ratio)
         if self.route_gate and min(self.inner_dims) < 8:
             raise ConfigError(
-                f"route_gate needs at least 8 inner channels (expansion * dims) in every stage, "
+                f"The option route_gate needs at least 8 inner channels (expansion * dims) in "
+                "every stage, "
                 f"got {list(self.inner_dims)}."
             )
 

@@ -75,7 +75,10 @@ class QMamba(RatingNetwork):
         self.config = config = config or QMambaConfig()
         dims = config.dims
         self.patch_embed = stem(3, dims[0])
-        rates = iter(torch.linspace(0, config.drop_path, sum(config.depths), device="cpu").tolist())
+        count = sum(config.depths)
+        rates = iter(
+            torch.linspace(0, config.drop_path, count, dtype=torch.float32, device="cpu").tolist()
+        )
         self.layers = nn.ModuleList()
         for i, dim in enumerate(dims):
             blocks = [

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from qmamba.errors import ConfigError
+from qmamba.errors import ConfigError, unknown_name
 from qmamba.models.fields import MAX_WIDTH, NetworkConfig, number, whole
-from qmamba.models.names import unknown_name
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,7 @@ class DepthwiseConvolution:
             if all(size == 1 or found == expected for size, found, expected in sides):
                 return stride
         raise ShapeError(
-            f"x must be float32 (batch, height, width, {self._channels}) on the CPU, not empty, "
+            f"The argument x must be float32 (batch, height, width, {self._channels}) on the CPU, "
+            "not empty, "
             f"its pixels at one distance, got {described(x)}."
         )

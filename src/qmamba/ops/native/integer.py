@@ -192,14 +192,14 @@ class IntegerCall:
         if (scale is None) != (offset is None) or (scale is None and x.dtype == torch.uint8):
             raise ShapeError("Codes, scale and offset are given together or not at all.")
         if not 0 <= highest <= _HIGHEST:
-            raise ShapeError(f"highest must be from 0 to {_HIGHEST}, got {highest}.")
+            raise ShapeError(f"The argument highest must be from 0 to {_HIGHEST}, got {highest}.")
         if residual is not None:
             residual = residual.contiguous()
             call.residual = address("residual", residual, y.shape, residual.dtype)
             call.residual_dtype = dtype_code("residual", residual)
         if residual_scale is not None:
             if residual is None:
-                raise ShapeError("residual_scale needs a residual.")
+                raise ShapeError("The argument residual_scale needs a residual.")
             call.residual_scale = address("residual_scale", residual_scale, (self._outputs,))
         if call.rows:
             self._kernel.run_integer(call)
@@ -210,7 +210,9 @@ class IntegerCall:
         patches = bool(self._side)
         if x.dim() < 1 or x.shape[-1] != self._channels or (patches and x.dim() != 4):
             wanted = "(batch, height, width, " if patches else "(..., "
-            raise ShapeError(f"x must be {wanted}{self._channels}), got {described(x)}.")
+            raise ShapeError(
+                f"The argument x must be {wanted}{self._channels}), got {described(x)}."
+            )
         if not patches:
             return x.shape[:-1]
         batch, call.height, call.width = x.shape[:-1]

@@ -146,7 +146,7 @@ def _load() -> Kernel | str:
                 if difference is not None:
                     return (
                         f"the compiled kernel was built from other sources ({difference}); "
-                        "reinstall qmamba"
+                        "reinstall qmamba, or rebuild it in a checkout (docs/kernel.md)"
                     )
                 return Kernel(library)
     return (

@@ -32,7 +32,9 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tenso
     """
     x = x.contiguous()
     if x.dim() < 1 or x.shape[-1] < 1:
-        raise ShapeError(f"x must be (..., channels) with at least 1 channel, got {described(x)}.")
+        raise ShapeError(
+            f"The argument x must be (..., channels) with at least 1 channel, got {described(x)}."
+        )
     channels = x.shape[-1]
     y = torch.empty_like(x)
     call = LayerNormStruct(
@@ -66,7 +68,8 @@ def weighted_sum(x: Tensor, x_weight: Tensor, z: Tensor, z_weight: Tensor) -> Te
     """
     if x.dim() != 4 or 0 in x.shape:
         raise ShapeError(
-            f"x must be (batch, height, width, channels) and not empty, got {described(x)}."
+            f"The argument x must be (batch, height, width, channels) and not empty, got "
+            f"{described(x)}."
         )
     batch, height, width, channels = x.shape
     weights = z_weight.contiguous()

@@ -109,7 +109,7 @@ class PackedScan:
         Args:
             x: float32 or bfloat16 ``(batch, pixels, channels)``, contiguous.
             projected: float32 ``(batch, pixels, routes, rank + 2 * states)``, contiguous.
-            routes: int32 ``(routes, steps)``, contiguous.
+            routes: int32 ``(routes, steps)``, or with a batch axis before; contiguous.
 
         Returns:
             ``(batch, pixels, channels)``, or with a routes axis unmerged, in the dtype of ``x``.

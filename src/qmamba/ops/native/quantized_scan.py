@@ -113,7 +113,8 @@ class QuantizedScan:
         self._kernel = load_kernel()
         if A.codes.dim() != 3 or dt_weight.codes.dim() != 3 or 0 in A.codes.shape:
             raise ShapeError(
-                "dt_weight must be (routes, rank, padded channels) and A (routes, channels, "
+                "The argument dt_weight must be (routes, rank, padded channels) and A (routes, "
+                "channels, "
                 f"states), not empty, got {tuple(dt_weight.codes.shape)} and "
                 f"{tuple(A.codes.shape)}."
             )
@@ -207,7 +208,7 @@ class QuantizedScan:
             x: float32 ``(batch, pixels, channels)``, contiguous; fake-quantized in place.
             projected: float32 ``(batch, pixels, routes, rank + 2 * states)``, contiguous: low-rank
                 delta, B and C; fake-quantized in place.
-            routes: int32 ``(routes, steps)``, contiguous.
+            routes: int32 ``(routes, steps)``, or with a batch axis before; contiguous.
             qparams: what :meth:`fake_quantize_` gave, if that has been done already.
             gate: the result is multiplied by SiLU of this; float32 ``(batch, pixels, channels)``,
                 which may be part of an array with longer rows.
@@ -217,7 +218,8 @@ class QuantizedScan:
             ShapeError: a tensor is not that.
         """
         batch, pixels = self._sizes(x)
-        steps = routes.shape[-1]
+        steps, own_orders = routes.shape[-1], routes.dim() == 3
+        order_shape = (batch, self.routes, steps) if own_orders else (self.routes, steps)
         require_routes(routes, pixels)
         qparams = qparams or self.fake_quantize_(x, projected)
         shape = (batch, pixels, self.channels)
@@ -226,7 +228,7 @@ class QuantizedScan:
         scan = ScanStruct(
             x=address("x", x, shape),
             projected=address("projected", projected, self._projected_shape(batch, pixels)),
-            order=address("routes", routes, (self.routes, steps), torch.int32),
+            order=address("routes", routes, order_shape, torch.int32),
             y=address("out", y, y_shape),
             batch=batch,
             pixels=pixels,
@@ -240,6 +242,7 @@ class QuantizedScan:
             shared=1,
             merged=int(self._merge),
             softplus=1,
+            own_orders=int(own_orders),
         )
         if self._norm is not None:
             weight, bias = self._norm
@@ -266,7 +269,8 @@ class QuantizedScan:
         """Images and pixels of a map."""
         if x.dim() != 3 or x.shape[2] != self.channels or 0 in x.shape:
             raise ShapeError(
-                f"x must be (batch, pixels, {self.channels}) and not empty, got {tuple(x.shape)}."
+                f"The argument x must be (batch, pixels, {self.channels}) and not empty, got "
+                f"{tuple(x.shape)}."
             )
         return x.shape[0], x.shape[1]
 
@@ -287,7 +291,8 @@ class QuantizedScan:
             and (batch == 1 or gate.stride(0) == pixels * stride)
         ):
             raise ShapeError(
-                f"gate must be float32 {shape} on the CPU, its rows at one distance, for merged "
+                f"The argument gate must be float32 {shape} on the CPU, its rows at one distance, "
+                "for merged "
                 f"routes, got {described(gate)}."
             )
         return gate.data_ptr(), max(stride, channels)

@@ -114,15 +114,17 @@ def _rounding_call(x: Tensor, *, low: int = 0, high: int = 0) -> RoundingStruct:
 
 def _require_rows(x: Tensor) -> tuple[int, int]:
     if x.dim() != 2 or 0 in x.shape:
-        raise ShapeError(f"x must be (rows, values) and not empty, got {tuple(x.shape)}.")
+        raise ShapeError(
+            f"The argument x must be (rows, values) and not empty, got {tuple(x.shape)}."
+        )
     return x.shape[0], x.shape[1]
 
 
 def _grid(scale: Tensor, offset: Tensor, bounds: tuple[Tensor, Tensor] | None) -> dict[str, Tensor]:
-    grid = {"scale": scale, "offset": offset}
+    qparams = {"scale": scale, "offset": offset}
     if bounds is not None:
-        grid["lowest"], grid["highest"] = bounds
-    return grid
+        qparams["lowest"], qparams["highest"] = bounds
+    return qparams
 
 
 def _point_rows(call: RoundingStruct, numbers: dict[str, Tensor]) -> list[Tensor]:
@@ -287,7 +289,7 @@ def _thresholds_call(
     """The call, and the points that have to outlive it."""
     if x.dim() != 1 or points.dim() != 1 or len(points) < 2 or 0 in x.shape:
         raise ShapeError(
-            "x must be (values,) and points (levels,) with at least 2 levels, got "
+            "The argument x must be (values,) and points (levels,) with at least 2 levels, got "
             f"{tuple(x.shape)} and {tuple(points.shape)}."
         )
     points = points.detach().float().contiguous()

@@ -84,7 +84,7 @@ def _empty(
     save_states: bool,
 ) -> tuple[Tensor, Tensor]:
     batch, pixels, channels = x.shape[0], x.shape[-2], x.shape[-1]
-    routes, steps = order.shape
+    routes, steps = order.shape[-2:]
     y = x.new_empty((batch, pixels, channels) if merge else (batch, routes, pixels, channels))
     segments = -(-steps // load_kernel().segment)
     shape = (batch, routes, segments, A.shape[2], round_up(channels)) if save_states else (0,)

@@ -51,7 +51,8 @@ class PackedParameters(NamedTuple):
         """
         if dt_weight.dim() != 3 or A.dim() != 3:
             raise ShapeError(
-                "dt_weight must be (routes, channels, rank) and A (routes, channels, states), got "
+                "The argument dt_weight must be (routes, channels, rank) and A (routes, channels, "
+                "states), got "
                 f"{tuple(dt_weight.shape)} and {tuple(A.shape)}."
             )
         rows = tuple(A.shape[:2])
@@ -75,7 +76,7 @@ class ScanCall:
     Args:
         x: float32 or bfloat16 ``(batch, pixels, channels)``, or with a routes axis after the batch.
         projected: float32 ``(batch, pixels, routes, rank + 2 * states)``.
-        order: int32 ``(routes, steps)``.
+        order: int32 ``(routes, steps)``, or with a batch axis before.
         parameters: for as many routes and channels.
         merge: sum the routes; needs one map for all routes.
         softplus: of delta.
@@ -97,14 +98,21 @@ class ScanCall:
     ) -> None:
         dtype = dtype_code("x", x)
         shared = x.dim() == 3
-        if x.dim() not in (3, 4) or 0 in x.shape or order.dim() != 2 or (merge and not shared):
+        if (
+            x.dim() not in (3, 4)
+            or 0 in x.shape
+            or order.dim() not in (2, 3)
+            or (merge and not shared)
+        ):
             raise ShapeError(
-                "x must be (batch, pixels, channels), or unmerged (batch, routes, pixels, "
-                f"channels), not empty, and the route table (routes, steps), got {tuple(x.shape)} "
-                f"and {tuple(order.shape)}."
+                "The argument x must be (batch, pixels, channels), or unmerged (batch, routes, "
+                "pixels, "
+                "channels), not empty, and the route table ([batch,] routes, steps), got "
+                f"{tuple(x.shape)} and {tuple(order.shape)}."
             )
         batch, pixels, channels = x.shape[0], x.shape[-2], x.shape[-1]
-        routes, steps = order.shape
+        routes, steps = order.shape[-2:]
+        order_shape = (batch, routes, steps) if order.dim() == 3 else (routes, steps)
         rank, states = parameters.dt_weight.shape[1], parameters.decay.shape[1]
         width = round_up(channels)
         if states < 1 or parameters.decay.shape[0] != routes:
@@ -118,7 +126,7 @@ class ScanCall:
         self.call = ScanStruct(
             x=address("x", x, x_shape, x.dtype),
             projected=address("projected", projected, (batch, pixels, routes, rank + 2 * states)),
-            order=address("routes", order, (routes, steps), torch.int32),
+            order=address("routes", order, order_shape, torch.int32),
             dt_weight=address("dt_weight", parameters.dt_weight, (routes, rank, width)),
             dt_bias=address("dt_bias", parameters.dt_bias, (routes, width)),
             decay=address("A", parameters.decay, (routes, states, width)),
@@ -135,6 +143,7 @@ class ScanCall:
             shared=int(shared),
             merged=int(merge),
             softplus=int(softplus),
+            own_orders=int(order.dim() == 3),
         )
         self._held = (x, projected, order, parameters)
 

@@ -46,7 +46,7 @@ class ScanStruct(Struct):
         *_pointers("grad_dt_weight", "grad_dt_bias", "grad_decay", "grad_skip", "workspace"),
         *_sizes("batch", "pixels", "steps", "channels", "padded", "routes", "rank", "states"),
         *_floats("norm_epsilon"),
-        *_flags("dtype", "shared", "merged", "softplus"),
+        *_flags("dtype", "shared", "merged", "softplus", "own_orders"),
     ]
 
 

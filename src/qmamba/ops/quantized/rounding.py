@@ -1,7 +1,8 @@
-"""Rounding rows of values to uniform grids, and the gradients of it, for fake quantization.
+"""Fake quantization of rows of values, and its gradients.
 
-Everything here works on a table ``(rows, values)`` in which each row has its own grid: one row for
-a whole tensor, or one for each image of a batch. ``scale``, ``offset`` and bounds are ``(rows,)``.
+Everything here works on a table ``(rows, values)`` in which each row has its own parameters: one
+row for a whole tensor, or one for each image of a batch. ``scale``, ``offset`` and bounds are
+``(rows,)``.
 
 On the CPU in float32 the C++ kernel (:mod:`qmamba.ops.native.rounding`) makes one pass over the
 values where the operations of PyTorch make ten. Levels have the same bits either way; a sum over a
@@ -34,10 +35,10 @@ class RowStatistics(NamedTuple):
 
 
 class RoundingGradients(NamedTuple):
-    """Gradients of :func:`round_rows`; those of the grid for each row."""
+    """Gradients of :func:`round_rows`; those of scale and offset for each row."""
 
     x: Tensor
-    """Passed straight through the rounding where the value is within the grid and the bounds."""
+    """Passed straight through the rounding where the value is within the codes and the bounds."""
     scale: Tensor
     offset: Tensor
     lowest: Tensor

@@ -28,7 +28,7 @@ def check_scan(
     """
     if u.dim() != 3 or 0 in u.shape:
         raise ShapeError(
-            f"u must be (batch, channels, length) and not empty, got {tuple(u.shape)}."
+            f"The argument u must be (batch, channels, length) and not empty, got {tuple(u.shape)}."
         )
     batch, channels, length = u.shape
     if A.dim() != 2 or A.shape[0] != channels or A.shape[1] < 1:
@@ -70,7 +70,7 @@ def check_map_scan(
     Args:
         x: ``(batch, pixels, channels)``.
         projected: ``(batch, pixels, routes, rank + 2 * states)``.
-        routes: int32 ``(routes, steps)``.
+        routes: int32 ``(routes, steps)``, or with a batch axis before.
         dt_weight: ``(routes, channels, rank)``.
         dt_bias, D: ``(routes, channels)``.
         A: ``(routes, channels, states)``.
@@ -83,23 +83,27 @@ def check_map_scan(
     """
     if x.dim() not in ((3, 4) if may_have_own_maps else (3,)) or 0 in x.shape[may_be_empty:]:
         raise ShapeError(
-            f"x must be (batch, pixels, channels) and not empty, got {tuple(x.shape)}."
+            f"The argument x must be (batch, pixels, channels) and not empty, got {tuple(x.shape)}."
         )
-    if routes.dim() != 2 or 0 in routes.shape or routes.dtype != torch.int32:
+    if routes.dim() not in (2, 3) or 0 in routes.shape[-2:] or routes.dtype != torch.int32:
         raise ShapeError(
-            f"routes must be int32 (routes, steps), got {routes.dtype} {tuple(routes.shape)}."
+            "The argument routes must be int32 (routes, steps) or (batch, routes, steps), got "
+            f"{routes.dtype} {tuple(routes.shape)}."
         )
+    if routes.dim() == 3 and len(routes) != len(x):
+        raise ShapeError(f"There are routes for {len(routes)} images and {len(x)} images.")
     if dt_weight.dim() != 3 or A.dim() != 3 or A.shape[2] < 1:
         raise ShapeError(
-            "dt_weight must be (routes, channels, rank) and A (routes, channels, states), got "
+            "The argument dt_weight must be (routes, channels, rank) and A (routes, channels, "
+            "states), got "
             f"{tuple(dt_weight.shape)} and {tuple(A.shape)}."
         )
     batch, pixels, channels = x.shape[0], x.shape[-2], x.shape[-1]
-    count, rank, states = routes.shape[0], dt_weight.shape[2], A.shape[2]
-    if routes.shape[1] < pixels:
-        raise ShapeError(f"The routes have {routes.shape[1]} steps for {pixels} pixels.")
+    count, rank, states = routes.shape[-2], dt_weight.shape[2], A.shape[2]
+    if routes.shape[-1] < pixels:
+        raise ShapeError(f"The routes have {routes.shape[-1]} steps for {pixels} pixels.")
     if routes.device != x.device:
-        raise ShapeError(f"routes is on {routes.device} but x on {x.device}; move it.")
+        raise ShapeError(f"The argument routes is on {routes.device} but x on {x.device}; move it.")
     shared = x.dim() == 3
     _check_tensors(
         x,

@@ -198,7 +198,7 @@ def ss2d_chunked(
     Raises:
         ShapeError: the map has no pixel or the routes have no step.
     """
-    _require_steps(min(x.shape[1], routes.shape[1]), "map")
+    _require_steps(min(x.shape[1], routes.shape[-1]), "map")
     tensors = (x, projected, dt_weight, dt_bias, A, D)
     y, _ = map_scan(x, projected, routes, dt_weight, dt_bias, A, D, merge, needs_gradient(*tensors))
     return y

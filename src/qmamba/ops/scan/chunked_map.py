@@ -42,7 +42,7 @@ def _forward(
 
 def _states_shape(x: Tensor, routes: Tensor, A: Tensor, saved: bool) -> tuple[int, ...]:
     batch, _, channels = x.shape
-    (count, steps), states = routes.shape, A.shape[2]
+    (count, steps), states = routes.shape[-2:], A.shape[2]
     sizes = block_sizes(states, count, batch, steps, channels, x.device.type)
     return (-(-steps // sizes.steps) if saved else 0, states, count, batch, channels)
 
@@ -59,7 +59,7 @@ def _empty(
     save_states: bool,
 ) -> tuple[Tensor, Tensor]:
     batch, pixels, channels = x.shape
-    y = x.new_empty((batch, pixels, channels) if merge else (batch, len(routes), pixels, channels))
+    y = x.new_empty((batch, pixels, channels) if merge else (batch, A.shape[0], pixels, channels))
     shape = _states_shape(x, routes, A, save_states)
     return y, A.new_empty(shape, dtype=state_dtype(x.dtype))
 
@@ -79,7 +79,7 @@ def _backward(
     with torch.autocast(x.device.type, enabled=False):
         scan = _MapScan(x, projected, routes, dt_weight, dt_bias, A, D, merge)
         batch, pixels, channels = x.shape
-        y = (batch, pixels, channels) if merge else (batch, len(routes), pixels, channels)
+        y = (batch, pixels, channels) if merge else (batch, A.shape[0], pixels, channels)
         check_backward(grad, y, states, _states_shape(x, routes, A, True))
         grad_x, grad_projected, *parameters = scan.backward(grad, states)
     return [grad_x, grad_projected, states.new_empty(0), *parameters]
@@ -121,7 +121,7 @@ class _MapScan:
         self.merge = merge
         self.dtype = state_dtype(x.dtype)
         self.batch, self.pixels, self.channels = x.shape
-        self.count, steps = routes.shape
+        self.count, steps = routes.shape[-2:]
         self.rank, states = dt_weight.shape[2], A.shape[2]
         self.sizes = block_sizes(
             states, self.count, self.batch, steps, self.channels, x.device.type
@@ -133,7 +133,8 @@ class _MapScan:
         self.route_rows = self.map_rows * self.count
         route = torch.arange(self.count, dtype=torch.int64, device=x.device).view(-1, 1, 1)
         image = torch.arange(self.batch, dtype=torch.int64, device=x.device).view(-1, 1)
-        pixel = routes[:, None].long()
+        # Routes first; one route for all images, or each image's own.
+        pixel = (routes[None] if routes.dim() == 2 else routes).transpose(0, 1).long()
         self.row_of_map = image * self.pixels + pixel
         self.row_of_projection = self.row_of_map * self.count + route
         self.row_of_y = self.row_of_map

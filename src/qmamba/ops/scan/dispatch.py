@@ -206,6 +206,13 @@ def selective_scan(
         BackendError: the implementation asked for is unknown or cannot run on this input.
 
     Source: Mamba (Gu and Dao, 2023), algorithm 2; arguments of VMamba's ``selective_scan_fn``.
+
+    Example:
+        >>> import torch
+        >>> u, delta = torch.rand(2, 1, 4, 5)
+        >>> A, (B, C) = -torch.ones(4, 3), torch.rand(2, 1, 3, 5)
+        >>> selective_scan(u, delta, A, B, C).shape
+        torch.Size([1, 4, 5])
     """
     check_scan(u, delta, A, B, C, D, delta_bias)
     name = choose_backend(backend, (u, delta, A, B, C, D, delta_bias))
@@ -234,7 +241,9 @@ def ss2d(
         projected: ``(batch, pixels, routes, rank + 2 * states)``: the low-rank time step, B and C
             of each pixel and route, computed on the map as it lies (a pointwise projection
             commutes with any route).
-        routes: int32 ``(routes, steps)`` from :func:`qmamba.ops.scan_routes`.
+        routes: int32 ``(routes, steps)`` from :func:`qmamba.ops.scan_routes`, or
+            ``(batch, routes, steps)`` where each image has its own. Every pixel must occur exactly
+            once in each route.
         dt_weight: ``(routes, channels, rank)``.
         dt_bias: ``(routes, channels)``.
         A: ``(routes, channels, states)``, negative.
@@ -252,6 +261,17 @@ def ss2d(
         BackendError: the implementation asked for is unknown or cannot run on this input.
 
     Source: VMamba (Liu et al., 2024), SS2D; QMamba section 3.
+
+    Example:
+        >>> import torch
+        >>> from qmamba.ops import scan_routes
+        >>> channels, rank, states = 6, 2, 1
+        >>> x, routes = torch.rand(1, 3 * 5, channels), scan_routes(3, 5)
+        >>> projected = torch.rand(1, 3 * 5, 4, rank + 2 * states)
+        >>> dt_weight, dt_bias = torch.rand(4, channels, rank), torch.zeros(4, channels)
+        >>> A, D = -torch.ones(4, channels, states), torch.ones(4, channels)
+        >>> ss2d(x, projected, routes, dt_weight, dt_bias, A, D).shape
+        torch.Size([1, 15, 6])
     """
     check_map_scan(x, projected, routes, dt_weight, dt_bias, A, D)
     name = choose_backend(backend, (x, projected, dt_weight, dt_bias, A, D))

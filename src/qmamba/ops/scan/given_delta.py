@@ -34,7 +34,8 @@ def ss2d_given_delta(
         x: map in raster order, ``(batch, pixels, channels)``.
         delta: ``(batch, routes, pixels, channels)``, of each pixel of the map as it lies.
         projected: ``(batch, pixels, routes, 2 * states)``: B and C of each pixel and route.
-        routes: int32 ``(routes, length)``; at padding all inputs are zero.
+        routes: int32 ``(routes, length)`` or ``(batch, routes, length)``; at padding all inputs are
+            zero.
         dt_bias: ``(routes, channels)``.
         A: ``(routes, channels, states)``, negative.
         D: ``(routes, channels)``.
@@ -57,11 +58,12 @@ def ss2d_given_delta(
         return scan.ss2d_given_delta_native(x, delta, projected, routes, dt_bias, A, D, merge)
     if not torch.compiler.is_compiling():
         require_routes(routes, x.shape[1])
-    count, length = routes.shape
+    count, length = routes.shape[-2:]
     u = gather_routes(x, routes)
     along = [
         torch.stack(
-            [gather_routes(maps[:, k], routes[k : k + 1])[:, 0] for k in range(count)], dim=1
+            [gather_routes(maps[:, k], routes[..., k : k + 1, :])[:, 0] for k in range(count)],
+            dim=1,
         )
         for maps in (delta, projected.transpose(1, 2))
     ]

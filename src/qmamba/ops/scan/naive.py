@@ -84,7 +84,7 @@ def ss2d_naive(
     u = gather_routes(x.to(dtype), routes)
     along = torch.stack(
         [
-            gather_routes(projected[:, :, k].to(dtype), routes[k : k + 1])[:, 0]
+            gather_routes(projected[:, :, k].to(dtype), routes[..., k : k + 1, :])[:, 0]
             for k in range(route_count)
         ],
         dim=1,

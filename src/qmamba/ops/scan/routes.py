@@ -5,6 +5,9 @@ that is read at step ``t``; ``PADDING`` marks a step outside the map, at which t
 while the state still decays. Four routes make a set, always in this order: rows, columns, rows
 reversed, columns reversed (VMamba's order, so that its per-route weights keep their meaning).
 
+Operators take any number of routes, and also a table with a batch axis before them, where the order
+differs from image to image (:func:`class_route`).
+
 With ``window=1`` the set is VMamba's cross scan. A larger window is LocalMamba's window-local scan:
 the map is padded at the bottom and right to multiples of the window, windows are visited one after
 the other, and each is walked through completely before the next.
@@ -110,12 +113,16 @@ def gather_routes(features: Tensor, routes: Tensor) -> Tensor:
 
     Args:
         features: ``(batch, pixels, channels)``.
-        routes: int32 ``(routes, steps)`` from :func:`scan_routes`.
+        routes: int32 ``(routes, steps)`` from :func:`scan_routes`, or ``(batch, routes, steps)``
+            where each image has its own.
 
     Returns:
         ``(batch, routes, steps, channels)``, zero at padding steps.
     """
-    steps = features[:, routes.clamp_min(0).long()]
+    routes = routes.expand(len(features), *routes.shape[-2:])
+    image = torch.arange(len(features), dtype=torch.int64, device=features.device)
+    image = image[:, None, None]
+    steps = features[image, routes.clamp_min(0).long()]
     return steps.masked_fill((routes == PADDING)[..., None], 0)
 
 
@@ -124,24 +131,28 @@ def scatter_routes(outputs: Tensor, routes: Tensor, pixels: int) -> Tensor:
 
     Args:
         outputs: ``(batch, routes, steps, channels)``.
-        routes: int32 ``(routes, steps)`` from :func:`scan_routes`.
+        routes: int32 ``(routes, steps)`` or ``(batch, routes, steps)`` as for
+            :func:`gather_routes`.
         pixels: number of pixels of the map.
 
     Returns:
         ``(batch, routes, pixels, channels)``.
     """
-    return torch.stack(
-        [outputs[:, k, step] for k, step in enumerate(step_of_pixel(routes, pixels))], dim=1
+    steps = step_of_pixel(routes, pixels)
+    return outputs.gather(
+        2, steps.expand(len(outputs), -1, -1)[..., None].expand(-1, -1, -1, outputs.shape[-1])
     )
 
 
 def step_of_pixel(routes: Tensor, pixels: int) -> Tensor:
-    """Inverse of the tables: int64 ``(routes, pixels)``, the step that visits each pixel."""
-    steps = torch.arange(routes.shape[1], device=routes.device).expand_as(routes)
-    inverse = torch.empty(routes.shape[0], pixels + 1, dtype=torch.int64, device=routes.device)
+    """The inverse: the step that visits each pixel, int64 ``([batch,] routes, pixels)``."""
+    steps = torch.arange(routes.shape[-1], dtype=torch.int64, device=routes.device)
+    steps = steps.expand_as(routes)
+    shape = (*routes.shape[:-1], pixels + 1)
+    inverse = torch.empty(shape, dtype=torch.int64, device=routes.device)
     # Padding steps all land in one surplus column.
     targets = torch.where(routes == PADDING, pixels, routes).long()
-    return inverse.scatter_(1, targets, steps)[:, :pixels]
+    return inverse.scatter_(-1, targets, steps)[..., :pixels]
 
 
 def require_routes(routes: Tensor, pixels: int) -> None:
@@ -152,7 +163,7 @@ def require_routes(routes: Tensor, pixels: int) -> None:
     or NumPy do not move) or goes away.
 
     Args:
-        routes: int32 ``(routes, steps)``.
+        routes: int32 ``(routes, steps)``, or with a batch axis before.
         pixels: number of pixels of the map.
 
     Raises:
@@ -162,11 +173,12 @@ def require_routes(routes: Tensor, pixels: int) -> None:
     known = _CHECKED.get(id(routes))
     if known is not None and known[0]() is routes and known[1:] == (_version(routes), pixels):
         return
-    if routes.dtype != torch.int32 or routes.dim() != 2:
+    if routes.dtype != torch.int32 or routes.dim() not in (2, 3):
         raise ShapeError(
-            f"routes must be int32 (routes, steps), got {routes.dtype} {tuple(routes.shape)}."
+            "The argument routes must be int32 (routes, steps) or (batch, routes, steps), got "
+            f"{routes.dtype} {tuple(routes.shape)}."
         )
-    table = routes.detach()
+    table = routes.detach().flatten(0, -2)
     lowest, highest = (int(end) for end in table.aminmax()) if table.numel() else (0, pixels)
     if lowest < PADDING or highest >= pixels:
         raise ShapeError(
@@ -193,3 +205,22 @@ _CHECKED: dict[int, tuple[weakref.ref[Tensor], int | None, int]] = {}
 def _version(tensor: Tensor) -> int | None:
     """How often a tensor was written to; unknown for those born in inference mode."""
     return None if tensor.is_inference() else tensor._version
+
+
+def class_route(classes: Tensor) -> Tensor:
+    """The route that visits the pixels of each image class by class, and in raster order in each.
+
+    Args:
+        classes: ``(batch, pixels)``, a whole number for each pixel.
+
+    Returns:
+        int32 ``(batch, 1, pixels)``, one route for each image.
+
+    Example:
+        >>> class_route(torch.tensor([[1, 0, 1, 0]])).tolist()
+        [[[1, 3, 0, 2]]]
+
+    Source: MambaIRv2, semantic guided neighboring; its code sorts without keeping ties in order,
+    which repeats on no two machines.
+    """
+    return torch.argsort(classes, dim=-1, stable=True)[:, None].to(torch.int32)

@@ -54,7 +54,7 @@ def scan_kernel(
     x_ptr,  # (batch, [routes,] pixels, channels); without routes if SHARED
     rows_ptr,  # (batch, pixels, routes, RANK + 2 * STATES): low-rank time step, B and C
     delta_ptr,  # (batch, routes, pixels, channels), read instead of a time step of RANK 0
-    routes_ptr,  # (routes, steps), int32
+    routes_ptr,  # ([batch,] routes, steps), int32
     weight_ptr,  # (routes, channels, RANK)
     bias_ptr,  # (routes, channels)
     decay_ptr,  # (routes, channels, STATES): A
@@ -66,6 +66,7 @@ def scan_kernel(
     steps,
     channels,
     routes,
+    own_routes,  # routes where each image has its own, else 0
     segments,
     segment_steps,
     fullness,  # only for the autotuner
@@ -110,7 +111,7 @@ def scan_kernel(
     delta_ptr += sequence * pixels * channels
     y_ptr += sequence * pixels * channels
     rows_ptr += (image * pixels * routes + route) * WIDTH
-    routes_ptr += route * steps
+    routes_ptr += (image * own_routes + route) * steps
     begin = segment * segment_steps
     end = tl.minimum(begin + segment_steps, steps)
     for start in range(begin, end, TILE):
@@ -168,6 +169,7 @@ def scan_backward_kernel(
     steps,
     channels,
     routes,
+    own_routes,
     segments,
     segment_steps,
     group,  # images per program
@@ -207,7 +209,6 @@ def scan_backward_kernel(
     own_states = (state < STATES) & own[None, :]
     grad_decay = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
 
-    routes_ptr += route * steps
     begin = segment * segment_steps
     tiles = tl.cdiv(tl.minimum(segment_steps, steps - begin), TILE)
     for image in range(first * group, tl.minimum(first * group + group, batch)):
@@ -218,6 +219,7 @@ def scan_backward_kernel(
         else:
             flows = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
         own_map = sequence * pixels * channels
+        order_ptr = routes_ptr + (image * own_routes + route) * steps
         x_map = x_ptr + (image if SHARED else sequence) * pixels * channels
         grad_y_map = grad_y_ptr + (image if MERGED else sequence) * pixels * channels
         rows = rows_ptr + (image * pixels * routes + route) * WIDTH
@@ -225,7 +227,7 @@ def scan_backward_kernel(
         saved = saved_ptr + sequence * tl.cdiv(steps, TILE) * STATES * channels
         for index in range(tiles):
             start = begin + (tiles - 1 - index) * TILE
-            pixel, inside, live = steps_of(routes_ptr, start, steps, TILE, EVEN, PADDED, WIDE)
+            pixel, inside, live = steps_of(order_ptr, start, steps, TILE, EVEN, PADDED, WIDE)
             row = pixel * (routes * WIDTH)
             if RANK > 0:
                 # Before the loads of x and grad_y, for the reason given in scan_kernel.

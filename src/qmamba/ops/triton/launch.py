@@ -86,7 +86,7 @@ class Scan:
         self.kernels, self.segment_kernels = _modules()
         self.x, self.A = x.contiguous(), A.contiguous()
         self.batch, self.pixels, self.channels = x.shape[0], x.shape[-2], x.shape[-1]
-        self.routes, self.steps = order.shape
+        self.routes, self.steps = order.shape[-2:]
         self.rank, self.states = dt_weight.shape[2], A.shape[2]
         self.merge, self.shared = merge, x.dim() == 3
         whole = self.kernels.MOST_STEPS
@@ -102,6 +102,7 @@ class Scan:
             "steps": self.steps,
             "channels": self.channels,
             "routes": self.routes,
+            "own_routes": self.routes if order.dim() == 3 else 0,
             "segments": self.segments,
             "segment_steps": self.segment_steps,
             "RANK": self.rank,

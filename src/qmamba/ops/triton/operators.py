@@ -115,7 +115,7 @@ def _empty(
     save_states: bool,
 ) -> tuple[Tensor, Tensor]:
     batch, pixels, channels = x.shape[0], x.shape[-2], x.shape[-1]
-    routes, steps = order.shape
+    routes, steps = order.shape[-2:]
     y = x.new_empty((batch, pixels, channels) if merge else (batch, routes, pixels, channels))
     save = save_steps(A.shape[2]) if save_states else 0
     return y, empty_states(x, routes, steps, A.shape[2], save)

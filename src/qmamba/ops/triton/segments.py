@@ -43,6 +43,7 @@ def segment_kernel(
     steps,
     channels,
     routes,
+    own_routes,
     segments,
     segment_steps,
     SHARED: tl.constexpr,
@@ -82,7 +83,7 @@ def segment_kernel(
     value_ptr += (image if SHARED else sequence) * pixels * channels
     delta_ptr += sequence * pixels * channels
     rows_ptr += (image * pixels * routes + route) * WIDTH
-    routes_ptr += route * steps
+    routes_ptr += (image * own_routes + route) * steps
     begin = segment * segment_steps
     tiles = tl.cdiv(tl.minimum(segment_steps, steps - begin), TILE)
     for index in range(tiles):

@@ -61,7 +61,7 @@ def create_quantizer(
         raise ConfigError(f"The quantizer {name!r} is unknown; choose one of {_names()}.")
     if compat:
         if name not in OFFICIAL:
-            raise ConfigError(f"compat knows {', '.join(OFFICIAL)}, and not {name!r}.")
+            raise ConfigError(f"The option compat knows {', '.join(OFFICIAL)}, and not {name!r}.")
         return OFFICIAL[name](bits, operand)
     if name == "dls":
         return DLS(bits, operand, statistics=statistics)

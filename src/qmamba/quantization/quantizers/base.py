@@ -12,6 +12,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from qmamba.errors import ConfigError
+from qmamba.nn.initialization import module_kwargs
 from qmamba.quantization.qparams import QuantParams, check_bits, signed_range
 from qmamba.quantization.quantizers.initialization import Sample
 
@@ -63,7 +64,7 @@ class Quantizer(nn.Module):
         self.low, self.high = signed_range(bits)
         self.sample: Sample | None = None
         self._ready = False
-        self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("initialized", torch.zeros((), **module_kwargs(torch.bool)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize: the value of the level of each element, in the shape and dtype of ``x``.

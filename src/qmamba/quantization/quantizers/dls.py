@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from qmamba.errors import ConfigError
+from qmamba.nn.initialization import module_kwargs
 from qmamba.ops.native.rounding import (
     DynamicSettings,
     dynamic_round,
@@ -72,16 +73,17 @@ class DLS(Quantizer):
     ) -> None:
         if statistics not in STATISTICS:
             raise ConfigError(
-                f"statistics must be one of {', '.join(STATISTICS)}, got {statistics!r}."
+                f"The option statistics must be one of {', '.join(STATISTICS)}, got {statistics!r}."
             )
         super().__init__(bits, operand)
         self.statistics = statistics
         step = _NORMAL_STEPS[bits]
-        self.step_weights = nn.Parameter(torch.tensor([0.0, step, 0.0, 0.0]))
+        self.step_weights = nn.Parameter(torch.tensor([0.0, step, 0.0, 0.0], **module_kwargs()))
         # Half a step, so that as many levels lie above the mean as below it.
-        self.offset_weights = nn.Parameter(torch.tensor([-1.0, -step / 2, 0.0, 0.0]))
+        offset_weights = torch.tensor([-1.0, -step / 2, 0.0, 0.0], **module_kwargs())
+        self.offset_weights = nn.Parameter(offset_weights)
         if statistics == "frozen":
-            self.register_buffer("running", torch.zeros(4))
+            self.register_buffer("running", torch.zeros(4, **module_kwargs()))
 
     def choose_parameters(self, sample: Sample) -> None:
         low, high = search_interval(sample.values(), 2**self.bits)
@@ -202,9 +204,10 @@ class OfficialDLS(DLS):
         super().__init__(bits, operand, statistics="batch")
         greatest = 2 ** (bits - 1) - 1
         with torch.no_grad():
-            self.step_weights.copy_(torch.tensor([1 / greatest, 3 / greatest, 0, 0]))
-            self.offset_weights.copy_(torch.tensor([-1.0, 0, 0, 0]))
-        self.register_buffer("signed", torch.zeros((), dtype=torch.bool))
+            numbers = [1 / greatest, 3 / greatest, 0, 0]
+            self.step_weights.copy_(torch.tensor(numbers, **module_kwargs()))
+            self.offset_weights.copy_(torch.tensor([-1.0, 0, 0, 0], **module_kwargs()))
+        self.register_buffer("signed", torch.zeros((), **module_kwargs(torch.bool)))
 
     def choose_parameters(self, sample: Sample) -> None:
         self.signed.copy_(sample.lowest < -1e-5)

@@ -38,8 +38,8 @@ class Sample:
 
     def __init__(self, batched: bool, *, normalize: bool = False) -> None:
         self.batched, self.normalize = batched, normalize
-        self.lowest = torch.tensor(torch.inf)
-        self.highest = torch.tensor(-torch.inf)
+        self.lowest = torch.tensor(torch.inf, dtype=torch.float32, device="cpu")
+        self.highest = torch.tensor(-torch.inf, dtype=torch.float32, device="cpu")
         self._inner: list[WeightedValues] = []
         self._outer: list[Tensor] = []
         self._statistics: list[Tensor] = []
@@ -102,4 +102,5 @@ def _spread(x: Tensor) -> Tensor:
     """At most :data:`LIMIT` values from all over a row."""
     if len(x) <= LIMIT:
         return x
-    return x[torch.arange(LIMIT, device=x.device) * _STRIDE % len(x)]
+    kept = torch.arange(LIMIT, dtype=torch.int64, device=x.device) * _STRIDE % len(x)
+    return x[kept]

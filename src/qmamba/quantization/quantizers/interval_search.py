@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,13 +35,14 @@ def search_interval(sample: WeightedValues, levels: int) -> tuple[Tensor, Tensor
     if lowest == highest:
         return lowest, highest
     center = values.median()
-    shrink = torch.logspace(0, math.log10(_SMALLEST), _SHRINKS, device=values.device)
+    options: dict[str, Any] = {"dtype": torch.float32, "device": values.device}
+    shrink = torch.logspace(0, math.log10(_SMALLEST), _SHRINKS, **options)
     lows = (center + (lowest - center) * shrink).repeat_interleave(_SHRINKS)
     highs = (center + (highest - center) * shrink).repeat(_SHRINKS)
     low, high = _best(sample, lows, highs, levels)
     reach = (high - low) / 4
     for _ in range(_ROUNDS):
-        moves = torch.linspace(-1, 1, _REFINEMENTS, device=values.device) * reach
+        moves = torch.linspace(-1, 1, _REFINEMENTS, **options) * reach
         low, high = _best(sample, low + moves, high.expand_as(moves), levels)
         low, high = _best(sample, low.expand_as(moves), high + moves, levels)
         reach = reach / 3

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from qmamba.nn.initialization import module_kwargs
 from qmamba.ops.quantized.rounding import round_rows, round_rows_backward
 from qmamba.quantization.qparams import QuantParams
 from qmamba.quantization.quantizers.base import Operand, Quantizer
@@ -47,8 +48,8 @@ class LearnedStep(Quantizer):
         self, bits: int, operand: Operand | None = None, *, has_offset: bool = True
     ) -> None:
         super().__init__(bits, operand)
-        self.alpha = nn.Parameter(torch.ones(1))
-        self.beta = nn.Parameter(torch.zeros(1)) if has_offset else None
+        self.alpha = nn.Parameter(torch.ones(1, **module_kwargs()))
+        self.beta = nn.Parameter(torch.zeros(1, **module_kwargs())) if has_offset else None
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         y = self.rounding.apply(
@@ -92,4 +93,5 @@ class LearnedStep(Quantizer):
 
     def set_step(self, step: Tensor) -> None:
         """Set the step, or some step where all data were zero."""
-        self.alpha.copy_(step if step > 0 else torch.tensor(1 / self.code_range()[1]))
+        least = torch.full_like(self.alpha, 1 / self.code_range()[1])
+        self.alpha.copy_(step if step > 0 else least)

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from qmamba.nn.initialization import module_kwargs
 from qmamba.quantization.quantizers.base import Operand, range_by_sign
 from qmamba.quantization.quantizers.initialization import Sample
 from qmamba.quantization.quantizers.learned_step import LearnedStep
@@ -24,7 +25,7 @@ class LSQ(LearnedStep):
         self, bits: int, operand: Operand | None = None, *, has_offset: bool = False
     ) -> None:
         super().__init__(bits, operand, has_offset=has_offset)
-        self.register_buffer("signed", torch.ones((), dtype=torch.bool))
+        self.register_buffer("signed", torch.ones((), **module_kwargs(torch.bool)))
 
     def choose_parameters(self, sample: Sample) -> None:
         self.signed.fill_(self.operand.role == "weight" or bool(sample.lowest < -1e-5))

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qmamba.nn.initialization import module_kwargs
 from qmamba.ops.native.rounding import (
     ThresholdSettings,
     takes,
@@ -43,9 +44,9 @@ class RFA(LearnedStep):
 
     def __init__(self, bits: int, operand: Operand | None = None) -> None:
         super().__init__(bits, operand)
-        self.first = nn.Parameter(torch.tensor([float(self.low)]))
+        self.first = nn.Parameter(torch.tensor([float(self.low)], **module_kwargs()))
         even = math.log(math.expm1(1 - _NARROWEST_GAP))
-        self.gaps = nn.Parameter(torch.full((2**bits - 1,), even))
+        self.gaps = nn.Parameter(torch.full((2**bits - 1,), even, **module_kwargs()))
 
     def points(self) -> Tensor:
         """The points in units of steps, in ascending order: ``(2 ** bits,)``."""
@@ -81,8 +82,8 @@ class OfficialRFA(RFA):
     def __init__(self, bits: int, operand: Operand | None = None) -> None:
         super().__init__(bits, operand)
         del self.first, self.gaps
-        self.a = nn.Parameter(torch.arange(2**bits, dtype=torch.float32) + self.low)
-        self.register_buffer("signed", torch.zeros((), dtype=torch.bool))
+        self.a = nn.Parameter(torch.arange(2**bits, **module_kwargs(torch.float32)) + self.low)
+        self.register_buffer("signed", torch.zeros((), **module_kwargs(torch.bool)))
 
     def points(self) -> Tensor:
         return self.a
@@ -91,7 +92,7 @@ class OfficialRFA(RFA):
         self.signed.copy_(sample.lowest < -1e-5)
         low, high = self.code_range()
         self.alpha.copy_(2 * sample.mean_magnitude() / math.sqrt(high))
-        self.a.copy_(torch.arange(low, high + 1))
+        self.a.copy_(torch.arange(low, high + 1, dtype=self.a.dtype, device=self.a.device))
 
     def step(self, dtype: torch.dtype) -> Tensor:
         return self.alpha.to(dtype)

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from qmamba.nn.initialization import module_kwargs
 from qmamba.quantization.quantizers.base import Operand, range_by_sign
 from qmamba.quantization.quantizers.initialization import Sample
 from qmamba.quantization.quantizers.interval_search import search_interval
@@ -30,7 +31,7 @@ class OfficialStatic(LearnedStep):
 
     def __init__(self, bits: int, operand: Operand | None = None) -> None:
         super().__init__(bits, operand)
-        self.register_buffer("signed", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("signed", torch.zeros((), **module_kwargs(torch.bool)))
 
     def choose_parameters(self, sample: Sample) -> None:
         self.signed.copy_(sample.lowest < -1e-5)

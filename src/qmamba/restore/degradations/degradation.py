@@ -20,6 +20,8 @@ TaskName = Literal["sr", "denoise", "jpeg"]
 
 MAX_SCALE = 8
 
+_FLOATS: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+_INDICES: dict[str, Any] = {"dtype": torch.int64, "device": "cpu"}
 _SHRINK_MARGIN = 2
 _JPEG_MARGIN = 4
 
@@ -119,8 +121,8 @@ class Degradation:
         elif self.task == "denoise":
             assert self.sigma is not None
             low, high = self.sigma
-            sigma = low + (high - low) * torch.rand((), generator=generator).item()
-            noise = torch.randn(region.shape, generator=generator).numpy()
+            sigma = low + (high - low) * torch.rand((), generator=generator, **_FLOATS).item()
+            noise = torch.randn(region.shape, generator=generator, **_FLOATS).numpy()
             degraded = (_unit(region) + noise * (sigma / 255.0)).astype(np.float32)
         else:
             assert self.quality is not None
@@ -183,4 +185,4 @@ def _unit(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _whole(ends: tuple[int, int], generator: torch.Generator) -> int:
-    return int(torch.randint(ends[0], ends[1] + 1, (), generator=generator))
+    return int(torch.randint(ends[0], ends[1] + 1, (), generator=generator, **_INDICES))

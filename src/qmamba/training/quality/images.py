@@ -22,15 +22,12 @@ _MOST_THREADS = 8
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One image of a run.
-
-    Attributes:
-        path: its file.
-        shorter: pixels to which its shorter side is scaled down where it is longer; None leaves it.
-    """
+    """One image of a run."""
 
     path: Path
+    """Its file."""
     shorter: int | None = None
+    """Pixels to which its shorter side is scaled down where it is longer; None leaves it."""
 
     def decode(self, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
         """The image as (height, width, 3), sRGB with 8 bits.

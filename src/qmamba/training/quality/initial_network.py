@@ -87,7 +87,7 @@ def usable_device(device: torch.device | str) -> torch.device:
         ConfigError: it is unknown or not there.
     """
     try:
-        return torch.empty(0, device=device).device
+        return torch.empty(0, dtype=torch.uint8, device=device).device
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"The device {str(device)!r} cannot be used here: {reason}") from error

@@ -96,27 +96,24 @@ LOSSES = (*_ROW_LOSSES, *_COUPLED_LOSSES)
 @dataclass(frozen=True)
 class Loss:
     """A weighted sum of losses; ``smooth_l1`` with beta 1 is the default.
-
-    Attributes:
-        terms: (weight, name) of each, positive weights, names from :data:`LOSSES`.
-
     Raises:
         ConfigError: no terms, an unknown name, a name twice, or a weight that is not positive.
     """
 
     terms: tuple[tuple[float, str], ...] = ((1.0, "smooth_l1"),)
+    """(weight, name) of each, positive weights, names from :data:`LOSSES`."""
 
     def __post_init__(self) -> None:
         names = [name for _, name in self.terms]
         for weight, name in self.terms:
             if name not in LOSSES:
-                raise ConfigError(f"unknown loss {name!r}; choose from {', '.join(LOSSES)}.")
+                raise ConfigError(f"Unknown loss {name!r}; choose from {', '.join(LOSSES)}.")
             if not 0 < weight < 1e6 or names.count(name) > 1:
                 raise ConfigError(
-                    f"the loss {name!r} must occur once and with a positive weight, got {self}."
+                    f"The loss {name!r} must occur once and with a positive weight, got {self}."
                 )
         if not names:
-            raise ConfigError(f"a loss needs at least one of {', '.join(LOSSES)}.")
+            raise ConfigError(f"A loss needs at least one of {', '.join(LOSSES)}.")
 
     def __call__(self, prediction: Tensor, target: Tensor, group: Tensor) -> Tensor:
         """The loss of a batch; on several ranks of this rank's rows, the mean over ranks counts.
@@ -164,7 +161,7 @@ def parse_loss(text: str) -> Loss:
             terms.append((float(match["weight"] or 1.0), match["name"]))
         except ValueError:
             raise ConfigError(
-                f"the loss {text!r} cannot be read; write a sum such as smooth_l1+0.5*plcc of"
+                f"The loss {text!r} cannot be read; write a sum such as smooth_l1+0.5*plcc of"
                 f" {', '.join(LOSSES)}."
             ) from None
     return Loss(tuple(terms))

@@ -199,7 +199,9 @@ def quality_task(
         tell(f"note: {note}")
     parts = facing(_parts(request, datasets, folder, resume))
     if options.keep == "best" and not any(part.validation for part in parts):
-        raise ConfigError("keep='best' needs a validation part; give a validation share.")
+        raise ConfigError(
+            "The option keep='best' needs a validation part; give a validation share."
+        )
     for part in parts:
         used = len(part.train) + len(part.validation)
         tell(

@@ -84,7 +84,6 @@ def train_quality(
         folder,
         name=name,
         record={
-            "architecture": model.config.architecture,
             "task": task.description(),
             **(decides or {}),
         },

@@ -46,9 +46,9 @@ def kept_split(
         kept = read_splits(path, dataset)[0]
         if kept != made:
             raise DataError(
-                f"the run in {str(path.parent)!r} divides {dataset.name!r} otherwise"
+                f"The run in {str(path.parent)!r} divides {dataset.name!r} otherwise"
                 f" ({_described(kept)}, and now {_described(made)}); resume it as it was started,"
-                " or give another folder"
+                " or give another folder."
             )
         return kept
     if is_main():
@@ -67,17 +67,17 @@ def hold_out(dataset: RatedDataset, split: Split, share: float, seed: int) -> Sp
         DataError: the split has a validation part already, or too few contents.
     """
     if not 0 < share < 1:
-        raise ConfigError(f"the validation share is {share:g}; give a share between 0 and 1")
+        raise ConfigError(f"The validation share is {share:g}; give a share between 0 and 1.")
     if split.validation:
         raise DataError(
-            f"the split of {dataset.name!r} has a validation part already; leave the share out"
+            f"The split of {dataset.name!r} has a validation part already; leave the share out."
         )
     draw = split_by_image if split.rule == "image" else split_by_content
     inner = draw(dataset.take(split.train), seed, 1 - share)
     return replace(
         split,
-        train=tuple(split.train[place] for place in inner.train),
-        validation=tuple(split.train[place] for place in inner.test),
+        train=tuple(split.train[index] for index in inner.train),
+        validation=tuple(split.train[index] for index in inner.test),
     )
 
 

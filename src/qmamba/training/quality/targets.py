@@ -30,22 +30,20 @@ class Target:
     """The linear map between the scores of a data set and what the network learns.
 
     ``learned = (score - mean) / std``, with the sign changed where `turned`.
-
-    Attributes:
-        name: what the scores are.
-        scale: (low, high) of the scores.
-        higher_is_better: direction of the scores.
-        mean: mean score of the training part.
-        std: deviation of the training part, positive.
-        turned: whether the direction is changed, so that a higher target is a better image.
     """
 
     name: str
+    """What the scores are."""
     scale: tuple[float, float]
+    """(low, high) of the scores."""
     higher_is_better: bool
+    """Direction of the scores."""
     mean: float
+    """Mean score of the training part."""
     std: float
+    """Deviation of the training part, positive."""
     turned: bool = False
+    """Whether the direction is changed, so that a higher target is a better image."""
 
     @property
     def factor(self) -> float:
@@ -87,13 +85,13 @@ def fit_target(dataset: RatedDataset, train: Sequence[int], *, quality: bool = F
     scores = dataset.scores[list(train)]
     if scores.size < 2:
         raise DataError(
-            f"the training part of {dataset.name!r} has {scores.size} images and training needs at"
-            " least 2; give more images or a larger share"
+            f"The training part of {dataset.name!r} has {scores.size} images and training needs at"
+            " least 2; give more images or a larger share."
         )
     if scores.min() == scores.max():
         raise DataError(
-            f"every score in the training part of {dataset.name!r} is {scores[0]:g}, so there is"
-            " nothing to learn; check the score column"
+            f"Every score in the training part of {dataset.name!r} is {scores[0]:g}, so there is"
+            " nothing to learn; check the score column."
         )
     return Target(
         name=dataset.score_name,

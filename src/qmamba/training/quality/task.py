@@ -37,20 +37,17 @@ _LARGEST_FACTOR = 1000.0
 
 @dataclass(frozen=True)
 class QualityPart:
-    """What is used of one data set.
-
-    Attributes:
-        dataset: the rated images.
-        train: positions to learn from.
-        validation: positions to judge with; none of them trains.
-        shorter: pixels to which the shorter side of its images is scaled down first; None: the
-            images stay as they are.
-    """
+    """What is used of one data set."""
 
     dataset: RatedDataset
+    """The rated images."""
     train: tuple[int, ...]
+    """Positions to learn from."""
     validation: tuple[int, ...] = ()
+    """Positions to judge with; none of them trains."""
     shorter: int | None = None
+    """Pixels to which the shorter side of its images is scaled down first; None: the images stay as
+    they are."""
 
     @classmethod
     def of_split(
@@ -147,17 +144,21 @@ class QualityTask:
         image, _ = pad_to(torch.from_numpy(pixels).permute(2, 0, 1), side)
         height, width = image.shape[1:]
         crop = take_crops(image, random_crops(height, width, side, 1, generator), side)[0]
-        if torch.rand((), generator=generator) < 0.5:
+        if torch.rand((), generator=generator, dtype=torch.float32, device="cpu") < 0.5:
             crop = crop.flip(2)
         return {
             "image": crop.contiguous(),
-            "target": torch.tensor(self._learnt[part][place]),
-            "part": torch.tensor(part),
+            "target": torch.tensor(self._learnt[part][place], dtype=torch.float32, device="cpu"),
+            "part": torch.tensor(part, dtype=torch.int64, device="cpu"),
         }
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """The loss of a batch of examples."""
         outputs = model(normalize(batch["image"].float() / 255))
+        # A network with a bounded output learns, too, how that stands for a score.
+        observe = getattr(getattr(model, "module", model), "observe", None)
+        if observe is not None and model.training:
+            observe(outputs[:, 0], batch["target"])
         return self.loss_function(outputs[:, 0], batch["target"], batch["part"])
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
@@ -234,7 +235,9 @@ class QualityTask:
         if self.sampling == "balanced":
             part = index % len(self.parts)
             count = len(self.parts[part].train)
-            return part, int(torch.randint(count, (), generator=generator))
+            return part, int(
+                torch.randint(count, (), generator=generator, dtype=torch.int64, device="cpu")
+            )
         image = index % int(self._starts[-1])
         part = int(np.searchsorted(self._starts, image, side="right")) - 1
         return part, image - int(self._starts[part])
@@ -259,37 +262,39 @@ def check_options(crop_size: int | None, crops: int, sampling: str, head_factor:
         if value is not None and value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}.")
     if sampling not in get_args(Sampling):
-        raise ConfigError(f"sampling is proportional or balanced, got {sampling!r}.")
+        raise ConfigError(f"The option sampling is proportional or balanced, got {sampling!r}.")
     if not 0 < head_factor <= _LARGEST_FACTOR:
-        raise ConfigError(f"head_factor must be above 0 and at most 1000, got {head_factor:g}.")
+        raise ConfigError(
+            f"The option head_factor must be above 0 and at most 1000, got {head_factor:g}."
+        )
 
 
 def _check_parts(parts: Sequence[QualityPart]) -> None:
     if not parts:
-        raise ConfigError("training needs at least one data set.")
+        raise ConfigError("Training needs at least one data set.")
     names = [part.dataset.name for part in parts]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise ConfigError(f"the data set {twice[0]!r} is given twice; name each differently.")
+        raise ConfigError(f"The data set {twice[0]!r} is given twice; name each differently.")
 
 
 def _check_validation(parts: Sequence[QualityPart]) -> None:
     for part in parts:
         if set(part.train) & set(part.validation):
             raise DataError(
-                f"an image of {part.dataset.name!r} is in its training and in its validation part;"
-                " keep them apart"
+                f"An image of {part.dataset.name!r} is in its training and in its validation part;"
+                " keep them apart."
             )
         scores = part.dataset.scores[list(part.validation)]
         if 0 < scores.size < _LEAST_VALIDATION:
             raise DataError(
-                f"the validation part of {part.dataset.name!r} has {scores.size} images and a"
-                f" correlation needs {_LEAST_VALIDATION}; give more, or none"
+                f"The validation part of {part.dataset.name!r} has {scores.size} images and a"
+                f" correlation needs {_LEAST_VALIDATION}; give more, or none."
             )
         if scores.size and scores.min() == scores.max():
             raise DataError(
-                f"every score in the validation part of {part.dataset.name!r} is {scores[0]:g}, so"
-                " its correlation is undefined; check the score column"
+                f"Every score in the validation part of {part.dataset.name!r} is {scores[0]:g}, so"
+                " its correlation is undefined; check the score column."
             )
 
 

@@ -32,23 +32,20 @@ TUNED_NAME = "tuned.safetensors"
 
 @dataclass(frozen=True)
 class TuningResult:
-    """What a run ends with.
-
-    Attributes:
-        model: the tuned model, in evaluation mode.
-        metadata: of the written file; None where the run was interrupted, and on other ranks.
-        parameters: number of trained parameters.
-        step: steps done.
-        figures: validation figures; empty where none were measured.
-        interrupted: whether a signal ended the run before its last step.
-    """
+    """What a run ends with."""
 
     model: TunedQMamba
+    """The tuned model, in evaluation mode."""
     metadata: ModelMetadata | None
+    """Of the written file; None where the run was interrupted, and on other ranks."""
     parameters: int
+    """Number of trained parameters."""
     step: int
+    """Steps done."""
     figures: dict[str, float]
+    """Validation figures; empty where none were measured."""
     interrupted: bool
+    """Whether a signal ended the run before its last step."""
 
 
 def tune(
@@ -94,9 +91,9 @@ def tune(
         model = attach(base, tuning)
     written: list[ModelMetadata] = []
 
-    def save(tuned: Network, place: Path, described: ModelMetadata) -> None:
+    def save(tuned: Network, index: Path, described: ModelMetadata) -> None:
         assert isinstance(tuned, TunedQMamba)
-        written.append(save_tuned(tuned, place / TUNED_NAME, described, dtype=dtype))
+        written.append(save_tuned(tuned, index / TUNED_NAME, described, dtype=dtype))
         tuned.metadata = written[-1]
 
     sets = "+".join(part.dataset.name for part in task.parts)

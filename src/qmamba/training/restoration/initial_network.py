@@ -68,7 +68,9 @@ def restoration_network(
             assert name is not None
             model = create_model(name, **config_overrides)
     if not isinstance(model, MambaIR):
-        raise ConfigError(f"{name or weights} restores no images; choose a mambair-* model.")
+        raise ConfigError(
+            f"{name or weights} restores no images; choose a mambair-* or mambairv2-* model."
+        )
     if any(isinstance(layer, FrozenTensor) for layer in model.modules()):
         raise ConfigError(f"{weights} is packed to a few bits; give full-precision weights.")
     if task is not None and task != model.config.task_name:
@@ -127,10 +129,10 @@ def prepare_quantized(
     batch = torch.stack(
         [
             task.example(
-                place % task.examples,
-                torch.Generator().manual_seed(derived_seed(seed, "calibration", place)),
+                index % task.examples,
+                torch.Generator().manual_seed(derived_seed(seed, "calibration", index)),
             )["degraded"]
-            for place in range(examples)
+            for index in range(examples)
         ]
     )
     return calibrate(model, [batch])

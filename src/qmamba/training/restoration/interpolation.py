@@ -45,9 +45,9 @@ def start_from_interpolation(model: MambaIR) -> bool:
     first.bias[:copies] = 0.0
     _zero(last)
     kernels = _bicubic(config.scale)
-    for place, (down, right) in enumerate(_SHIFTS):
+    for index, (down, right) in enumerate(_SHIFTS):
         for channel in range(config.channels):
-            source = place * config.channels + channel
+            source = index * config.channels + channel
             first.weight[source, channel, 1 + down, 1 + right] = 1.0
             phases = slice(channel * config.scale**2, (channel + 1) * config.scale**2)
             last.weight[phases, source] = kernels[:, 1 + down : 4 + down, 1 + right : 4 + right].to(
@@ -66,11 +66,11 @@ def _bicubic(scale: int) -> Tensor:
 
     A neighbor that k of the four copies reach is divided by k.
     """
-    offset = (torch.arange(scale, dtype=torch.float64) + 0.5) / scale - 0.5
-    x = (offset[:, None] - torch.arange(-2, 3)).abs()
+    offset = (torch.arange(scale, dtype=torch.float64, device="cpu") + 0.5) / scale - 0.5
+    x = (offset[:, None] - torch.arange(-2, 3, dtype=torch.int64, device="cpu")).abs()
     a = _SHARPNESS
     near = (a + 2) * x**3 - (a + 3) * x**2 + 1
     far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
     taps = torch.where(x <= 1, near, torch.where(x <= 2, far, torch.zeros_like(x)))
-    taps = taps / torch.tensor([1.0, 1.0, 2.0, 1.0, 1.0])
+    taps = taps / torch.tensor([1.0, 1.0, 2.0, 1.0, 1.0], dtype=torch.float32, device="cpu")
     return torch.einsum("iy,jx->ijyx", taps, taps).flatten(0, 1)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from qmamba.errors import ConfigError, DataError
-from qmamba.models import MambaIR, MambaIRConfig, ModelMetadata
+from qmamba.models import ARCHITECTURES, MambaIR, MambaIRConfig, ModelMetadata
 from qmamba.quantization import QuantConfig, quantize_
 from qmamba.training.checkpoints import CHECKPOINT_NAME, read_content
 from qmamba.training.run import OPTIONS_NAME, read_record
@@ -39,7 +39,11 @@ def trained_network(folder: Path) -> tuple[MambaIR, ModelMetadata]:
         content = read_content(folder / CHECKPOINT_NAME)
         if record["quantization"] is None:
             raise ConfigError("it was trained in full precision; give its weights file")
-        model = MambaIR(MambaIRConfig.from_dict(record["config"]))
+        architecture = record.get("architecture", MambaIRConfig.architecture)
+        family = ARCHITECTURES[architecture]
+        model = family.build(family.config.from_dict(record["config"]))
+        if not isinstance(model, MambaIR):
+            raise ConfigError(f"its network is a {architecture}, which restores no images")
         quantize_(model, QuantConfig(**record["quantization"]))
         model.load_state_dict(_kept(content), strict=True)
         figures, step = content["figures"], content["step"]
@@ -49,7 +53,7 @@ def trained_network(folder: Path) -> tuple[MambaIR, ModelMetadata]:
     training = {**record["task"], "figures": figures, "steps": step}
     name = record["name"]
     source = (record["from"] or {}).get("source") or str(folder)
-    metadata = ModelMetadata(name=name, architecture="mambair", training=training, source=source)
+    metadata = ModelMetadata(name=name, architecture=architecture, training=training, source=source)
     return model.eval(), metadata
 
 

@@ -21,6 +21,7 @@ LOSSES = ("l1", "charbonnier")
 CHARBONNIER_EPSILON = 1e-3
 DEFAULT_CACHE_BYTES = 4_000_000_000
 
+_INDICES: dict[str, Any] = {"dtype": torch.int64, "device": "cpu"}
 _VALIDATION_SIDE = 192
 
 
@@ -47,7 +48,9 @@ class CropOptions:
         if self.loss not in LOSSES:
             raise ConfigError(f"The loss must be one of {', '.join(LOSSES)}, got {self.loss!r}.")
         if self.cache_bytes < 0:
-            raise ConfigError(f"cache_bytes must not be negative, got {self.cache_bytes!r}.")
+            raise ConfigError(
+                f"The option cache_bytes must not be negative, got {self.cache_bytes!r}."
+            )
 
 
 class RestorationTask:
@@ -89,12 +92,12 @@ class RestorationTask:
         self._decoded: list[NDArray[np.uint8] | None] = [None] * len(training)
         room = self.options.cache_bytes
         # Decoded before any worker process starts, so that all of them share the memory.
-        for place, image in enumerate(self._training):
+        for index, image in enumerate(self._training):
             if room <= 0:
                 break
             pixels = self._clean(image)
             if pixels.nbytes <= room:
-                self._decoded[place] = pixels
+                self._decoded[index] = pixels
             room -= pixels.nbytes
 
     @property
@@ -115,7 +118,7 @@ class RestorationTask:
         side = (self.options.side + 2 * self.degradation.margin) * self.degradation.scale
         region = _random_region(pixels, side, generator)
         if self.options.flips:
-            region = _turned(region, int(torch.randint(8, (), generator=generator)))
+            region = _turned(region, int(torch.randint(8, (), generator=generator, **_INDICES)))
         degraded, clean = self.degradation.crop(region, generator)
         return {
             "degraded": _planes(degraded.astype(np.float32)),
@@ -191,7 +194,7 @@ def _random_region(
         margin = [(count // 2, count - count // 2) for count in missing]
         pixels = np.pad(pixels, (*margin, (0, 0)), mode="symmetric")
     top, left = (
-        int(torch.randint(length - side + 1, (), generator=generator))
+        int(torch.randint(length - side + 1, (), generator=generator, **_INDICES))
         for length in pixels.shape[:2]
     )
     return pixels[top : top + side, left : left + side]

@@ -1,0 +1,92 @@
+"""`qmamba export`: a network as an ONNX file that runs without this package."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qmamba.cli.common import parsed_size, say, shown, table_lines
+from qmamba.errors import ConfigError
+from qmamba.files import require_writable
+
+if TYPE_CHECKING:
+    from qmamba.interop.onnx import ExportReport
+
+
+def export(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Weights of a quality or restoration network: an embedded name, a file or a hub "
+            "id.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FILE", help="The file to write (.onnx)."),
+    ],
+    opset: Annotated[
+        int, typer.Option(metavar="N", help="Version of the standard operators, 18 to 23.")
+    ] = 21,
+    static: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HxW",
+            help="Fix the height x width of the input; without it any size is taken.",
+            show_default=False,
+        ),
+    ] = None,
+    tuned: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="A tuned file that is put on the model.", show_default=False
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Replace an output file that is there.")
+    ] = False,
+) -> None:
+    """Write a network as an ONNX file of standard operators, checked in ONNX Runtime.
+
+    The input is `image`, values in [0, 1]; the output is `score` on the scale of the ratings, or
+    the `restored` image. The file is kept only if it computes what the network computes, at sizes
+    that it was not traced at. Needs pip install 'qmamba[onnx]'.
+
+    Exit code: 0 written, 2 wrong usage or a file that deviates, which is not kept.
+    """
+    sides = None if static is None else parsed_size("--static", static)
+    require_writable(output)
+    if os.path.exists(output) and not force:
+        raise ConfigError(f"{str(output)!r} exists already; --force replaces it.")
+
+    from qmamba.interop.onnx import export_onnx
+
+    report = export_onnx(source, output, opset=opset, static=sides, tuned=tuned)
+    _report(report)
+
+
+def _report(report: ExportReport) -> None:
+    name = shown(report.metadata.get("qmamba.model", ""))
+    say(
+        f"{report.path}: {name}, {report.size / 2**20:.1f} MiB, opset {report.opset}, sha256 "
+        f"{report.sha256[:12]}"
+    )
+    header: tuple[str, ...] = ("input", "deviation")
+    restores = report.comparisons[0].psnr is not None
+    header += (("PSNR",) if restores else ()) + ("ONNX Runtime", "qmamba", "")
+    rows = []
+    for each in report.comparisons:
+        batch, channels, height, width = each.shape
+        row = [f"{batch} x {channels} x {height} x {width}", f"{each.deviation:.1e}"]
+        if each.psnr is not None:
+            row.append(f"{each.psnr:.0f} dB")
+        ratio = each.milliseconds / each.own_milliseconds
+        pace = f"{ratio:.1f}x slower" if ratio >= 1 else f"{1 / ratio:.1f}x faster"
+        row += [f"{each.milliseconds:.1f} ms", f"{each.own_milliseconds:.1f} ms", pace]
+        rows.append(tuple(row))
+    typer.echo("\n".join(table_lines(header, rows)))

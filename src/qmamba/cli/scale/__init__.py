@@ -1,0 +1,1 @@
+"""Commands for millions of images."""

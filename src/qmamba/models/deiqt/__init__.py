@@ -1,0 +1,1 @@
+"""DEIQT: a vision transformer whose decoder asks for quality, to compare QMamba with."""

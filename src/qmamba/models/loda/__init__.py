@@ -1,0 +1,1 @@
+"""LoDa: a frozen vision transformer fed with local features, to compare QMamba with."""

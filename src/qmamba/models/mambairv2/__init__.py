@@ -1,0 +1,1 @@
+"""MambaIRv2: image restoration with window attention and one attentive scan."""
