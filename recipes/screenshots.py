@@ -24,7 +24,8 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "docs" / "figures"
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
-SIZE = {"width": 1000, "height": 720}
+WIDTH, HEIGHT = 1000, 720
+MOST_BYTES = 200_000
 
 
 @contextmanager
@@ -47,7 +48,11 @@ def served() -> Iterator[str]:
 def keep(page: Any, name: str) -> None:
     """Store what is in sight, with few enough colors to be small."""
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    image.quantize(256, Image.Quantize.MEDIANCUT).save(FIGURES / name, optimize=True)
+    palette = image.quantize(256, Image.Quantize.MEDIANCUT)
+    dithered = image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+    dithered.save(FIGURES / name, optimize=True)
+    if (FIGURES / name).stat().st_size > MOST_BYTES:
+        palette.save(FIGURES / name, optimize=True)
 
 
 def main() -> None:
@@ -56,11 +61,11 @@ def main() -> None:
         raise SystemExit("There is no chromium; apt-get install chromium.")
     with served() as address, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = browser.new_page(viewport=SIZE)
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.set_default_timeout(180_000)
         page.goto(address)
+        page.wait_for_selector(".cell:nth-child(4) img")
         page.wait_for_selector("#progress", state="hidden")
-        page.wait_for_selector(".cell img")
         page.focus("#gallery")
         for key in ("k", "End", "x", "Home"):
             page.keyboard.press(key)

@@ -70,7 +70,10 @@ def ask(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(app(scope, receive, send))
+    async def call() -> None:
+        await app(scope, receive, send)
+
+    asyncio.run(call())
     start = sent[0]
     body = b"".join(message.get("body", b"") for message in sent[1:])
     return Answer(

@@ -71,6 +71,8 @@ class Tab:
         self.page = page
         self.outside: list[str] = []
         self.errors: list[str] = []
+        self.loses_server = False
+        """Whether failed connections are what the test is about."""
         page.set_default_timeout(30_000)
         page.context.route("**/*", self._route)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -84,6 +86,8 @@ class Tab:
             route.abort()
 
     def _console(self, message: Any) -> None:
+        if self.loses_server and "net::ERR_" in message.text:
+            return
         if message.type in ("error", "warning"):
             self.errors.append(message.text)
 

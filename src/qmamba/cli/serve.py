@@ -14,7 +14,7 @@ from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption, PrecisionOp
 from qmamba.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from qmamba.inference.prepare import Precision
+    from qmamba.inference import Precision
 
 
 def serve(

@@ -93,7 +93,8 @@ class Item:
             "state": self.state,
             "mark": self.mark,
         }
-        if values["error"] is None:
+        # Until then nobody knows whether it can be decoded.
+        if self.row is not None and self.row.score is not None:
             values["thumb"] = f"{address}/thumb"
             values["full"] = f"{address}/full"
         made = [version.record(address) for version in self.versions.values()]
