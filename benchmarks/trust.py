@@ -110,13 +110,13 @@ def without_content(side: int = 384) -> dict[str, Pixels]:
 
 def damage_report(score: ScoreOf, photographs: list[Pixels]) -> dict[str, Any]:
     rows: dict[str, Any] = {}
+    undamaged = score(photographs)[:, None]
     for kind in DAMAGES:
-        ladders = np.array(
-            [
-                score(damaged(photograph, kind, level, seed) for level in LEVELS)
-                for seed, photograph in enumerate(photographs)
-            ]
-        )
+        falling = [
+            score(damaged(photograph, kind, level, seed) for level in LEVELS[1:])
+            for seed, photograph in enumerate(photographs)
+        ]
+        ladders = np.hstack([undamaged, np.array(falling)])
         rows[kind] = {
             "spearman": float(np.mean([srcc(-ladder, list(LEVELS)) for ladder in ladders])),
             "first_level_above": float(np.mean(ladders[:, 1] > ladders[:, 0])),

@@ -41,6 +41,10 @@ class BaseIdentity:
     """Digest of its configuration and all its tensors: what decides whether a base is the one."""
 
 
+_REGRESSOR = ("classifier.head.", "classifier.statistics.")
+"""Keys of what turns features and image statistics into the outputs."""
+
+
 class TunedQMamba(QMamba):
     """A QMamba whose tensors are those of a base, except what its tuning adds or frees.
 
@@ -76,6 +80,8 @@ class TunedQMamba(QMamba):
         self.classifier = taken(base.classifier)
         if tuning.trains_regressor:
             self.classifier.head = _own(base.classifier.head)
+            if base.classifier.statistics is not None:
+                self.classifier.statistics = _own(base.classifier.statistics)
         like = base.classifier.head.weight
         self.prompts = None
         if tuning.method in PROMPT_METHODS:
@@ -113,7 +119,7 @@ def is_trained(key: str, tuning: TuningConfig) -> bool:
         tuning.method == "full"
         or key.startswith("prompts.")
         or (tuning.method == "ssf" and key.endswith((".scale", ".shift")))
-        or (tuning.trains_regressor and key.startswith("classifier.head."))
+        or (tuning.trains_regressor and key.startswith(_REGRESSOR))
     )
 
 
@@ -147,7 +153,11 @@ def stage_prompts(config: QMambaConfig, tuning: TuningConfig) -> Iterator[nn.Mod
 
 def identity_of(base: QMamba) -> BaseIdentity:
     """Name and digests of a base."""
-    digest = hashlib.sha256(json.dumps(base.config.to_dict(), sort_keys=True).encode())
+    config = base.config.to_dict()
+    if not config["statistics"]:
+        # Tuned files from before there was this field have to find their base.
+        del config["statistics"]
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for key, tensor in sorted(base.state_dict().items()):
         digest.update(f"{key} {tuple(tensor.shape)}\n".encode())
         if not tensor.is_meta:
@@ -164,7 +174,7 @@ def identity_of(base: QMamba) -> BaseIdentity:
 def _operations(model: QMamba) -> Iterator[nn.Module]:
     """Everything but the regressor and the route gates, whose norm never forms its result."""
     for name, layer in model.named_modules():
-        if ".multi_scan." not in name and layer is not model.classifier.head:
+        if ".multi_scan." not in name and not f"{name}.".startswith(_REGRESSOR):
             yield layer
 
 

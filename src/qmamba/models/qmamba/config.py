@@ -56,6 +56,9 @@ class QMambaConfig(NetworkConfig):
     """Hidden channels of the MLP as a multiple of the stage's channels."""
     drop_path: float = 0.0
     """Probability of dropping a branch in training; it grows from 0 to this over the blocks."""
+    statistics: int = 0
+    """Hidden width of a branch that adds what :mod:`qmamba.nn.image_statistics` says to the
+    outputs; 0 for none, as in the paper."""
 
     def __post_init__(self) -> None:
         stages = length("dims", self.dims, _MAX_STAGES, "one per stage")
@@ -78,6 +81,7 @@ class QMambaConfig(NetworkConfig):
             )
         whole("num_outputs", self.num_outputs, 1, MAX_WIDTH)
         whole("state_size", self.state_size, 1, MAX_STATES)
+        whole("statistics", self.statistics, 0, MAX_WIDTH)
         for field, low_ratio, high_ratio in (
             ("expansion", 0.25, MAX_RATIO),
             ("mlp_ratio", 0.25, MAX_RATIO),

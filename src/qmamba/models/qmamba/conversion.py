@@ -36,6 +36,7 @@ _SCAN = re.compile(r"^layers\.\d+\.blocks\.\d+\.op\.A_logs$")
 _GATE = re.compile(r"^layers\.\d+\.blocks\.\d+\.op\.multi_scan\.attn\.")
 _CLASSIFIER = "classifier."
 _HEAD = "classifier.head."
+_STATISTICS = "classifier.statistics."
 
 
 def is_vmamba(state: Mapping[str, Tensor]) -> bool:
@@ -109,8 +110,9 @@ def refit_qmamba(
 ) -> Refit:
     """What may be dropped and left fresh when a state starts another QMamba.
 
-    The head where it has another size, the whole classifier where there is none, the gates where
-    the state is that of a VMamba, and the blocks that QMamba cuts from a published checkpoint.
+    The head and the image statistics where they have another size, the whole classifier where there
+    is none, the gates where the state is that of a VMamba, and the blocks that QMamba cuts from a
+    published checkpoint.
 
     Args:
         state: the tensors that there are.
@@ -120,10 +122,11 @@ def refit_qmamba(
     """
     dropped = set(surplus_blocks(state, wanted))
     fresh: set[str] = set()
-    head = {key for key in shapes if key.startswith(_HEAD)}
-    if any(key not in state or state[key].shape != shapes[key] for key in head):
-        fresh |= head
-        dropped |= head & state.keys()
+    for part in (_HEAD, _STATISTICS):
+        keys = {key for key in shapes if key.startswith(part)}
+        if any(key not in state or state[key].shape != shapes[key] for key in keys):
+            fresh |= keys
+            dropped |= keys & state.keys()
     if not any(key.startswith(_CLASSIFIER) for key in state):
         fresh |= {key for key in shapes if key.startswith(_CLASSIFIER)}
     if not any(_GATE.match(key) for key in state):

@@ -12,6 +12,7 @@ from qmamba.errors import ShapeError
 from qmamba.models.network import RatingNetwork
 from qmamba.models.qmamba.config import QMambaConfig
 from qmamba.nn import SS2D, VSSBlock, downsample, stem
+from qmamba.nn.image_statistics import StatisticsBranch
 from qmamba.nn.initialization import linear
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -42,12 +43,13 @@ class Stage(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Norm, average over all pixels, linear head."""
+    """Norm, average over all pixels, linear head; beside them a branch of image statistics."""
 
-    def __init__(self, dim: int, num_outputs: int) -> None:
+    def __init__(self, dim: int, num_outputs: int, statistics: int = 0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.head = linear(dim, num_outputs)
+        self.statistics = StatisticsBranch(statistics, num_outputs) if statistics else None
 
     def pool(self, x: Tensor) -> Tensor:
         """``(batch, height, width, dim)`` to features ``(batch, dim)``."""
@@ -60,6 +62,9 @@ class Classifier(nn.Module):
 
 class QMamba(RatingNetwork):
     """Image to quality: stem, stages of scanning blocks, norm, global average, linear head.
+
+    With ``statistics`` in the configuration, which the paper's networks lack, a small branch beside
+    the backbone adds what :func:`~qmamba.nn.image_statistics.image_statistics` says.
 
     State-dict keys are those of the official VMamba checkpoints; the route gates of LQMamba have
     LocalMamba's names. Fresh weights are drawn from torch's global generator, so call
@@ -100,7 +105,7 @@ class QMamba(RatingNetwork):
             self.layers.append(
                 Stage(blocks, nn.Identity() if last else downsample(dim, dims[i + 1]))
             )
-        self.classifier = Classifier(dims[-1], config.num_outputs)
+        self.classifier = Classifier(dims[-1], config.num_outputs, config.statistics)
         self.prompts: nn.ModuleList | None = None
         """What the output of each stage goes through before the next stage, one module per stage;
         set by :func:`qmamba.prompts.attach`."""
@@ -118,7 +123,15 @@ class QMamba(RatingNetwork):
         Raises:
             ShapeError: the images have another shape.
         """
-        return self.classifier.head(self.forward_features(images))
+        outputs = self.classifier.head(self.forward_features(images))
+        return outputs if self.classifier.statistics is None else outputs + self.beside(images)
+
+    def beside(self, images: Tensor) -> Tensor:
+        """What the image statistics add to the outputs: normalized images to float32
+        ``(batch, num_outputs)``, zeros where there is no such branch."""
+        if self.classifier.statistics is None:
+            return images.new_zeros(len(images), self.config.num_outputs, dtype=torch.float32)
+        return self.classifier.statistics(denormalized(images))
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The last map, normalized and averaged over its pixels: ``(batch, dims[-1])``."""
@@ -154,3 +167,12 @@ class QMamba(RatingNetwork):
 
     def _prompted(self, index: int, x: Tensor) -> Tensor:
         return x if self.prompts is None else self.prompts[index](x)
+
+
+def denormalized(images: Tensor) -> Tensor:
+    """Normalized images ``(batch, 3, height, width)`` as they were before, float32."""
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32, device=images.device).view(3, 1, 1)
+        for values in (IMAGE_MEAN, IMAGE_STD)
+    )
+    return images.float() * std + mean

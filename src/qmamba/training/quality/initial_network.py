@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from qmamba.errors import ConfigError
 from qmamba.models import Network, QMamba, create_model
 from qmamba.training.stream import derived_seed
 
-_OUTPUT = re.compile(r"(^|\.)(classifier\.head|network\.(head|fc|head\.fc))\.(weight|bias)$")
+_OUTPUT = re.compile(
+    r"(^|\.)(classifier\.(head|statistics\.fc2)|network\.(head|fc|head\.fc))\.(weight|bias)$"
+)
 
 
 def starting_model(
@@ -52,8 +55,8 @@ def starting_model(
             clear_output(model)
         else:
             model = load(weights, name=name, **config_overrides)
-            if model.load_report is not None and any(map(is_output, model.load_report.fresh)):
-                clear_output(model)
+            if model.load_report is not None:
+                clear_output(model, model.load_report.fresh)
     return model
 
 
@@ -68,10 +71,15 @@ def spread_out(model: nn.Module) -> None:
             nn.init.trunc_normal_(layer.weight, std=layer.in_features**-0.5)
 
 
-def clear_output(model: nn.Module) -> None:
-    """Set the output layer to zero, so that training starts at the mean score."""
+def clear_output(model: nn.Module, among: Container[str] | None = None) -> None:
+    """Set the output layer to zero, so that training starts at the mean score.
+
+    Args:
+        model: the network.
+        among: names of parameters; others keep their values. None is all.
+    """
     for name, parameter in model.named_parameters():
-        if is_output(name):
+        if is_output(name) and (among is None or name in among):
             nn.init.zeros_(parameter)
 
 

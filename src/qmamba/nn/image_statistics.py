@@ -1,0 +1,224 @@
+"""What can be measured of an image without learning: light, color, noise, sharpness, block edges.
+
+A backbone that has learned what things look like hardly sees how they were compressed: the same cat
+at JPEG quality 75 and 25 gives nearly the same features. These statistics see little else. They are
+functions of the pixels through which gradients pass, of operations that an exported graph has too.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from qmamba.errors import ShapeError
+from qmamba.nn.initialization import module_kwargs
+
+STATISTICS = 50
+"""Number of statistics of one image."""
+
+SMALLEST_SIDE = 32
+"""Smaller images have too few blocks of 8 pixels."""
+
+_TINY = 1e-6
+_BLOCK = 8
+_FAR = 6.0
+
+
+def image_statistics(images: Tensor) -> Tensor:
+    """The statistics of each image; float32, each of the order of 1, differentiable.
+
+    Light (mean, spread, shadows, highlights), color (saturation, casts), energy of three octaves
+    and its spread over the image, noise floor (harmonic mean over blocks), edges with the period of
+    the blocks of JPEG in lightness and color, flatness, direction of edges, and the moments of
+    locally normalized lightness at two scales.
+
+    Args:
+        images: ``(batch, 3, height, width)`` sRGB in [0, 1], both sides at least
+            :data:`SMALLEST_SIDE`.
+
+    Returns:
+        ``(batch, STATISTICS)``.
+
+    Raises:
+        ShapeError: another shape, or smaller sides.
+
+    Source: blocks after Wang, Sheikh and Bovik, "No-reference perceptual quality assessment of
+    JPEG compressed images" (ICIP 2002); normalized lightness after Mittal, Moorthy and Bovik,
+    "No-reference image quality assessment in the spatial domain" (TIP 2012).
+
+    Example::
+
+        >>> image_statistics(torch.rand(2, 3, 64, 48)).shape
+        torch.Size([2, 50])
+    """
+    if images.dim() != 4 or images.shape[1] != 3 or min(images.shape[2:]) < SMALLEST_SIDE:
+        raise ShapeError(
+            f"Image statistics need images (batch, 3, height, width) with sides of at least "
+            f"{SMALLEST_SIDE}, got {tuple(images.shape)}."
+        )
+    images = images.float()
+    red, green, blue = images[:, :1], images[:, 1:2], images[:, 2:]
+    light = 0.299 * red + 0.587 * green + 0.114 * blue
+    blueness, redness = blue - light, red - light
+    found = [
+        *_tone(images, light),
+        *_color(images, blueness, redness),
+        *_octaves(light),
+        *_directions(light),
+        *_blocks(light, _BLOCK),
+        *_blocks(blueness + redness, 2 * _BLOCK),
+        *_flatness(light),
+        *_normalized_moments(light),
+        *_normalized_moments(functional.avg_pool2d(light, 2)),
+    ]
+    return torch.stack(found, dim=1)
+
+
+class StatisticsBranch(nn.Module):
+    """Two linear layers from the statistics of an image to something that is added to the outputs.
+
+    Args:
+        hidden: width between the layers.
+        outputs: number of outputs; they start at zero.
+    """
+
+    mean: Tensor
+    """What is subtracted from the statistics, ``(STATISTICS,)``; see :meth:`standardize_by`."""
+    deviation: Tensor
+    """What they are divided by."""
+
+    def __init__(self, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(STATISTICS, hidden)
+        self.fc2 = nn.Linear(hidden, outputs)
+        self.register_buffer("mean", torch.zeros(STATISTICS, **module_kwargs()))
+        self.register_buffer("deviation", torch.ones(STATISTICS, **module_kwargs()))
+        nn.init.zeros_(self.fc2.weight)
+        nn.init.zeros_(self.fc2.bias)
+
+    @torch.no_grad()
+    def standardize_by(self, statistics: Tensor) -> None:
+        """Take mean and deviation from the statistics ``(images, STATISTICS)`` of usual images."""
+        self.mean.copy_(statistics.mean(0))
+        self.deviation.copy_(statistics.std(0) + 1e-3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """sRGB in [0, 1] ``(batch, 3, height, width)`` to ``(batch, outputs)``."""
+        # The statistics reach 14 and matter to hundredths, which bfloat16 does not have.
+        with torch.autocast(images.device.type, enabled=False):
+            usual = (image_statistics(images) - self.mean) / self.deviation
+            # A flat image is so far from all others that it would leave the range of training.
+            return self.fc2(functional.gelu(self.fc1(usual.clamp(-_FAR, _FAR))))
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.mean((1, 2, 3))
+
+
+def _log(values: Tensor) -> Tensor:
+    # Differences of 8-bit values below one step say nothing.
+    return torch.log(values + _TINY)
+
+
+def _tone(images: Tensor, light: Tensor) -> list[Tensor]:
+    mean = _mean(light)
+    spread = (_mean(light * light) - mean * mean).clamp_min(0).add(_TINY).sqrt()
+    brightest = images.amax(1, keepdim=True)
+    coarse = functional.avg_pool2d(light, _BLOCK)
+    return [
+        2 * mean,
+        4 * spread,
+        2 * _mean(torch.sigmoid((0.03 - light) / 0.01)),
+        2 * _mean(torch.sigmoid((brightest - 0.985) / 0.004)),
+        2 * _mean(torch.sigmoid((0.25 - light) / 0.03)),
+        2 * _mean(torch.sigmoid((light - 0.75) / 0.03)),
+        2 * coarse.amax((1, 2, 3)),
+        2 * coarse.amin((1, 2, 3)),
+    ]
+
+
+def _color(images: Tensor, blueness: Tensor, redness: Tensor) -> list[Tensor]:
+    saturation = images.amax(1, keepdim=True) - images.amin(1, keepdim=True)
+    return [
+        4 * _mean(saturation),
+        4 * _mean(saturation * saturation).add(_TINY).sqrt(),
+        8 * _mean(blueness),
+        8 * _mean(redness),
+        _log(_mean((blueness - functional.avg_pool2d(blueness, 3, 1, 1)).abs())) / 3,
+    ]
+
+
+def _octaves(light: Tensor) -> list[Tensor]:
+    """Energy of detail at 1, 2 and 4 pixels: its mean, its floor and its peak over blocks."""
+    found = []
+    for _ in range(3):
+        diagonal = (
+            light[:, :, 1:, 1:]
+            - light[:, :, 1:, :-1]
+            - light[:, :, :-1, 1:]
+            + light[:, :, :-1, :-1]
+        )
+        detail = light - functional.avg_pool2d(light, 3, 1, 1, count_include_pad=False)
+        blocks = functional.avg_pool2d(diagonal * diagonal, 4) + _TINY
+        peaks = functional.avg_pool2d(detail * detail, 4)
+        found += [
+            _log(_mean(diagonal * diagonal)) / 3,
+            _log(_mean(blocks.sqrt()) ** 2) / 3,
+            _log(1 / _mean(1 / blocks)) / 3,
+            _log(_mean(peaks)) / 3,
+            _log(_mean(peaks * peaks)) / 6,
+        ]
+        light = functional.avg_pool2d(light, 2)
+    return found
+
+
+def _directions(light: Tensor) -> list[Tensor]:
+    across = _mean((light[:, :, :, 1:] - light[:, :, :, :-1]) ** 2)
+    down = _mean((light[:, :, 1:] - light[:, :, :-1]) ** 2)
+    falling = _mean((light[:, :, 1:, 1:] - light[:, :, :-1, :-1]) ** 2)
+    rising = _mean((light[:, :, 1:, :-1] - light[:, :, :-1, 1:]) ** 2)
+    return [(_log(across) - _log(down)).abs(), (_log(falling) - _log(rising)).abs()]
+
+
+def _blocks(plane: Tensor, period: int) -> list[Tensor]:
+    """How much steps at every ``period``-th pixel stand out, wherever the first one is."""
+    found = []
+    for turned in (plane, plane.transpose(2, 3)):
+        step = (turned[:, :, :, 1:] - turned[:, :, :, :-1]).abs()
+        beside = 0.5 * (step[:, :, :, :-2] + step[:, :, :, 2:])
+        excess = functional.relu(step[:, :, :, 1:-1] - beside)
+        columns = excess.mean((1, 2))
+        whole = columns.shape[1] // period * period
+        phases = columns[:, :whole].unflatten(1, (-1, period)).mean(1)
+        found.append(_log(phases.amax(1)) - _log(phases.mean(1)))
+    return [found[0] + found[1], torch.maximum(found[0], found[1])]
+
+
+def _flatness(light: Tensor) -> list[Tensor]:
+    """Share of pixels that continue their neighbors nearly exactly, as quantization leaves them."""
+    found = []
+    for turned in (light, light.transpose(2, 3)):
+        step = turned[:, :, :, 1:] - turned[:, :, :, :-1]
+        bend = (step[:, :, :, 1:] - step[:, :, :, :-1]).abs()
+        found.append(_mean(torch.exp(-bend * 255)))
+        found.append(_mean(torch.exp(-step.abs() * 255)))
+    return [found[0] + found[2], found[1] + found[3]]
+
+
+def _normalized_moments(light: Tensor) -> list[Tensor]:
+    mean = functional.avg_pool2d(light, 7, 1, 3, count_include_pad=False)
+    power = functional.avg_pool2d(light * light, 7, 1, 3, count_include_pad=False)
+    deviation = (power - mean * mean).clamp_min(0).add(_TINY).sqrt()
+    normal = (light - mean) / (deviation + 0.01)
+    squares = normal * normal
+    square = _mean(squares) + 1e-3
+    return [
+        2 * square.sqrt(),
+        2 * _mean(normal.abs()) / square.sqrt(),
+        _log(_mean(squares * squares) / square**2),
+        2 * _mean(normal[:, :, :, 1:] * normal[:, :, :, :-1]) / square,
+        2 * _mean(normal[:, :, 1:] * normal[:, :, :-1]) / square,
+        2 * _mean(normal[:, :, 1:, 1:] * normal[:, :, :-1, :-1]) / square,
+        2 * _mean(normal[:, :, :, 2:] * normal[:, :, :, :-2]) / square,
+    ]

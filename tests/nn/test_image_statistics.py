@@ -1,0 +1,101 @@
+"""Statistics of an image: what they see, and that gradients pass."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from qmamba.datasets.distortions import Pixels, distort
+from qmamba.errors import ShapeError
+from qmamba.models import create_model
+from qmamba.nn.image_statistics import STATISTICS, StatisticsBranch, image_statistics
+from tests.conftest import REPOSITORY
+
+LUMA_BLOCKS, CHROMA_BLOCKS = 30, 32
+"""Where the edges of blocks stand among the statistics."""
+
+
+def photograph() -> Pixels:
+    image = np.array(Image.open(REPOSITORY / "examples" / "coffee.jpg").convert("RGB"))
+    # Halved, the traces of its own compression are gone.
+    return np.array(Image.fromarray(image).resize((300, 200), Image.Resampling.BOX))
+
+
+def tensor(image: Pixels) -> Tensor:
+    return torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
+
+
+def compressed(image: Pixels, quality: int) -> Pixels:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", quality=quality)
+    return np.array(Image.open(stream))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 32, 32), (2, 3, 57, 91), (3, 3, 224, 224)])
+def test_shape_and_size(shape: tuple[int, ...]) -> None:
+    values = image_statistics(torch.rand(shape, generator=torch.Generator().manual_seed(0)))
+    assert values.shape == (shape[0], STATISTICS) and values.dtype == torch.float32
+    assert torch.isfinite(values).all() and values.abs().max() < 20
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_gradients_are_finite_where_nothing_is_to_be_seen(value: float) -> None:
+    images = torch.full((1, 3, 40, 40), value, requires_grad=True)
+    image_statistics(images).sum().backward()
+    assert images.grad is not None and torch.isfinite(images.grad).all()
+
+
+@pytest.mark.parametrize("first", [(0, 0), (3, 5)])
+def test_blocks_stand_out_wherever_they_begin(first: tuple[int, int]) -> None:
+    def edges(image: Pixels) -> float:
+        cut = np.ascontiguousarray(image[first[0] :, first[1] :])
+        return float(image_statistics(tensor(cut))[0, LUMA_BLOCKS])
+
+    clean = photograph()
+    found = [edges(compressed(clean, quality)) for quality in (90, 50, 20, 8)]
+    assert edges(clean) < found[1] < found[2] < found[3]
+
+
+def test_noise_raises_the_floor_of_the_finest_octave() -> None:
+    clean = photograph()
+    noisy = [distort(clean, "white_noise", level, np.random.default_rng(0)) for level in (1, 3, 5)]
+    floors = [float(image_statistics(tensor(image))[0, 15]) for image in [clean, *noisy]]
+    assert floors == sorted(floors) and floors[3] - floors[0] > 0.5
+
+
+def test_they_do_not_depend_on_the_rest_of_the_batch() -> None:
+    images = torch.rand(3, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(image_statistics(images)[1:2], image_statistics(images[1:2]))
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (1, 3, 31, 64)])
+def test_refusals(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ShapeError, match="Image statistics need"):
+        image_statistics(torch.zeros(shape))
+
+
+def test_a_fresh_branch_adds_nothing_and_autocast_spares_it() -> None:
+    torch.manual_seed(0)
+    branch = StatisticsBranch(8, 2)
+    images = torch.rand(2, 3, 64, 64)
+    assert branch(images).eq(0).all()
+    torch.nn.init.ones_(branch.fc2.weight)
+    plain = branch(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(branch(images), plain)
+
+
+def test_a_network_with_statistics_adds_them_to_the_head() -> None:
+    torch.manual_seed(0)
+    network = create_model("qmamba-nano", dims=(8, 16, 16, 16), depths=(1, 1, 1, 1), statistics=4)
+    images = torch.randn(2, 3, 64, 64)
+    torch.nn.init.normal_(network.classifier.statistics.fc2.weight)
+    features = network.forward_features(images)
+    expected = network.classifier.head(features) + network.beside(images)
+    torch.testing.assert_close(network(images), expected)
+    assert network.beside(images).abs().min() > 0
