@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from starlette.responses import (
     StreamingResponse,
 )
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from qmamba.errors import DataError, QMambaError
 from qmamba.web import bundle
@@ -40,11 +41,14 @@ _QUEUED_EVENTS = 100_000
 _SMALL_BODY = 4096
 _DECODERS = 2
 
-Answer = Callable[[Request], Awaitable[Response]]
-
 
 def make_app(
-    session: Session, token: str, *, host: str = "127.0.0.1", port: int = 8765, names: Any = ()
+    session: Session,
+    token: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    names: Iterable[str] = (),
 ) -> Starlette:
     """The application that serves a session; the session is closed with it.
 
@@ -54,40 +58,91 @@ def make_app(
         host, port: where the page is served.
         names: further host names under which it may be asked for.
     """
-    page = bundle.page().replace('name="token" content=""', f'name="token" content="{token}"')
-    decoders = anyio.CapacityLimiter(_DECODERS)
 
-    async def index(request: Request) -> Response:
-        guard = Guard(app, token, port)
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await anyio.to_thread.run_sync(session.close)
+
+    return Starlette(
+        routes=Routes(session, token, port).table_of_routes(),
+        lifespan=lifespan,
+        middleware=[
+            Middleware(TrustedHostMiddleware, allowed_hosts=trusted_hosts(host, names)),
+            Middleware(Guard, token=token, port=port),
+        ],
+        exception_handlers={KeyError: _unknown, QMambaError: _refused},
+    )
+
+
+class Routes:
+    """What answers the requests that have passed the guard.
+
+    Args:
+        session: what the page shows.
+        token: the secret of the page's address.
+        port: of the page.
+    """
+
+    def __init__(self, session: Session, token: str, port: int) -> None:
+        self._session, self._token, self._cookie = session, token, cookie_name(port)
+        self._guard = Guard(_nothing, token, port)
+        self._decoders = anyio.CapacityLimiter(_DECODERS)
+        self._page = bundle.page().replace(
+            'name="token" content=""', f'name="token" content="{token}"'
+        )
+
+    def table_of_routes(self) -> list[Route]:
+        """Addresses, methods and what answers them."""
+        return [
+            Route("/", self.index),
+            Route("/static/{name}", self.static),
+            Route("/api/state", self.state),
+            Route("/api/images", self.upload, methods=["POST"]),
+            Route("/api/images/{id}", self.remove, methods=["DELETE"]),
+            Route("/api/images/{id}/thumb", self.thumb),
+            Route("/api/images/{id}/full", self.full),
+            Route("/api/images/{id}/mark", self.mark, methods=["POST"]),
+            Route("/api/images/{id}/restore", self.restore, methods=["POST"]),
+            Route("/api/images/{id}/versions/{version}", self.full),
+            Route("/api/images/{id}/versions/{version}/file", self.restored),
+            Route("/api/queue", self.queue, methods=["POST"]),
+            Route("/api/export.{kind}", self.table),
+            Route("/api/events", self.events),
+        ]
+
+    async def index(self, request: Request) -> Response:
         given = request.query_params.get("token")
-        if given is not None and guard.fits(given):
+        if given is not None and self._guard.fits(given):
             # The token leaves the address bar, so that no screenshot or history shows it.
             answer: Response = RedirectResponse("/", 303)
-            answer.set_cookie(cookie_name(port), token, httponly=True, samesite="strict")
+            answer.set_cookie(self._cookie, self._token, httponly=True, samesite="strict")
             return answer
-        if guard.fits(request.cookies.get(cookie_name(port), "")):
-            return Response(page, media_type="text/html")
+        if self._guard.fits(request.cookies.get(self._cookie, "")):
+            return Response(self._page, media_type="text/html")
         return PlainTextResponse(
             "Open the address that `qmamba serve` has printed; it holds the key.", 403
         )
 
-    async def static(request: Request) -> Response:
+    async def static(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in (*bundle.MODULES, *bundle.LIVE_MODULES, "style.css"):
             return PlainTextResponse("There is no such file.", 404)
         return Response(bundle.asset(name), media_type=_TYPES[Path(name).suffix])
 
-    async def state(request: Request) -> Response:
-        return JSONResponse(session.state())
+    async def state(self, request: Request) -> Response:
+        return JSONResponse(self._session.state())
 
-    async def upload(request: Request) -> Response:
-        limit = session.limits.image_bytes
+    async def upload(self, request: Request) -> Response:
+        limit = self._session.limits.image_bytes
         too_large = JSONResponse({"error": f"larger than {limit / 2**20:.3g} MiB"}, 413)
         length = request.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > limit:
             return too_large
         name = unquote(request.headers.get(NAME_HEADER, ""), errors="replace")
-        path = session.begin_upload()
+        path = self._session.begin_upload()
         kept = False
         try:
             size = 0
@@ -99,7 +154,7 @@ def make_app(
                     stream.write(chunk)
             if not size:
                 return JSONResponse({"error": "the file is empty"}, 400)
-            item = session.finish_upload(path, name)
+            item = self._session.finish_upload(path, name)
             kept = True
             return JSONResponse(item.record(), 201)
         except ClientDisconnect:
@@ -110,92 +165,72 @@ def make_app(
             if not kept:
                 path.unlink(missing_ok=True)
 
-    async def thumb(request: Request) -> Response:
+    async def thumb(self, request: Request) -> Response:
         image = request.path_params["id"]
-        content = await anyio.to_thread.run_sync(session.thumbnail, image, limiter=decoders)
+        content = await anyio.to_thread.run_sync(
+            self._session.thumbnail, image, limiter=self._decoders
+        )
         return _image(content, "image/webp")
 
-    async def full(request: Request) -> Response:
-        work = partial(session.full, request.path_params["id"], request.path_params.get("version"))
-        content = await anyio.to_thread.run_sync(work, limiter=decoders)
+    async def full(self, request: Request) -> Response:
+        work = partial(
+            self._session.full, request.path_params["id"], request.path_params.get("version")
+        )
+        content = await anyio.to_thread.run_sync(work, limiter=self._decoders)
         return _image(content, "image/png" if content.startswith(b"\x89PNG") else "image/jpeg")
 
-    async def restored(request: Request) -> Response:
-        version = session.items[request.path_params["id"]].versions[request.path_params["version"]]
+    async def restored(self, request: Request) -> Response:
+        version = self._session.items[request.path_params["id"]].versions[
+            request.path_params["version"]
+        ]
         if version.file is None:
             raise KeyError
         return FileResponse(
             version.file, filename=version.download, media_type="application/octet-stream"
         )
 
-    async def mark(request: Request) -> Response:
+    async def mark(self, request: Request) -> Response:
         values = await _values(request)
-        return JSONResponse(session.mark(request.path_params["id"], values.get("mark")).record())
+        return JSONResponse(
+            self._session.mark(request.path_params["id"], values.get("mark")).record()
+        )
 
-    async def restore(request: Request) -> Response:
+    async def restore(self, request: Request) -> Response:
         values = await _values(request)
-        item = session.restore(request.path_params["id"], str(values.get("choice")))
+        item = self._session.restore(request.path_params["id"], str(values.get("choice")))
         return JSONResponse(item.record(), 202)
 
-    async def remove(request: Request) -> Response:
-        session.remove(request.path_params["id"])
+    async def remove(self, request: Request) -> Response:
+        self._session.remove(request.path_params["id"])
         return Response(status_code=204)
 
-    async def queue(request: Request) -> Response:
+    async def queue(self, request: Request) -> Response:
         values = await _values(request)
-        action = {"cancel": session.cancel, "resume": session.resume}.get(str(values.get("action")))
+        action = {"cancel": self._session.cancel, "resume": self._session.resume}.get(
+            str(values.get("action"))
+        )
         if action is None:
             return JSONResponse({"error": "the action is cancel or resume"}, 400)
         action()
         return Response(status_code=204)
 
-    async def table(request: Request) -> Response:
+    async def table(self, request: Request) -> Response:
         kind = request.path_params["kind"]
         if kind not in ("csv", "jsonl"):
             raise KeyError(kind)
-        content = await anyio.to_thread.run_sync(session.table, f".{kind}")
+        content = await anyio.to_thread.run_sync(self._session.table, f".{kind}")
         return Response(
             content,
             media_type="text/csv" if kind == "csv" else "application/jsonl",
             headers={"content-disposition": f'attachment; filename="scores.{kind}"'},
         )
 
-    async def events(request: Request) -> Response:
-        return StreamingResponse(_events(session), media_type="text/event-stream")
+    async def events(self, request: Request) -> Response:
+        return StreamingResponse(_events(self._session), media_type="text/event-stream")
 
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        try:
-            yield
-        finally:
-            await anyio.to_thread.run_sync(session.close)
 
-    routes = [
-        Route("/", index),
-        Route("/static/{name}", static),
-        Route("/api/state", state),
-        Route("/api/images", upload, methods=["POST"]),
-        Route("/api/images/{id}", remove, methods=["DELETE"]),
-        Route("/api/images/{id}/thumb", thumb),
-        Route("/api/images/{id}/full", full),
-        Route("/api/images/{id}/mark", mark, methods=["POST"]),
-        Route("/api/images/{id}/restore", restore, methods=["POST"]),
-        Route("/api/images/{id}/versions/{version}", full),
-        Route("/api/images/{id}/versions/{version}/file", restored),
-        Route("/api/queue", queue, methods=["POST"]),
-        Route("/api/export.{kind}", table),
-        Route("/api/events", events),
-    ]
-    app = Starlette(
-        routes=routes,
-        lifespan=lifespan,
-        middleware=[
-            Middleware(TrustedHostMiddleware, allowed_hosts=trusted_hosts(host, names)),
-            Middleware(Guard, token=token, port=port),
-        ],
-        exception_handlers={KeyError: _unknown, QMambaError: _refused},
-    )
-    return app
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """Stands behind a guard that is only asked whether a token fits."""
 
 
 async def _events(session: Session) -> AsyncIterator[str]:
