@@ -21,7 +21,14 @@ from qmamba.cli.common import (
 )
 from qmamba.cli.display.scores import JsonScreen, Order, Report, Screen, TextScreen
 from qmamba.cli.options.shards import ShardArguments, with_shard_options
-from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
+from qmamba.cli.options.shared import (
+    DeviceOption,
+    MaxPixelsOption,
+    MemoryOption,
+    PrecisionOption,
+    TunedOption,
+    limit_memory,
+)
 from qmamba.cli.quality.score_video import or_videos
 from qmamba.cli.scale.score_shards import score_shards
 from qmamba.errors import ConfigError, DataError
@@ -131,6 +138,7 @@ def score(
         typer.Option(help="Rows in input order as they come, or the best or worst score first."),
     ] = Order.input,
     max_pixels: MaxPixelsOption = None,
+    memory: MemoryOption = None,
     map_file: Annotated[
         Path | None,
         typer.Option(
@@ -175,6 +183,7 @@ def score(
     """
     from qmamba.assess import TableFile, map_paths, require_existing, score_paths
 
+    limit_memory(memory)
     sharded.check()
     paths = paths or []
     if sharded.shards or sharded.ray is not None:

@@ -16,7 +16,13 @@ from qmamba.cli.common import (
     EXIT_SOME_FAILED,
     say,
 )
-from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption, PrecisionOption
+from qmamba.cli.options.shared import (
+    DeviceOption,
+    MaxPixelsOption,
+    MemoryOption,
+    PrecisionOption,
+    limit_memory,
+)
 from qmamba.errors import ConfigError, DataError, ImageError
 from qmamba.files import require_writable
 
@@ -201,6 +207,7 @@ def restore(
         ),
     ] = False,
     max_pixels: MaxPixelsOption = None,
+    memory: MemoryOption = None,
 ) -> None:
     """Restore images: enlarge them, remove noise or JPEG artifacts.
 
@@ -219,6 +226,7 @@ def restore(
         raise ConfigError("The list on standard input (-) can be read once only.")
     if force and skip_existing:
         raise ConfigError("--force replaces files and --skip-existing keeps them; choose one.")
+    limit_memory(memory)
     require_existing(inputs)
     wanted = None if file_format is FileFormat.same else file_format.value
     jobs = _jobs(inputs, output, wanted, recursive, present=force or skip_existing)
