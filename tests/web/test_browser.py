@@ -145,7 +145,7 @@ def test_dropped_images_are_ordered_as_by_the_command(
     # The empty file is refused at the door; the command finds fault with it, too.
     wait_scored(tab, 29)
     assert tab.page.locator("#refused li").all_inner_texts() == ["x1.png: the file is empty"]
-    lines = score(folder, weights, *files, "--sort", "score").splitlines()[1:]
+    lines = score(folder, weights, *files, "--sort", "best").splitlines()[1:]
     good = [line[22:] for line in lines if not line.startswith("    error")]
     wanted = [re.sub(r"  \[.*\]$", "", line) for line in good]
     assert len(wanted) == 27
@@ -516,7 +516,7 @@ def test_the_report_works_by_double_click(
     page = tab.page
     page.goto((tmp_path / "report.html").as_uri())
     page.wait_for_selector(".cell")
-    lines = score(tmp_path, weights, "photos", "--sort", "score").splitlines()[1:]
+    lines = score(tmp_path, weights, "photos", "--sort", "best").splitlines()[1:]
     assert names(tab)[:3] == [line[22:].split("  [")[0] for line in lines[:3]]
     assert page.locator("#intake, #csv, meta[name=token]").count() == 0
     page.locator(".cell").first.click()
