@@ -28,6 +28,7 @@ from qmamba.cli.restoration.quantize import quantize
 from qmamba.cli.restoration.restore import restore
 from qmamba.cli.restoration.train_restoration import train_restoration_command
 from qmamba.cli.scale.scores import scores, select
+from qmamba.cli.serve import serve
 
 app = typer.Typer(
     name="qmamba",
@@ -41,6 +42,7 @@ for _command in (
     score,
     report,
     compare,
+    serve,
     models,
     backends,
     train,
