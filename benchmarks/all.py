@@ -28,25 +28,25 @@ def commands(arguments: argparse.Namespace) -> dict[str, list[str]]:
     """The name of each part, which is that of its JSON, and its script with the options."""
     quick = ["--quick"] if arguments.quick else []
     shared = ["--threads", str(arguments.threads), *quick]
-    found = {name: [f"{name}.py", *shared] for name in SCRIPTS}
+    found = {name: [name, *shared] for name in SCRIPTS}
     if arguments.photographs is None:
         return found
     for precision in ("fp32", "bf16", "int8"):
         suffix = "" if precision == "fp32" else f"_{precision}"
         found[f"score_folder{suffix}"] = [
-            *("score_folder.py", str(arguments.photographs / "images"), "--repeats", "1"),
+            *("score_folder", str(arguments.photographs / "images"), "--repeats", "1"),
             *("--sizes", *(("5", "10") if arguments.quick else ("20", "125"))),
             *("--option=--precision", f"--option={precision}"),
         ]
     folder = str(arguments.photographs)
-    found["score_agreement"] = ["score_agreement.py", folder, "--limit", "500", *quick]
+    found["score_agreement"] = ["score_agreement", folder, "--limit", "500", *quick]
     return found
 
 
 def succeeds(command: list[str], out: Path, seconds: float) -> bool:
     """Run one part; its JSON takes its place only when it is complete."""
     unfinished = out.with_suffix(".unfinished")
-    script = [sys.executable, str(HERE / command[0]), *command[1:], "-o", str(unfinished)]
+    script = [sys.executable, "-m", f"benchmarks.{command[0]}", *command[1:], "-o", str(unfinished)]
     try:
         subprocess.run(script, timeout=seconds, check=True)
         unfinished.replace(out)
@@ -64,7 +64,7 @@ def clock(seconds: float) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("-o", "--out", type=Path, default=HERE / "results", help="folder of JSON")
-    parser.add_argument("--photographs", type=Path, help="rated images for score_agreement.py")
+    parser.add_argument("--photographs", type=Path, help="rated images for score_agreement")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="a few rounds each: do they run?")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="parts to run; see --list")

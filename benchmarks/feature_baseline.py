@@ -5,7 +5,7 @@ split; images under images/), chooses the hyper-parameters of an RBF support vec
 cross-validation over the contents of the train split, fits on that split and reports rank and
 linear correlation on the val split. Needs scikit-learn.
 
-    python benchmarks/feature_baseline.py FOLDER --features brisque -o brisque.json
+    python -m benchmarks.feature_baseline FOLDER --features brisque -o brisque.json
 """
 
 from __future__ import annotations

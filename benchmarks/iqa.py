@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from competitors import allow_torchvision
-from measure import take_turns, write
 
+from benchmarks.competitors import allow_torchvision
+from benchmarks.measure import take_turns, write
 from qmamba.inference import Precision, prepare
 from qmamba.models import create_model
 

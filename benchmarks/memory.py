@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import write
 
+from benchmarks.measure import write
 from qmamba.inference import prepare
 from qmamba.models import create_model
 
@@ -72,7 +72,7 @@ def inference(name: str, precision: str, side: int) -> int:
 
 
 def in_process(threads: int, kind: str, *sizes: Any) -> int:
-    command = [sys.executable, __file__, "--one", json.dumps([kind, *sizes])]
+    command = [sys.executable, "-m", "benchmarks.memory", "--one", json.dumps([kind, *sizes])]
     command += ["--threads", str(threads), "-o", "-"]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(run.stdout.split()[-1])

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from competitors import backbones, on_backend, onnx_runtime
-from measure import take_turns, write
 
+from benchmarks.competitors import backbones, on_backend, onnx_runtime
+from benchmarks.measure import take_turns, write
 from qmamba.inference import Precision, prepare
 from qmamba.models import Network, create_model
 

@@ -9,17 +9,13 @@ bytes of each file and of its parts; a minute or two.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from measure import write
-
+from benchmarks.measure import write
 from qmamba.checkpoints.packed_file import REST_DTYPES, packed_parts, save_quantized
 from qmamba.models import ModelMetadata, count_parameters, create_model, model_config
 from qmamba.quantization import QuantConfig, quantize_, quantizers

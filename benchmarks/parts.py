@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import write
 from torch import Tensor
 
+from benchmarks.measure import write
 from qmamba.inference import Precision, prepare
 from qmamba.inference.layers import LayerNorm, integer_weight
 from qmamba.inference.packed import PackedConv2d, PackedLinear

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
-from goals import Results, Rows
 from matplotlib import pyplot
 from matplotlib.figure import Figure
+
+from benchmarks.goals import Results, Rows
 
 OURS, OTHERS = "#2b6cb0", "#a0aec0"
 

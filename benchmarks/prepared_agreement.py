@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.measure import write
+from qmamba.checkpoints import load, save_quantized
+from qmamba.images import read_image, to_tensor
+from qmamba.inference import prepare
+from qmamba.models import MambaIR, ModelMetadata
+from qmamba.quantization import QuantConfig, calibrate, quantize_
+
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-
-from measure import write  # noqa: E402
-
-from qmamba.checkpoints import load, save_quantized  # noqa: E402
-from qmamba.images import read_image, to_tensor  # noqa: E402
-from qmamba.inference import prepare  # noqa: E402
-from qmamba.models import MambaIR, ModelMetadata  # noqa: E402
-from qmamba.quantization import QuantConfig, calibrate, quantize_  # noqa: E402
 
 NETWORK = "mambair-nano-x2-w4a4"
 BITS = (2, 3, 4, 8)

@@ -25,10 +25,7 @@ from typing import Any, cast
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from measure import take_turns, write
-
+from benchmarks.measure import take_turns, write
 from qmamba.checkpoints import load, save_model
 from qmamba.checkpoints.packed_file import save_quantized
 from qmamba.inference import Precision, prepare

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+from benchmarks.goals import Rows
+from benchmarks.render import milliseconds, put, spread, table
 
-from goals import Rows  # noqa: E402
-from render import milliseconds, put, spread, table  # noqa: E402
+HERE = Path(__file__).parent
 
 DOCS = HERE.parent / "docs"
 

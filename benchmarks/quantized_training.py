@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from measure import take_turns, write
 from torch import nn
 
+from benchmarks.measure import take_turns, write
 from qmamba.models import create_model
 from qmamba.ops.native import rounding as bindings
 from qmamba.quantization import QuantConfig, quantize_

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measure import write
 from torch import Tensor
 
+from benchmarks.measure import write
 from qmamba.quantization import BITS, DLS, QUANTIZERS, RFA, Operand, Quantizer, create_quantizer
 from qmamba.quantization.quantizers import OFFICIAL, OfficialDLS, OfficialRFA
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import write
 from torch import Tensor
 
+from benchmarks.measure import write
 from qmamba.checkpoints import load
 from qmamba.datasets.clean.images import find_clean_images, read_clean
 from qmamba.datasets.clean.test_sets import find_restoration_set

@@ -10,15 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+from benchmarks.goals import Goal, Results, Rows, goals
 
-from goals import Goal, Results, Rows, goals  # noqa: E402
+HERE = Path(__file__).parent
 
 PAGE = HERE.parent / "docs" / "performance.md"
 LABELS = {
@@ -282,7 +280,7 @@ def main() -> None:
     page = put(page, "goals", goals_table(results))
     arguments.page.write_text(page, encoding="utf-8")
     try:
-        from plots import draw_plots
+        from benchmarks.plots import draw_plots
     except ImportError as error:
         print(f"plots stay ({error})")
         return

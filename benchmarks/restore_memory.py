@@ -2,7 +2,7 @@
 
 Each size runs in a process of its own, because freed memory is not given back at once. Linux only.
 
-    python benchmarks/restore_memory.py mambair-nano-x2 mambair-light-x4 --sides 128 256
+    python -m benchmarks.restore_memory mambair-nano-x2 mambair-light-x4 --sides 128 256
 """
 
 from __future__ import annotations

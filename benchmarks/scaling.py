@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import write
 
+from benchmarks.measure import write
 from qmamba.inference import prepare
 from qmamba.models import create_model
 

@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from competitors import parallel_scan, transformers_mixer
-from measure import take_turns, write
 from torch import Tensor
 
+from benchmarks.competitors import parallel_scan, transformers_mixer
+from benchmarks.measure import take_turns, write
 from qmamba.ops import scan_routes, ss2d
 from qmamba.ops.native.prepared_scan import PackedScan
 

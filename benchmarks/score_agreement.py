@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from measure import write
 
+from benchmarks.measure import write
 from qmamba.assess import DEFAULT_WEIGHTS, Scorer
 from qmamba.evaluation.metrics.correlation import bootstrap_interval, plcc, rmse, srcc
 from qmamba.inference import Precision

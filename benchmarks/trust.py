@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import write
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.measure import write
 from qmamba.assess import Scorer
 from qmamba.datasets.distortions import DISTORTIONS, Pixels, distort
 from qmamba.datasets.distortions.tone import lower_contrast

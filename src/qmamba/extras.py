@@ -22,12 +22,13 @@ class MissingExtraError(QMambaError, ImportError):
 
 
 @contextmanager
-def extra(name: str, purpose: str) -> Iterator[None]:
+def extra(name: str, purpose: str, *, install: str | None = None) -> Iterator[None]:
     """Import optional packages inside the block.
 
     Args:
         name: the extra, as in ``pip install "qmamba[name]"``.
         purpose: what needs the package, to begin the message with.
+        install: what to install instead, where no extra brings the package.
 
     Raises:
         MissingExtraError: a package is not installed.
@@ -42,7 +43,7 @@ def extra(name: str, purpose: str) -> Iterator[None]:
     except ImportError as error:
         raise MissingExtraError(
             f"{purpose} needs a package that is not here ({error}); "
-            f'run pip install "qmamba[{name}]".'
+            f'run pip install "{install or f"qmamba[{name}]"}".'
         ) from error
     except (RuntimeError, AttributeError) as error:
         import torch

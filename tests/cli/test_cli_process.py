@@ -75,7 +75,9 @@ def test_a_full_disk_behind_standard_output(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
-def test_ctrl_c_keeps_the_rows(weights: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_keeps_the_rows(weights: Path, tmp_path: Path, name: str, code: int) -> None:
+    number = getattr(signal, name)
     path = write_image(tmp_path / "a.png")
     partial = tmp_path / "out.csv.partial"
     arguments = command(
@@ -87,7 +89,7 @@ def test_ctrl_c_keeps_the_rows(weights: Path, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         env=ENVIRONMENT,
         # A shell starts background jobs, and so the tests in one, with this signal ignored.
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=functools.partial(signal.signal, number, signal.SIG_DFL),
     ) as process:
         assert process.stdin is not None and process.stderr is not None
         process.stdin.write(b"%s\n" % os.fsencode(path) * 6)
@@ -96,11 +98,12 @@ def test_ctrl_c_keeps_the_rows(weights: Path, tmp_path: Path) -> None:
         while not partial.exists() or partial.read_bytes().count(b"\n") < 4:
             assert time.monotonic() < until and process.poll() is None
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         message = process.stderr.read().decode()
-        assert process.wait(120) == 130
+        assert process.wait(120) == code
     assert "their rows are in" in message and "Traceback" not in message
     with open(partial, encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) >= 3 and all(float(row["score"]) >= 0 for row in rows)
     assert not (tmp_path / "out.csv").exists()
+    assert not [path for path in tmp_path.iterdir() if path.suffix in (".tmp", ".lock")]

@@ -83,6 +83,34 @@ def test_folders_keep_their_tree(run: Run, photos: Path) -> None:
     assert files("webp") == ["a.webp", "inner/gray.webp", "inner/z.webp"]
 
 
+def test_without_an_output_results_lie_beside_their_images(run: Run, photos: Path) -> None:
+    before = Path("photos/a.png").read_bytes()
+    result = run("photos", "-r")
+    assert result.exit_code == 0, result.output
+    results = ["a-x2.png", "a.png", "inner/gray-x2.png", "inner/gray.jpg", "inner/z-x2.png"]
+    assert files("photos") == [*results, "inner/z.bmp", "readme.txt"]
+    assert Path("photos/a.png").read_bytes() == before
+    assert read_layers("photos/a-x2.png").colors.shape == (28, 36, 3)
+    again = run("photos", "-r")
+    assert again.exit_code == 1 and again.stdout.count("exists already") == 3
+    assert run("photos", "-r", "--skip-existing").stdout.count("skipped") == 3
+    assert run("photos/a.png", "--format", "tiff", model="denoise").exit_code == 0
+    assert Path("photos/a-denoised.tif").exists()
+    Image.fromarray(smooth(8, 8)).save("photos/a.jpg")
+    assert "would be written over that of" in run("photos", "--force").stdout
+    assert run("-", stdin=b"photos/a.png").exit_code == 2
+
+
+def test_a_factor_without_weights_of_its_own(run: Run, photos: Path) -> None:
+    result = run("photos/a.png", "--scale", "3", "--model", "")
+    assert result.exit_code == 2
+    parts = ["restore", "photos/a.png", "--scale", "3"]
+    result = CliRunner().invoke(app, parts)
+    assert result.exit_code == 0, result.output
+    assert read_layers("photos/a-x3.png").colors.shape == (42, 54, 3)
+    assert "reduced to x3" in result.stderr and "enlarged by 4 and reduced to 3" in result.stdout
+
+
 def test_lists_and_patterns(run: Run, photos: Path) -> None:
     result = run("-", "photos/i*/*.bmp", "-o", "out", stdin=b"photos/a.png\ngone.png\n")
     assert result.exit_code == 1
@@ -265,7 +293,6 @@ def test_a_failure_to_score_does_not_end_the_run(
         (["photos", "-o", "out", "--model", "photos/a.png"], "error"),
         (["photos/a.png", "-o", "x" * 260 + ".png"], "File name too long"),
         (["photos/a.png", "-o", ""], "it is empty"),
-        (["photos"], "--output"),
         (["-o", "out"], "INPUT"),
     ],
 )

@@ -78,11 +78,14 @@ def test_an_empty_name_is_no_model(run: Run, photos: Path, weights: Path) -> Non
 
 def test_sorted_table(run: Run, photos: Path) -> None:
     Path("photos/0.png").touch()
-    result = run("photos", "--sort", "score")
+    result = run("photos", "--sort", "best")
     assert result.exit_code == 1
     *good, bad = result.stdout.splitlines()[1:]
     values = [float(line.split()[0]) for line in good]
     assert values == sorted(values, reverse=True) and len(values) == 3
+    assert "0.png: cannot decode: " in bad
+    *good, bad = run("photos", "--sort", "worst").stdout.splitlines()[1:]
+    assert [float(line.split()[0]) for line in good] == values[::-1]
     assert "0.png: cannot decode: " in bad
 
 
@@ -99,7 +102,7 @@ def test_json(run: Run, photos: Path, weights: Path) -> None:
     assert [row["raw"] for row in rows[:4]] == [scorer(row["image"]).raw for row in rows[:4]]
 
 
-@pytest.mark.parametrize("sort", ["input", "score"])
+@pytest.mark.parametrize("sort", ["input", "best"])
 def test_csv_and_jsonl(run: Run, photos: Path, sort: str) -> None:
     for name in ("out.csv", "out.jsonl"):
         result = run("photos", "-o", name, "--sort", sort)
@@ -266,7 +269,7 @@ def interrupt_after(
     monkeypatch.setattr(Scorer, "_receive", interrupted)
 
 
-@pytest.mark.parametrize("sort", ["input", "score"])
+@pytest.mark.parametrize("sort", ["input", "best"])
 def test_interrupt_keeps_the_rows(
     run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch, sort: str
 ) -> None:

@@ -21,7 +21,6 @@ from tests.images.image_files import (
     linear_gray_profile,
     png16,
     png_chunk,
-    srgb_profile,
     swapped_profile,
     tiff_file,
 )
@@ -103,7 +102,6 @@ def test_profiles_stay_with_their_colors() -> None:
 @pytest.mark.parametrize(
     ("mode", "profile", "note"),
     [
-        ("L", srgb_profile(), "ICC profile dropped: it is for other colors (RGB)"),
         ("RGB", linear_gray_profile(), "ICC profile dropped: it is for other colors (GRAY)"),
         ("RGB", b"no profile at all", "ICC profile dropped: it cannot be read"),
     ],

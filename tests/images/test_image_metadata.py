@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qmamba.images import read_layers
-from qmamba.images.metadata import patched_exif
+from qmamba.images.metadata.exif import patched_exif
 from tests.images.image_files import encoded, png_chunk
 from tests.images.test_encode import exif_block
 

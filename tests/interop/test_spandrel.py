@@ -12,12 +12,14 @@ from qmamba.errors import CheckpointError
 from qmamba.models import MambaIR, ModelMetadata
 from tests.interop.hosts import host
 from tests.models.micro_mambair import RECORDINGS, VARIANTS, build, images, recording
+from tests.models.test_mambairv2 import MICRO as MICRO_V2
+from tests.models.test_mambairv2 import network as network_v2
 
 spandrel = host("spandrel")
 
 from spandrel import ArchRegistry, ImageModelDescriptor, ModelLoader
 
-from qmamba.interop.spandrel import MambaIRArch, register
+from qmamba.interop.spandrel import MAMBAIR_ARCH, MAMBAIRV2_ARCH, register
 
 
 @pytest.fixture
@@ -75,6 +77,27 @@ def test_official_recordings(shared: Path, loader: ModelLoader, name: str) -> No
     torch.testing.assert_close(restored, content["output"], atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("task", ["sr-light", "denoise"])
+@pytest.mark.parametrize("size", [(1, 1), (9, 13)])
+def test_mambairv2(loader: ModelLoader, tmp_path: Path, task: str, size: tuple[int, int]) -> None:
+    config = MICRO_V2.replace(task=task, scale=2 if task == "sr-light" else 1)
+    model = network_v2(config)
+    state = dict(model.state_dict())
+    state["relative_position_index_SA"] = torch.zeros(256, 256, dtype=torch.int64)
+    torch.save({"params_ema": state}, tmp_path / "v2.pth")
+    found = loader.load_from_file(tmp_path / "v2.pth")
+    assert isinstance(found, ImageModelDescriptor)
+    assert (found.architecture.id, found.scale) == ("MambaIRv2", config.scale)
+    x = images(1, 3, *size)
+    with torch.no_grad():
+        assert found(x).equal(model(x).clamp(0, 1))
+    with pytest.raises(spandrel.UnsupportedDtypeError):
+        found.to(torch.bfloat16)
+    for support in spandrel.MAIN_REGISTRY:
+        assert not support.detect(dict(state)), support.architecture.id
+    assert MAMBAIRV2_ARCH.detect(dict(state)) and not MAMBAIR_ARCH.detect(dict(state))
+
+
 def test_bfloat16_and_half(loader: ModelLoader, tmp_path: Path) -> None:
     model = build(VARIANTS["light-x2"])
     found = loader.load_from_file(official(model, tmp_path / "x.pth"))
@@ -109,8 +132,8 @@ def test_tiles_of_a_host(loader: ModelLoader, tmp_path: Path) -> None:
 
 def test_registering_twice_changes_nothing() -> None:
     registry = ArchRegistry()
-    assert register(registry) == ["MambaIR", "MambaIR-packed"]
-    assert register(registry) == [] and len(registry) == 2
+    assert register(registry) == ["MambaIR", "MambaIRv2", "MambaIR-packed"]
+    assert register(registry) == [] and len(registry) == 3
 
 
 def test_import_alone_registers_nothing() -> None:
@@ -122,7 +145,7 @@ def test_no_other_architecture_claims_a_mambair(tmp_path: Path) -> None:
         state = build(variant).state_dict()
         for support in spandrel.MAIN_REGISTRY:
             assert not support.detect(dict(state)), support.architecture.id
-        assert MambaIRArch().detect(dict(state))
+        assert MAMBAIR_ARCH.detect(dict(state))
 
 
 def test_what_spandrel_cannot_run_is_told(loader: ModelLoader, tmp_path: Path) -> None:

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from qmamba.assess import Scorer
-from qmamba.errors import ConfigError, QMambaError, ShapeError
-from qmamba.extras import MissingExtraError
+from qmamba.errors import ConfigError, ShapeError
 from tests.assess.samples import pixels, save_tiny
 from tests.interop.hosts import host
 
@@ -266,15 +265,3 @@ def test_two_processes_find_what_one_finds(scorer: Scorer, weights: Path, tmp_pa
         assert found["none"].tolist() == pytest.approx(values)
         assert float(found["share"]) == pytest.approx(0.0)
         assert found["alone"].flatten().tolist() == pytest.approx(values[:1])
-
-
-def test_without_torchmetrics_the_extra_is_named() -> None:
-    code = (
-        "import sys; sys.modules['torchmetrics'] = None\n"
-        "from qmamba.extras import MissingExtraError\n"
-        "try:\n    import qmamba.interop.torchmetrics\n"
-        "except MissingExtraError as error:\n    print(error)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert 'pip install "qmamba[torchmetrics]"' in result.stdout, result.stderr
-    assert issubclass(MissingExtraError, QMambaError) and issubclass(MissingExtraError, ImportError)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qmamba.datasets.distortions import Pixels, distort
 from qmamba.errors import ShapeError
-from qmamba.models import create_model
+from qmamba.models import QMamba, create_model
 from qmamba.nn.image_statistics import STATISTICS, StatisticsBranch, image_statistics
 from tests.conftest import REPOSITORY
 
@@ -93,6 +93,7 @@ def test_a_fresh_branch_adds_nothing_and_autocast_spares_it() -> None:
 def test_a_network_with_statistics_adds_them_to_the_head() -> None:
     torch.manual_seed(0)
     network = create_model("qmamba-nano", dims=(8, 16, 16, 16), depths=(1, 1, 1, 1), statistics=4)
+    assert isinstance(network, QMamba) and network.classifier.statistics is not None
     images = torch.randn(2, 3, 64, 64)
     torch.nn.init.normal_(network.classifier.statistics.fc2.weight)
     features = network.forward_features(images)

@@ -54,7 +54,7 @@ def test_embedded_weights(embedded: None, wanted: dict[str, Any], name: str) -> 
 @pytest.mark.parametrize(
     ("wanted", "asked"),
     [
-        ({"scale": 3}, "sr scale 3"),
+        ({"scale": 5}, "sr scale 5"),
         ({"sigma": 51}, "denoise sigma 51"),
         ({"quality": 90}, "jpeg quality 90"),
     ],

@@ -216,7 +216,7 @@ def test_quantized_networks_run_as_they_are() -> None:
     config = QuantConfig(weight_bits=4, activation_bits=4, step="ptq")
     model = quantize_(build(VARIANTS["denoise"]), config)
     calibrate(model, [torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))])
-    samples = smooth(18, 14)
+    samples = smooth(18, 17)
     result = Restorer(model).restore(samples).pixels
     images = torch.from_numpy(samples).permute(2, 0, 1)[None] / 255
     with torch.no_grad():

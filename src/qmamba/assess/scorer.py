@@ -60,7 +60,8 @@ class Scorer(Publishable):
     (``batch_images``), because the sums inside a matrix product depend on the number of its rows.
 
     A scorer can be pickled and copied; one that was pickled or copied deeply is prepared anew, with
-    the weights that its model has then.
+    the weights that its model has then. Autocast of the caller is off inside: ``precision`` alone
+    decides.
 
     Args:
         model: a model with one output. It is put in evaluation mode and stays on its device.

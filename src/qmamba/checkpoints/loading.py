@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import logging
-import pickle
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +17,7 @@ from torch import Tensor
 from qmamba.checkpoints.mismatch import MismatchError
 from qmamba.checkpoints.official import is_official, load_official
 from qmamba.checkpoints.packed_file import is_packed, load_packed
+from qmamba.checkpoints.pickled import read_pickled, require_backed
 from qmamba.checkpoints.safetensors_file import METADATA_KEY, read_tensors, require_finite
 from qmamba.checkpoints.sources import WeightsFile, read_weights
 from qmamba.errors import CheckpointError, ConfigError, unknown_name
@@ -102,9 +100,10 @@ def load(
     if file.content[8:9] == b"{":
         conversion, config, described = _read_safetensors(file, name)
     else:
-        content = _unpickled(file)
+        content = read_pickled(file)
         with _naming(file):
             state = find_state_dict(content)
+            require_backed(state, len(file.content))
         if is_official(state):
             return _trained_quantized(file, state, name, config_overrides).to(target)
         conversion, config = _recognized(file, state, name)
@@ -258,28 +257,6 @@ def _naming(file: WeightsFile) -> Iterator[None]:
         yield
     except CheckpointError as error:
         raise CheckpointError(f"{file.source} cannot be read: {error}") from error
-
-
-def _unpickled(file: WeightsFile) -> Any:
-    if not file.content.startswith((b"PK\x03\x04", b"\x80")):
-        raise CheckpointError(
-            f"{file.source} is neither a safetensors file nor a PyTorch checkpoint."
-        )
-    try:
-        with warnings.catch_warnings():
-            # torch asks for a report of every pickle that it did not write itself.
-            warnings.filterwarnings("ignore", "Detected pickle protocol")
-            return torch.load(io.BytesIO(file.content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{file.source} holds more than tensors and was not opened, because that would run "
-            "code of the file; save its state dict alone."
-        ) from error
-    except Exception as error:  # Whatever a malformed file provokes, it is a malformed file.
-        reason = (str(error).splitlines() or [""])[0]
-        raise CheckpointError(
-            f"{file.source} is not a readable PyTorch checkpoint: {type(error).__name__} {reason}."
-        ) from error
 
 
 def _fit(

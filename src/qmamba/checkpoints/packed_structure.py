@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from qmamba.errors import ConfigError
 from qmamba.models.fields import NetworkConfig
 from qmamba.models.network import Network
 from qmamba.models.registry import build_model
@@ -47,8 +48,16 @@ def frozen_structure(
     Raises:
         ConfigError: a configuration is not possible, or no layer is quantized.
     """
-    left_out = set(excluded)
-    return _frozen(config, quantization, lambda _, name: name not in left_out)
+    left_out, asked = set(excluded), set()
+
+    def is_selected(_: nn.Module, name: str) -> bool:
+        asked.add(name)
+        return name not in left_out
+
+    model = _frozen(config, quantization, is_selected)
+    if unknown := sorted(left_out - asked):
+        raise ConfigError(f"the network has no part {unknown[0][:200]!r} that could be left out.")
+    return model
 
 
 def _frozen(config: NetworkConfig, quantization: QuantConfig, is_selected: Filter) -> Network:

@@ -16,6 +16,8 @@ from qmamba.models.metadata import shortened
 
 METADATA_KEY = "qmamba"
 """Key of the safetensors metadata that holds the description of the model."""
+MOST_TENSORS = 20_000
+"""Tensors that a file may hold; the largest networks here have less than a tenth of it."""
 
 
 def header_of(content: bytes) -> dict[str, Any]:
@@ -35,11 +37,15 @@ def read_tensors(file: WeightsFile) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the texts of the metadata.
 
     Raises:
-        CheckpointError: the file is malformed.
+        CheckpointError: the file is malformed, or holds more tensors than any network.
     """
     try:
-        tensors = safetensors.torch.load(file.content)
         header = header_of(file.content)
+        if len(header) > MOST_TENSORS:
+            raise ValueError(
+                f"it holds {len(header):,} tensors, a network at most {MOST_TENSORS:,}"
+            )
+        tensors = safetensors.torch.load(file.content)
     except Exception as error:  # Whatever a malformed file provokes, it is a malformed file.
         raise CheckpointError(
             f"{file.source} is not a readable safetensors file: {error}."

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from qmamba.checkpoints.loading import load
 from qmamba.checkpoints.mismatch import MismatchError
-from qmamba.checkpoints.safetensors_file import METADATA_KEY, header_of, require_finite
+from qmamba.checkpoints.safetensors_file import METADATA_KEY, read_tensors, require_finite
 from qmamba.checkpoints.sources import WeightsFile, list_weights, read_weights
 from qmamba.errors import CheckpointError, ConfigError
 from qmamba.files import atomic_write
@@ -226,13 +226,10 @@ def read_tuned(source: str | Path, revision: str | None = None) -> TunedFile:
 
 def _tensors(file: WeightsFile) -> tuple[dict[str, Tensor], str]:
     try:
-        state = safetensors.torch.load(file.content)
-        text = header_of(file.content)["__metadata__"][METADATA_KEY]
-    except Exception as error:  # Whatever a malformed file provokes, it is a malformed file.
-        raise CheckpointError(
-            f"{file.source} is not a tuned file: {type(error).__name__} {error}."
-        ) from error
-    return state, text
+        state, texts = read_tensors(file)
+        return state, texts[METADATA_KEY]
+    except (CheckpointError, KeyError) as error:
+        raise CheckpointError(f"{file.source} is not a tuned file: {error}.") from error
 
 
 def _base(values: Any) -> BaseIdentity:

@@ -19,6 +19,7 @@ from qmamba.cli.quality.compare import compare
 from qmamba.cli.quality.evaluate import evaluate
 from qmamba.cli.quality.report import report
 from qmamba.cli.quality.score import score
+from qmamba.cli.quality.score_video import score_video_command
 from qmamba.cli.quality.train import train
 from qmamba.cli.quality.tune import tune
 from qmamba.cli.restoration.evaluate_restoration import evaluate_restoration
@@ -49,6 +50,7 @@ for _command in (
     quantize,
 ):
     app.command()(handled(_command))
+app.command("score-video")(handled(score_video_command))
 app.command("evaluate-restoration")(handled(evaluate_restoration))
 app.command("train-restoration")(handled(train_restoration_command))
 app.command()(handled(restore))

@@ -5,10 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import re
+import signal
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import ParamSpec, TextIO, TypeVar
 
 import typer
@@ -20,6 +24,7 @@ EXIT_SOME_FAILED = 1
 EXIT_USAGE = 2
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
+_EXIT_SIGNAL = 128
 
 DEBUG_VARIABLE = "QMAMBA_DEBUG"
 
@@ -62,17 +67,22 @@ def handled(command: Callable[_Parameters, _Result]) -> Callable[_Parameters, _R
 
     @functools.wraps(command)
     def run(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _signals_that_interrupt() as received:
             warnings.showwarning = _say_warning
             try:
                 return command(*args, **kwargs)
+            except typer.Exit as error:
+                if received and error.exit_code == EXIT_INTERRUPTED:
+                    raise typer.Exit(_EXIT_SIGNAL + received[-1]) from None
+                raise
             except QMambaError as error:
                 say(f"error: {shown(str(error))}")
                 raise typer.Exit(EXIT_USAGE) from error
             except KeyboardInterrupt:
                 say("interrupted")
-                raise typer.Exit(EXIT_INTERRUPTED) from None
-            except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
+                code = _EXIT_SIGNAL + received[-1] if received else EXIT_INTERRUPTED
+                raise typer.Exit(code) from None
+            except (typer.Abort, typer.BadParameter, BrokenPipeError):
                 raise
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in NO_SPACE:
@@ -88,6 +98,33 @@ def handled(command: Callable[_Parameters, _Result]) -> Callable[_Parameters, _R
                 raise typer.Exit(EXIT_BUG) from error
 
     return run
+
+
+@contextmanager
+def _signals_that_interrupt() -> Iterator[list[int]]:
+    """Let SIGTERM and SIGHUP do what Ctrl-C does; the numbers of those that came.
+
+    What is ignored, as SIGHUP is under nohup, stays so.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    before = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            before[number] = signal.signal(number, interrupt)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _say_warning(

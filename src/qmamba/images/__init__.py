@@ -1,5 +1,6 @@
 """Images in and out: decoding, encoding, tensors, crops, padding and resizing."""
 
+from qmamba.images.budget import limit_decoding_memory
 from qmamba.images.crops import (
     Padding,
     crop_grid,
@@ -29,6 +30,7 @@ __all__ = [
     "Padding",
     "crop_grid",
     "layers_of",
+    "limit_decoding_memory",
     "normalize",
     "pad_to",
     "padding_for",

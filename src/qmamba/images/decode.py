@@ -39,6 +39,7 @@ import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin
 
 from qmamba.errors import ConfigError, ImageError
+from qmamba.images.budget import claimed, decoding_bytes
 from qmamba.images.color.srgb import image_pixels
 from qmamba.images.formats import Format, identify
 from qmamba.images.samples import bits_per_sample
@@ -211,8 +212,9 @@ def _decode(
             _select_bytes(opened, low=True)
         elif _is_deep_gray_alpha(image):
             low = _low_gray_alpha(_open_image(stream, file_format))
-        taken = take(image, low)
-        notes += file_format.verify(image, stream)
+        with claimed(decoding_bytes(image, deep=low is not None)):
+            taken = take(image, low)
+            notes += file_format.verify(image, stream)
     return taken, tuple(notes)
 
 

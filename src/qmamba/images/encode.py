@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,11 @@ from PIL import Image
 from qmamba.errors import ConfigError, ImageError
 from qmamba.files import atomic_write
 from qmamba.images.color.srgb import over_white
+from qmamba.images.color.stated import TRANSFER_TAG, StatedColors
 from qmamba.images.formats import png_writer, tiff_writer
 from qmamba.images.layers import ImageLayers
 from qmamba.images.metadata import ImageMetadata
+from qmamba.images.metadata.resources import jpeg_segment
 from qmamba.images.samples import reduced
 
 ENCODED_SUFFIXES = {
@@ -70,7 +73,9 @@ def write_layers(
     The ending of the name chooses the format. PNG and TIFF keep every sample. JPEG and WebP have 8
     bits a sample; JPEG has no alpha, so the image is put on white, and no color subsampling is
     used; WebP has no gray and stores it as color. EXIF, XMP and the density go along where the
-    format has a place for them (WebP: no density), texts into PNG and a comment into JPEG.
+    format has a place for them (WebP: no density), texts into PNG and a comment into JPEG, IPTC and
+    Photoshop data into JPEG and TIFF, a GeoTIFF position into TIFF. Colors that the file stated
+    without a profile are stated again, or written as a profile.
 
     Args:
         path: The file to write or replace.
@@ -100,11 +105,54 @@ def write_layers(
     metadata = ImageMetadata()
     if not strip_metadata:
         metadata = layers.metadata.resized(layers.width, layers.height)
-    layers = replace(layers, metadata=metadata)
+    layers = _with_colors_stated(replace(layers, metadata=metadata), file_format, notes)
+    _note_lost_metadata(layers.metadata, file_format, notes)
     writer = _WRITERS[file_format]
     with atomic_write(path) as stream:
         writer(stream, layers, quality, notes)
     return tuple(notes)
+
+
+_PLACES = {
+    "resources": ("Photoshop data", ("JPEG", "TIFF")),
+    "iptc": ("IPTC data", ("JPEG", "TIFF")),
+    "geo": ("GeoTIFF position", ("TIFF",)),
+}
+"""What only some formats have a place for."""
+
+
+def _note_lost_metadata(metadata: ImageMetadata, file_format: str, notes: list[str]) -> None:
+    for name, (title, formats) in _PLACES.items():
+        if getattr(metadata, name) is not None and file_format not in formats:
+            notes.append(f"{title} dropped: {file_format} has no place for it")
+
+
+def _with_colors_stated(layers: ImageLayers, file_format: str, notes: list[str]) -> ImageLayers:
+    """What is said about the colors in the words of the format: its own, or an ICC profile."""
+    stated = layers.stated
+    chunks = stated.chunks if file_format == "PNG" else ()
+    tags = stated.tags if file_format == "TIFF" else ()
+    kept = StatedColors(chunks, tuple(pair for pair in tags if _tag_fits(pair, layers)))
+    if layers.profile is not None or kept == stated:
+        return replace(layers, stated=kept)
+    if not stated.is_srgb:
+        profile = stated.profile(gray=layers.colors.shape[2] == 1)
+        if profile is not None:
+            notes.append(f"colors ({stated.names}) written as ICC profile")
+            return replace(layers, stated=StatedColors(), profile=profile)
+        lost = StatedColors(
+            tuple(pair for pair in stated.chunks if pair not in kept.chunks),
+            tuple(pair for pair in stated.tags if pair not in kept.tags),
+        )
+        notes.append(f"color information dropped: {lost.names}")
+    return replace(layers, stated=kept)
+
+
+def _tag_fits(tag: tuple[int, object], layers: ImageLayers) -> bool:
+    """A transfer function has one entry for each value of a sample."""
+    number, value = tag
+    entries = len(value) if isinstance(value, tuple) else 0
+    return number != TRANSFER_TAG or entries in (1 << layers.bits, 3 << layers.bits)
 
 
 def _write_png(stream: BinaryIO, layers: ImageLayers, quality: int, notes: list[str]) -> None:
@@ -116,6 +164,8 @@ def _write_tiff(stream: BinaryIO, layers: ImageLayers, quality: int, notes: list
         notes.append("texts dropped: TIFF has no place for them")
     if layers.bits == 16 and layers.colors.shape[2] == 1 and layers.alpha is not None:
         notes.append("gray stored as RGB: hardly a reader knows 16-bit TIFF of gray and alpha")
+        if layers.profile is not None:
+            notes.append("ICC profile dropped: it is one of gray")
         colors = np.repeat(layers.colors, 3, axis=2)
         layers = replace(layers, colors=colors, profile=None)
     tiff_writer.write_tiff(stream, layers)
@@ -145,6 +195,11 @@ def _write_jpeg(stream: BinaryIO, layers: ImageLayers, quality: int, notes: list
         notes.append("texts dropped: JPEG has no place for them")
     if 0 < len(comment) <= _MARKER_BYTES:
         options["comment"] = comment
+    segment = jpeg_segment(metadata.resources, metadata.iptc)
+    if len(segment) > _MARKER_BYTES:
+        notes.append("Photoshop and IPTC data dropped: JPEG has no place for that much")
+    elif segment:
+        options["extra"] = b"\xff\xed" + struct.pack(">H", len(segment) + 2) + segment
     image = _eight_bit_image(colors, notes)
     _write_with_pillow(
         stream, image, "JPEG", layers.profile, exif, quality=quality, subsampling=0, **options

@@ -4,11 +4,14 @@
 image file can hold.  Formats, sizes, 16 bits, float samples and orientation follow the rules of
 `read_image`, the rest is:
 
-* Colors stay as they are stored, and their ICC profile goes along.  CMYK and LAB are converted to
-  sRGB.  A profile for other colors than the image has is dropped with a note.
-* Gray stays one channel; so does a palette of grays.
+* Colors stay as they are stored, and their ICC profile goes along, or what else the file states
+  about them.  CMYK and LAB are converted to sRGB.  A profile for other colors than the image has is
+  dropped with a note.
+* Gray stays one channel; so does a palette of grays.  Gray with a profile of RGB becomes RGB, since
+  without the profile its tones would change.
 * Alpha is a layer of its own.  One that is opaque everywhere is left out.
-* EXIF, XMP, density and texts are kept, see `qmamba.images.metadata`.
+* EXIF, XMP, density, texts, IPTC, Photoshop and GeoTIFF data are kept, see
+  `qmamba.images.metadata`.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from PIL import Image
 
 from qmamba.errors import ImageError
 from qmamba.images.color.srgb import to_srgb
+from qmamba.images.color.stated import StatedColors, read_stated_colors
 from qmamba.images.decode import DEFAULT_MAX_PIXELS, decode
 from qmamba.images.metadata import ImageMetadata, read_metadata
 from qmamba.images.samples import pending_orientation, stored_samples, upright
@@ -47,6 +51,8 @@ class ImageLayers:
     """ICC profile of the colors; None stands for sRGB."""
     metadata: ImageMetadata = field(default_factory=ImageMetadata)
     """EXIF, XMP, density and texts."""
+    stated: StatedColors = field(default_factory=StatedColors)
+    """What the file says about the colors beside a profile, which comes first."""
     notes: tuple[str, ...] = ()
     """What was done to the image beyond plain decoding, one phrase each."""
     format: str | None = None
@@ -114,9 +120,10 @@ def image_layers(image: Image.Image, low: Image.Image | None = None) -> ImageLay
     notes: list[str] = []
     stored = stored_samples(image, low, notes)
     colors, profile = stored.colors, stored.profile
+    stated = read_stated_colors(image)
     if isinstance(colors, Image.Image):
         if colors.mode in ("CMYK", "LAB"):
-            colors, profile = to_srgb(colors, profile, notes), None
+            colors, profile, stated = to_srgb(colors, profile, notes), None, StatedColors()
         colors = np.array(colors)
         if image.mode in ("P", "PA") and (colors == colors[..., :1]).all():
             colors = colors[..., :1]
@@ -127,11 +134,16 @@ def image_layers(image: Image.Image, low: Image.Image | None = None) -> ImageLay
         colors = colors[..., None]
     orientation = pending_orientation(image, stored.turned, notes)
     colors = upright(colors, orientation)
+    if profile is not None and colors.shape[2] == 1 and _space_of(profile) == b"RGB ":
+        notes.append("gray stored as RGB, because its ICC profile is one of RGB")
+        colors = np.repeat(colors, 3, axis=2)
+    turned = max(orientation, stored.turned) > 1
     return ImageLayers(
         colors=colors,
         alpha=None if alpha is None else upright(alpha, orientation),
         profile=_fitting(profile, colors.shape[2], notes),
-        metadata=read_metadata(image, colors.shape[1], colors.shape[0], notes),
+        stated=stated,
+        metadata=read_metadata(image, colors.shape[1], colors.shape[0], notes, turned=turned),
         notes=tuple(notes),
     )
 
@@ -208,11 +220,18 @@ def _fitting(profile: bytes | None, channels: int, notes: list[str]) -> bytes | 
     if profile is None:
         return None
     wanted = b"GRAY" if channels == 1 else b"RGB "
-    if len(profile) <= _PROFILE_HEADER or profile[36:40] != b"acsp":
+    space = _space_of(profile)
+    if space is None:
         notes.append("ICC profile dropped: it cannot be read")
-    elif profile[16:20] != wanted:
-        space = profile[16:20].decode("ascii", "replace").strip()
-        notes.append(f"ICC profile dropped: it is for other colors ({ascii(space)[1:-1]})")
+    elif space != wanted:
+        name = ascii(space.decode("ascii", "replace").strip())[1:-1]
+        notes.append(f"ICC profile dropped: it is for other colors ({name})")
     else:
         return profile
     return None
+
+
+def _space_of(profile: bytes) -> bytes | None:
+    """The color space of a profile, None where it is no profile."""
+    whole = len(profile) > _PROFILE_HEADER and profile[36:40] == b"acsp"
+    return profile[16:20] if whole else None

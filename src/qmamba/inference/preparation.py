@@ -9,6 +9,7 @@ A quantized network computes on its codes.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, get_args, runtime_checkable
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qmamba.errors import ConfigError
-from qmamba.inference.precision import Precision
+from qmamba.inference.precision import Precision, ProcessBound
 from qmamba.inference.quality import PreparedQMamba
 from qmamba.inference.quantized_networks import quantized_mambair, quantized_qmamba
 from qmamba.inference.restoration import PreparedMambaIR
@@ -116,7 +117,9 @@ def prepare(
             )
         converted = any(isinstance(module, FrozenTensor) for module in model.modules())
         if family is not None and converted and unavailable_reason() is None:
-            return QuantizedNetwork(model, family.quantized(model))
+            # The kernel reads float32, and parts of the model would follow its later changes.
+            private = copy.deepcopy(model).float()
+            return QuantizedNetwork(model, family.quantized(private))
         return ModuleNetwork(model, precision)
     if precision == "int8" and not (family is not None and kernel_is_live()):
         raise ConfigError(
@@ -129,7 +132,7 @@ def prepare(
     return ModuleNetwork(model, precision)
 
 
-class QuantizedNetwork:
+class QuantizedNetwork(ProcessBound):
     """A converted network that computes on its codes, on the CPU with the C++ kernel.
 
     Its results are those of the converted network but for the order of sums in float32. On

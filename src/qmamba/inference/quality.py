@@ -12,8 +12,8 @@ from torch import Tensor
 from qmamba.inference.layers import Layer, LayerNorm, apply, integer_weight, sequence
 from qmamba.inference.mixer import plain_mixer
 from qmamba.inference.packed import PackedLinear
-from qmamba.inference.precision import Precision, require_cpu
-from qmamba.models.qmamba.network import QMamba, Stage
+from qmamba.inference.precision import Precision, ProcessBound, own_precision, require_cpu
+from qmamba.models.qmamba.network import QMamba, Stage, denormalized
 from qmamba.nn import SS2D, VSSBlock
 from qmamba.nn.scale_shift import without_scale_shift
 from qmamba.ops.native.integer import IntegerCall
@@ -25,7 +25,7 @@ _FLOAT = 4
 _USUAL_IMAGES = 10
 
 
-class PreparedQMamba:
+class PreparedQMamba(ProcessBound):
     """What :class:`~qmamba.models.QMamba` computes, faster, on the CPU.
 
     In ``int8`` every output of a weight has its own scale, and so has every row of activations,
@@ -73,8 +73,7 @@ class PreparedQMamba:
                 layers.append(copy.deepcopy(prompt).to(self._dtype))
         self._norm = LayerNorm(model.classifier.norm, torch.float32)
         self._head = copy.deepcopy(model.classifier.head).float()
-        self._has_statistics = model.classifier.statistics is not None
-        self._beside = model.beside
+        self._statistics = copy.deepcopy(model.classifier.statistics)
 
     def _prepared(self, stage: Stage, side: int, timed: bool, integers: bool) -> list[Layer]:
         blocks: list[Layer] = []
@@ -104,8 +103,8 @@ class PreparedQMamba:
             outputs)``, whose mean over the positions they are to rounding.
         """
         features = self._last_map(images)
-        outputs, positions = self._head(features.mean((1, 2))), self._head(features)
-        if self._has_statistics:
+        outputs, positions = self._rated(features.mean((1, 2))), self._rated(features)
+        if self._statistics is not None:
             beside = self._beside(images)
             outputs, positions = outputs + beside, positions + beside[:, None, None]
         return outputs, positions
@@ -113,7 +112,7 @@ class PreparedQMamba:
     def _last_map(self, images: Tensor) -> Tensor:
         # Stages halve the sides and double the widths, so the first one has the largest maps.
         pixels = images[:, 0].numel() // _STEM_STRIDE**2
-        with kept_memory(pixels * self._widest * _FLOAT):
+        with own_precision(), kept_memory(pixels * self._widest * _FLOAT):
             x = apply(self._stem, images.to(self._dtype).permute(0, 2, 3, 1))
             for layers in self._stages:
                 x = apply(layers, x)
@@ -122,8 +121,20 @@ class PreparedQMamba:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Normalized images ``(batch, 3, height, width)`` to float32 ``(batch, outputs)``."""
-        outputs = self._head(self.forward_features(images))
-        return outputs + self._beside(images) if self._has_statistics else outputs
+        outputs = self._rated(self.forward_features(images))
+        return outputs if self._statistics is None else outputs + self._beside(images)
+
+    def _beside(self, images: Tensor) -> Tensor:
+        """What the image statistics add to the outputs."""
+        assert self._statistics is not None
+        with own_precision():
+            outputs: Tensor = self._statistics(denormalized(images))
+        return outputs
+
+    def _rated(self, features: Tensor) -> Tensor:
+        with own_precision():
+            outputs: Tensor = self._head(features)
+        return outputs
 
 
 class _Block:

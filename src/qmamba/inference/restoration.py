@@ -23,7 +23,7 @@ from qmamba.inference.layers import (
 )
 from qmamba.inference.mixer import plain_mixer
 from qmamba.inference.packed import PackedLinear
-from qmamba.inference.precision import Precision, require_cpu
+from qmamba.inference.precision import Precision, ProcessBound, own_precision, require_cpu
 from qmamba.models.mambair.network import RGB_MEAN, MambaIR, mirrored_to_multiple
 from qmamba.nn import (
     SS2D,
@@ -42,7 +42,7 @@ _USUAL_SIDE = 64
 _FLOAT = 4
 
 
-class PreparedMambaIR:
+class PreparedMambaIR(ProcessBound):
     """What :class:`~qmamba.models.MambaIR` computes, faster, on the CPU.
 
     Args:
@@ -101,7 +101,8 @@ class PreparedMambaIR:
             )
         height, width = (config.scale * side for side in images.shape[2:])
         images = mirrored_to_multiple(images, self._multiple)
-        with kept_memory(images[:, 0].numel() * config.widest * _FLOAT):
+        largest = images[:, 0].numel() * config.widest * _FLOAT
+        with own_precision(), kept_memory(largest):
             mean = images.new_tensor(RGB_MEAN if config.channels == 3 else (0.0,))
             x = (images.permute(0, 2, 3, 1) - mean) * config.image_range
             y = self._reconstruct(self._features(x.to(self._dtype))).float()

@@ -1,18 +1,22 @@
-"""MambaIR for spandrel, which loads the restoration models of ComfyUI and many others.
+"""MambaIR and MambaIRv2 for spandrel, which loads the restoration models of ComfyUI and others.
 
 Needs the extra ``spandrel``. Call :func:`register` once; from then on every
-``spandrel.ModelLoader`` opens official MambaIR checkpoints and full-precision files of ours.
+``spandrel.ModelLoader`` opens their official checkpoints and full-precision files of ours.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from qmamba.checkpoints.official import is_official
 from qmamba.errors import CheckpointError
 from qmamba.extras import declare_torchvision_operators, extra
-from qmamba.models import MambaIR, MambaIRConfig
-from qmamba.models.mambair.conversion import convert_mambair, infer_mambair_config
+from qmamba.models.architecture import Architecture as ModelFamily
+from qmamba.models.mambair.architecture import MAMBAIR
+from qmamba.models.mambair.config import RestorationConfig
+from qmamba.models.mambairv2.architecture import MAMBAIRV2
+from qmamba.models.network import Network
 
 with extra("spandrel", "MambaIR in spandrel"):
     declare_torchvision_operators()
@@ -26,12 +30,11 @@ with extra("spandrel", "MambaIR in spandrel"):
     )
     from spandrel.util import KeyCondition
 
-_BLOCK = "layers.0.residual_group.blocks.0."
 _PACKED = {"codes", "numbers", "rest"}
 
 
 def register(registry: ArchRegistry | None = None) -> list[str]:
-    """Add MambaIR to a registry of spandrel; a second call adds nothing.
+    """Add MambaIR and MambaIRv2 to a registry of spandrel; a second call adds nothing.
 
     An architecture of the same id that spandrel has itself stays.
 
@@ -45,52 +48,60 @@ def register(registry: ArchRegistry | None = None) -> list[str]:
         >>> from spandrel import ModelLoader
         >>> from qmamba.interop.spandrel import register
         >>> register()
-        ['MambaIR', 'MambaIR-packed']
+        ['MambaIR', 'MambaIRv2', 'MambaIR-packed']
         >>> ModelLoader().load_from_file("mambair_x2.pth").scale  # doctest: +SKIP
         2
     """
-    supports = [ArchSupport.from_architecture(arch) for arch in (MambaIRArch(), PackedArch())]
+    ours = (MAMBAIR_ARCH, MAMBAIRV2_ARCH, PackedArch())
+    supports = [ArchSupport.from_architecture(arch) for arch in ours]
     target = MAIN_REGISTRY if registry is None else registry
     added = target.add(*supports, ignore_duplicates=True)
     return [str(support.architecture.id) for support in added]
 
 
-class MambaIRArch(Architecture[MambaIR]):
-    """MambaIR in full precision: official checkpoints, and float files of ours.
+class FamilyArch(Architecture[Network]):
+    """A family of our restoration networks in full precision.
 
-    The weights do not tell the range of values inside the network, which is taken as 1.
+    Official checkpoints, and float files of ours. The weights do not tell the range of values
+    inside the network, which is taken as 1.
+
+    Args:
+        name: identifier in spandrel.
+        family: our record of the family.
+        keys: tensors that every state dict of the family has, and of no other.
+        bfloat16: whether it may compute in bfloat16.
     """
 
-    def __init__(self) -> None:
-        detect = KeyCondition.has_all(
-            "conv_first.weight",
-            _BLOCK + "self_attention.A_logs",
-            _BLOCK + "skip_scale2",
-        )
-        super().__init__(id="MambaIR", detect=detect)
+    def __init__(
+        self, name: str, family: ModelFamily, keys: Sequence[str], *, bfloat16: bool
+    ) -> None:
+        super().__init__(id=name, detect=KeyCondition.has_all(*keys))
+        self._family = family
+        self._bfloat16 = bfloat16
 
-    def load(self, state_dict: dict[str, Any]) -> ImageModelDescriptor[MambaIR]:
+    def load(self, state_dict: dict[str, Any]) -> ImageModelDescriptor[Network]:
         """Build the network that a state dict belongs to.
 
         Raises:
-            CheckpointError: the tensors are those of no MambaIR, or of a quantized one.
+            CheckpointError: the tensors are those of no such network, or of a quantized one.
         """
         if is_official(state_dict):
             raise CheckpointError(
                 "This is a quantized checkpoint of Q-MambaIR, which spandrel cannot run; use "
                 "`qmamba restore --model FILE`."
             )
-        state = convert_mambair(state_dict).state
-        config = infer_mambair_config(state)
+        state = self._family.convert(state_dict).state
+        config = self._family.infer(state)
+        assert isinstance(config, RestorationConfig)
         return ImageModelDescriptor(
-            MambaIR(config).eval(),
+            self._family.build(config).eval(),
             dict(state),
             architecture=self,
             purpose="SR" if config.scale > 1 else "Restoration",
             tags=_tags(config),
             # The exponentials of the scan leave the range of half precision.
             supports_half=False,
-            supports_bfloat16=True,
+            supports_bfloat16=self._bfloat16,
             scale=config.scale,
             input_channels=config.channels,
             output_channels=config.channels,
@@ -99,7 +110,26 @@ class MambaIRArch(Architecture[MambaIR]):
         )
 
 
-class PackedArch(Architecture[MambaIR]):
+MAMBAIR_ARCH = FamilyArch(
+    "MambaIR",
+    MAMBAIR,
+    (
+        "conv_first.weight",
+        "layers.0.residual_group.blocks.0.self_attention.A_logs",
+        "layers.0.residual_group.blocks.0.skip_scale2",
+    ),
+    bfloat16=True,
+)
+MAMBAIRV2_ARCH = FamilyArch(
+    "MambaIRv2",
+    MAMBAIRV2,
+    ("conv_first.weight", "layers.0.residual_group.layers.0.assm.embeddingB.weight"),
+    # Rounding moves pixels to other classes, and with them their way through the scan.
+    bfloat16=False,
+)
+
+
+class PackedArch(Architecture[Network]):
     """Packed files of ours, which are recognized to say what to do with them.
 
     Their configuration stands in the metadata of the file, which spandrel does not hand on.
@@ -112,7 +142,7 @@ class PackedArch(Architecture[MambaIR]):
             detect=lambda state: set(state) == _PACKED,
         )
 
-    def load(self, state_dict: dict[str, Any]) -> ImageModelDescriptor[MambaIR]:
+    def load(self, state_dict: dict[str, Any]) -> ImageModelDescriptor[Network]:
         """Refuse with a sentence that says where such files run.
 
         Raises:
@@ -124,5 +154,5 @@ class PackedArch(Architecture[MambaIR]):
         )
 
 
-def _tags(config: MambaIRConfig) -> list[str]:
+def _tags(config: RestorationConfig) -> list[str]:
     return [config.task.removeprefix("sr-"), f"{config.dim}dim", f"{sum(config.depths)}blocks"]

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from qmamba.errors import CheckpointError, ConfigError
 
-ROOT_KEYS = ("model", "params", "params_ema")
-"""Where checkpoints of VMamba and of MambaIR keep their state dict, in order of preference."""
+ROOT_KEYS = ("model", "params_ema", "params")
+"""Where checkpoints of VMamba and of MambaIR keep their state dict, in order of preference: of a
+file with the trained weights and their moving average, the average counts."""
 
 
 _PARTS = ("learner", "bn_buffer")

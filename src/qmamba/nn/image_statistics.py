@@ -12,6 +12,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from qmamba.errors import ShapeError
+from qmamba.nn.initialization import module_kwargs
 
 STATISTICS = 50
 """Number of statistics of one image."""
@@ -91,8 +92,8 @@ class StatisticsBranch(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(STATISTICS, hidden)
         self.fc2 = nn.Linear(hidden, outputs)
-        self.register_buffer("mean", torch.zeros(STATISTICS))
-        self.register_buffer("deviation", torch.ones(STATISTICS))
+        self.register_buffer("mean", torch.zeros(STATISTICS, **module_kwargs()))
+        self.register_buffer("deviation", torch.ones(STATISTICS, **module_kwargs()))
         nn.init.zeros_(self.fc2.weight)
         nn.init.zeros_(self.fc2.bias)
 

@@ -7,8 +7,10 @@ from qmamba.restore.folder import (
     Job,
     RestoredRow,
     Source,
+    plan_beside,
     plan_jobs,
     restore_paths,
+    result_ending,
     target_name,
 )
 from qmamba.restore.restored import RestoredImage
@@ -26,7 +28,9 @@ __all__ = [
     "Restorer",
     "Source",
     "find_weights",
+    "plan_beside",
     "plan_jobs",
     "restore_paths",
+    "result_ending",
     "target_name",
 ]

@@ -106,7 +106,8 @@ def check_request(
 def find_weights(request: RestorationRequest) -> str:
     """The embedded weights that fit a request best.
 
-    Task and scale must be right: super-resolution where none is given, and the smallest scale. Of
+    The task must be right: super-resolution where none is given. So must the scale; without one the
+    smallest is taken, and for a factor without weights the next larger, whose result is reduced. Of
     several that cover the strength the one with the narrowest range is taken, and where none is
     asked for the one with the widest.
 
@@ -115,11 +116,15 @@ def find_weights(request: RestorationRequest) -> str:
     """
     task = request.task_or_implied or DEFAULT_TASK
     purposes = embedded_purposes()
+    scales = sorted({purpose.scale for purpose in purposes.values() if purpose.task == task})
+    scale = request.scale
+    if scale is not None:
+        scale = next((larger for larger in scales if larger >= scale), scale)
     fitting = {
         name: purpose
         for name, purpose in purposes.items()
         if purpose.task == task
-        and request.scale in (None, purpose.scale)
+        and scale in (None, purpose.scale)
         and _distance(purpose, request) == 0
     }
     if not fitting:

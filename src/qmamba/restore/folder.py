@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import tempfile
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypedDict
 
 from qmamba.errors import ConfigError, QMambaError
-from qmamba.files import make_folder
+from qmamba.files import NO_SPACE, make_folder
 from qmamba.images import ENCODED_SUFFIXES
 from qmamba.images.encode import DEFAULT_QUALITY
 from qmamba.restore.adaptive_tiles import Canceled, Progress
@@ -23,7 +22,6 @@ FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
 """Formats that can be asked for, and the endings of their files."""
 
 _NEAREST_SUFFIX = {".jpe": ".jpg", ".jfif": ".jpg", ".mpo": ".jpg"}
-_NO_SPACE = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name)}
 
 
 class _Saving(TypedDict):
@@ -147,6 +145,46 @@ def plan_jobs(
         yield Job(source, target, error)
 
 
+def plan_beside(
+    sources: Iterable[Source], ending: str, file_format: str | None = None
+) -> Iterator[Job]:
+    """Jobs whose results lie beside their images: ``photo.jpg`` gives ``photo-x2.png``.
+
+    Results of an earlier run are no images to restore: of two names that differ by the ending, the
+    longer one is left out.
+
+    Args:
+        sources: the images.
+        ending: what is added to the name; see :func:`result_ending`.
+        file_format: one of :data:`FORMATS`; ``None`` is PNG.
+    """
+    found = list(sources)
+    stems = {os.path.splitext(source.path)[0] for source in found}
+
+    def is_result(path: str) -> bool:
+        stem = os.path.splitext(path)[0]
+        return stem.endswith(ending) and stem.removesuffix(ending) in stems
+
+    found = [source for source in found if not is_result(source.path)]
+    inputs = {_real_path(source.path) for source in found}
+    suffix = FORMATS["png" if file_format is None else file_format]
+    taken: dict[str, str] = {}
+    for path, _, error in found:
+        target = Path(os.path.splitext(path)[0] + ending + suffix)
+        key = _real_path(target)
+        if error is None and (key in taken or key in inputs):
+            other = taken.get(key, str(target))
+            error = f"its result would be written over that of {other!r}; give an output folder"
+        taken.setdefault(key, path)
+        yield Job(path, target, error)
+
+
+def result_ending(restorer: Restorer) -> str:
+    """What names of results end with beside their images: ``-x2``, ``-denoised``, ``-cleaned``."""
+    endings = {"denoise": "-denoised", "jpeg": "-cleaned"}
+    return endings.get(restorer.task, f"-x{restorer.scale}")
+
+
 def _real_path(path: str | Path) -> str:
     return os.path.normcase(os.path.realpath(path))
 
@@ -237,4 +275,4 @@ def _row(
 
 def _is_disk_full(error: QMambaError) -> bool:
     cause = error.__cause__
-    return isinstance(cause, OSError) and cause.errno in _NO_SPACE
+    return isinstance(cause, OSError) and cause.errno in NO_SPACE

@@ -12,11 +12,13 @@ from torch import Tensor
 from qmamba.errors import ImageError
 from qmamba.images import resize_to
 from qmamba.restore.ensemble import self_ensemble
+from qmamba.restore.margins import Margins
 
 Alpha = Literal["resample", "restore"]
 """What becomes of alpha: resized by bicubic interpolation (kept where the size stays), or restored
 by the network as if it were a gray image."""
 
+_NO_MARGINS = Margins()
 _LUMA = (0.299, 0.587, 0.114)
 
 
@@ -33,7 +35,9 @@ class PlaneNetwork:
         run: images ``(1, channels, height, width)`` on the device to ``(1, channels, scale *
             height, scale * width)``.
         channels: of the network, 1 or 3.
-        scale: of the network.
+        scale: of the result. Where that of the network is larger, the network's result is reduced
+            by bicubic interpolation.
+        network_scale: of the network; ``None`` for the same.
         device: where it runs.
         ensemble: take the mean over the eight flips and turns of the image.
         alpha: what becomes of alpha.
@@ -45,24 +49,29 @@ class PlaneNetwork:
         *,
         channels: int,
         scale: int,
+        network_scale: int | None = None,
         device: torch.device,
         ensemble: bool = False,
         alpha: Alpha = "resample",
     ) -> None:
         self.channels = channels
         self.scale = scale
+        self.network_scale = scale if network_scale is None else network_scale
         self.device = device
         self.ensemble = ensemble
         self.alpha = alpha
         self._run = run
 
-    def __call__(self, planes: Tensor, with_alpha: bool = False) -> Tensor:
+    def __call__(
+        self, planes: Tensor, with_alpha: bool = False, margins: Margins = _NO_MARGINS
+    ) -> Tensor:
         """Restore an image or a tile of one.
 
         Args:
             planes: float32 ``(1 or 3 channels, height, width)`` in [0, 1]; one channel more where
                 the last one is alpha.
             with_alpha: whether it is.
+            margins: mirrored for the network alone.
 
         Returns:
             float32 on the CPU in [0, 1], the same channels, sides times the scale.
@@ -72,10 +81,10 @@ class PlaneNetwork:
         """
         planes = planes.to(self.device)
         if not with_alpha:
-            return self._finished(self._colors(planes))
+            return self._finished(self._colors(planes, margins))
         colors, alpha = planes[:-1], planes[-1:]
-        restored = self._colors(_filled(colors, alpha))
-        enlarged = self._colors(alpha) if self.alpha == "restore" else self._resized(alpha)
+        restored = self._colors(_filled(colors, alpha), margins)
+        enlarged = self._colors(alpha, margins) if self.alpha == "restore" else self._resized(alpha)
         return self._finished(torch.cat([restored, enlarged]))
 
     def _finished(self, planes: Tensor) -> Tensor:
@@ -83,18 +92,24 @@ class PlaneNetwork:
             raise ImageError("the network's output for this image is not finite")
         return planes.clamp_(0, 1).cpu()
 
-    def _colors(self, colors: Tensor) -> Tensor:
+    def _colors(self, colors: Tensor, margins: Margins) -> Tensor:
         if colors.shape[0] == self.channels:
-            return self._network(colors)
+            return self._network(colors, margins)
         if self.channels == 3:
-            return self._network(colors.expand(3, -1, -1)).mean(0, keepdim=True)
+            return self._network(colors.expand(3, -1, -1), margins).mean(0, keepdim=True)
         enlarged = self._resized(colors)
-        return enlarged + (self._network(_luma(colors)) - _luma(enlarged))
+        return enlarged + (self._network(_luma(colors), margins) - _luma(enlarged))
 
-    def _network(self, image: Tensor) -> Tensor:
-        if not self.ensemble:
-            return self._run(image[None])[0].float()
-        return self_ensemble(self._run, image[None])[0]
+    def _network(self, image: Tensor, margins: Margins) -> Tensor:
+        images = margins.extend(image)[None]
+        if self.ensemble:
+            restored = self_ensemble(self._run, images)[0]
+        else:
+            restored = self._run(images)[0].float()
+        restored = margins.cut(restored, self.network_scale)
+        if self.scale == self.network_scale:
+            return restored
+        return resize_to(restored, (self.scale * image.shape[1], self.scale * image.shape[2]))
 
     def _resized(self, planes: Tensor) -> Tensor:
         height, width = planes.shape[1:]

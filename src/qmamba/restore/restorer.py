@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeAlias, get_args
+from typing import Any, BinaryIO, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from qmamba.restore import memory
 from qmamba.restore.adaptive_tiles import Progress, Watch, restore_tiles
 from qmamba.restore.catalog import RestorationRequest, check_request, find_weights, purpose_of
 from qmamba.restore.degradations import Degradation, TaskName
+from qmamba.restore.margins import Margins, margins_of, needs_margin
 from qmamba.restore.planes import Alpha, PlaneNetwork
 from qmamba.restore.restored import RestoredImage
 from qmamba.restore.tiles import MIN_TILE, RestoreTile, TilePlan, plan_tiles
@@ -47,6 +48,11 @@ class Restorer(Publishable):
     Tiles change the result a little, because the scan runs through all pixels that it is given;
     ``RestoredImage.tiling`` says what was taken.
 
+    The weights are those of the moment the restorer is made: later changes of the model are not
+    followed, so make another restorer for them. A restorer can be pickled and copied deeply, and is
+    then prepared anew, with the weights that its model has at that time. Autocast of the caller is
+    off inside: ``precision`` alone decides.
+
     Args:
         model: a MambaIR, also a quantized one. It is put in evaluation mode and stays on its
             device.
@@ -64,6 +70,8 @@ class Restorer(Publishable):
             size stays; ``"restore"`` sends it through the network too.
         max_pixels: largest image, in pixels, that is decoded from a file.
         memory_budget: bytes that the network may take; ``None`` takes half of what is free.
+        scale: factor of the result, where it is to be smaller than that of the network; what the
+            network gives is then reduced by bicubic interpolation.
 
     Raises:
         CheckpointError: the model is not a restoration network.
@@ -88,6 +96,7 @@ class Restorer(Publishable):
         alpha: Alpha = "resample",
         max_pixels: int = DEFAULT_MAX_PIXELS,
         memory_budget: int | None = None,
+        scale: int | None = None,
     ) -> None:
         metadata = metadata or getattr(model, "metadata", None)
         config = getattr(model, "config", None)
@@ -107,8 +116,15 @@ class Restorer(Publishable):
             raise ConfigError(f"alpha must be resample or restore, got {alpha!r}.")
         if memory_budget is not None and memory_budget < 1:
             raise ConfigError(f"memory_budget must be positive, got {memory_budget!r}.")
+        scale = config.scale if scale is None else scale
+        if not 1 <= scale <= config.scale:
+            raise ConfigError(
+                f"scale must be 1 to {config.scale}, the factor of the network, got {scale!r}."
+            )
         self.model = model.eval()
         self.config = config
+        self.scale = scale
+        """Sides of the output as a multiple of those of the input."""
         self.metadata = metadata
         self.device = next(model.parameters()).device
         """Where the network runs."""
@@ -119,14 +135,27 @@ class Restorer(Publishable):
         self.precision: Precision = precision
         self.max_pixels = max_pixels
         self.memory_budget = memory_budget
-        self._planes = PlaneNetwork(
-            prepare(model, precision),
-            channels=config.channels,
-            scale=config.scale,
+        self._ensemble, self._alpha = ensemble, alpha
+        self._planes = self._prepared()
+
+    def _prepared(self) -> PlaneNetwork:
+        return PlaneNetwork(
+            prepare(self.model, self.precision),
+            channels=self.config.channels,
+            scale=self.scale,
+            network_scale=self.config.scale,
             device=self.device,
-            ensemble=ensemble,
-            alpha=alpha,
+            ensemble=self._ensemble,
+            alpha=self._alpha,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Packed weights have no form outside the process.
+        return {name: value for name, value in self.__dict__.items() if name != "_planes"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._planes = self._prepared()
 
     @classmethod
     def from_pretrained(
@@ -154,7 +183,8 @@ class Restorer(Publishable):
                 id; of a full-precision or a packed file of ours, or of an official checkpoint.
                 ``None`` chooses among the embedded weights by the next four.
             task: ``"sr"`` (the default), ``"denoise"`` or ``"jpeg"``.
-            scale: factor of ``sr``; the smallest there is where none is given.
+            scale: factor of ``sr``; the smallest there is where none is given. Without embedded
+                weights for it the next larger ones are taken and their result is reduced.
             sigma: deviation of the noise on the scale 0 to 255, for ``denoise``.
             quality: of the JPEG file that is to be restored, for ``jpeg``.
             device: where the network runs, for example ``"cpu"``, ``"cuda:0"`` or ``"mps"``.
@@ -179,6 +209,7 @@ class Restorer(Publishable):
             alpha=alpha,
             max_pixels=max_pixels,
             memory_budget=memory_budget,
+            scale=None if named else scale,
         )
         if named:
             check_request(request, restorer.config, restorer.metadata)
@@ -188,11 +219,6 @@ class Restorer(Publishable):
     def task(self) -> TaskName:
         """``sr``, ``denoise`` or ``jpeg``."""
         return self.config.task_name
-
-    @property
-    def scale(self) -> int:
-        """Sides of the output as a multiple of those of the input."""
-        return self.config.scale
 
     @property
     def purpose(self) -> Degradation | None:
@@ -243,9 +269,17 @@ class Restorer(Publishable):
             result[row : row + band.shape[1]] = np.moveaxis(values, 0, 2)
 
         plan = self._plan(layers.height, layers.width)
+        mirrored = needs_margin(layers.colors, top)
+
+        def restore_tile(rows: slice, columns: slice) -> Tensor:
+            margins = Margins()
+            if mirrored:
+                margins = margins_of(rows, columns, layers.height, layers.width)
+            return self._planes(read(rows, columns), layers.alpha is not None, margins)
+
         used = self._work(
             plan,
-            lambda rows, columns: self._planes(read(rows, columns), layers.alpha is not None),
+            restore_tile,
             write,
             Watch(progress, cancel),
         )
@@ -323,12 +357,14 @@ class Restorer(Publishable):
         def write(row: int, band: Tensor) -> None:
             target[:, row : row + band.shape[1]] = band
 
-        self._work(
-            self._plan(*image.shape[1:]),
-            lambda rows, columns: self._planes(image[:, rows, columns]),
-            write,
-            watch,
-        )
+        height, width = image.shape[1:]
+        mirrored = needs_margin(image.permute(1, 2, 0).cpu().numpy(), 1)
+
+        def restore_tile(rows: slice, columns: slice) -> Tensor:
+            margins = margins_of(rows, columns, height, width) if mirrored else Margins()
+            return self._planes(image[:, rows, columns], margins=margins)
+
+        self._work(self._plan(height, width), restore_tile, write, watch)
 
     def _work(
         self,
@@ -373,6 +409,11 @@ class Restorer(Publishable):
     def _treatment(self, layers: ImageLayers) -> list[str]:
         """What is to be said about the layers that the network was not made for."""
         notes = []
+        if self.scale != self.config.scale:
+            notes.append(
+                f"enlarged by {self.config.scale} and reduced to {self.scale} by bicubic "
+                "interpolation"
+            )
         channels = layers.colors.shape[2]
         if channels == 3 and self.config.channels == 1:
             kept = "kept" if self.scale == 1 else "enlarged by bicubic interpolation"

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from qmamba.errors import ConfigError
+from qmamba.models.mambair.config import RestorationConfig
 from qmamba.models.metadata import TUNED, ModelMetadata
+from qmamba.models.registry import ARCHITECTURES
 
 MARK = "Written by `qmamba push`"
 """What every card of ours has in its last line; a README without it is somebody's own."""
@@ -72,7 +74,7 @@ def model_card(
     fields = ModelCardData(
         license=license,
         library_name="qmamba",
-        pipeline_tag="image-to-image" if metadata.architecture == "mambair" else None,
+        pipeline_tag="image-to-image" if _restores(metadata) else None,
         tags=_tags(metadata),
         model_name=metadata.name if figures else None,
         eval_results=[_result(metadata, figure) for figure in figures] or None,
@@ -90,8 +92,8 @@ def model_card(
 
 
 def _tags(metadata: ModelMetadata) -> list[str]:
-    if metadata.architecture == "mambair":
-        tags = ["image-restoration", "mamba", "mambair"]
+    if _restores(metadata):
+        tags = ["image-restoration", "mamba", metadata.architecture]
         task = _degradation(metadata).get("task")
         names = {"sr": "super-resolution", "denoise": "denoising", "jpeg": "jpeg-artifacts"}
         return [*tags, names[task]] if task in names else tags
@@ -106,7 +108,7 @@ def _purpose(metadata: ModelMetadata) -> str:
             f"Predicts the opinion score that people would give a photograph: {_safe(scale.name)}, "
             f"from {scale.low:g} to {scale.high:g}, {better} is better."
         )
-    if metadata.architecture == "mambair":
+    if _restores(metadata):
         fields = _degradation(metadata)
         words = {"sr": "Enlarges images", "denoise": "Removes noise", "jpeg": "Repairs JPEG images"}
         sentence = words.get(str(fields.get("task")), "Restores images")
@@ -120,7 +122,7 @@ def _purpose(metadata: ModelMetadata) -> str:
 
 
 def _use(metadata: ModelMetadata, repository: str) -> str:
-    if metadata.architecture == "mambair":
+    if _restores(metadata):
         command = f"qmamba restore photos/ -o restored/ --model {repository}"
         code = (
             "from qmamba import Restorer\n\n"
@@ -205,7 +207,7 @@ def _own_figures(metadata: ModelMetadata) -> Iterator[CardFigure]:
 def _result(metadata: ModelMetadata, figure: CardFigure) -> Any:
     from huggingface_hub import EvalResult
 
-    restores = metadata.architecture == "mambair"
+    restores = _restores(metadata)
     name = " ".join(figure.data.split())
     if figure.images is not None:
         name = f"{name} ({figure.images} images)"
@@ -218,6 +220,11 @@ def _result(metadata: ModelMetadata, figure: CardFigure) -> Any:
         metric_name=_METRICS.get(figure.metric, figure.metric),
         metric_value=round(figure.value, 4),
     )
+
+
+def _restores(metadata: ModelMetadata) -> bool:
+    family = ARCHITECTURES.get(metadata.architecture)
+    return family is not None and issubclass(family.config, RestorationConfig)
 
 
 def _degradation(metadata: ModelMetadata) -> dict[str, Any]:

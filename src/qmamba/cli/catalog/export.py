@@ -41,6 +41,14 @@ def export(
             show_default=False,
         ),
     ] = None,
+    weight_bits: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Weights of 4 or 2 bits, rounded without data; shows what that changes.",
+            show_default=False,
+        ),
+    ] = None,
     tuned: Annotated[
         str | None,
         typer.Option(
@@ -66,7 +74,9 @@ def export(
 
     from qmamba.interop.onnx import export_onnx
 
-    report = export_onnx(source, output, opset=opset, static=sides, tuned=tuned)
+    report = export_onnx(
+        source, output, opset=opset, static=sides, weight_bits=weight_bits, tuned=tuned
+    )
     _report(report)
 
 
@@ -78,7 +88,8 @@ def _report(report: ExportReport) -> None:
     )
     header: tuple[str, ...] = ("input", "deviation")
     restores = report.comparisons[0].psnr is not None
-    header += (("PSNR",) if restores else ()) + ("ONNX Runtime", "qmamba", "")
+    header += ("PSNR",) if restores else ()
+    header += ("ONNX Runtime", "qmamba" if report.changes is None else "rounded float32", "")
     rows = []
     for each in report.comparisons:
         batch, channels, height, width = each.shape
@@ -90,3 +101,9 @@ def _report(report: ExportReport) -> None:
         row += [f"{each.milliseconds:.1f} ms", f"{each.own_milliseconds:.1f} ms", pace]
         rows.append(tuple(row))
     typer.echo("\n".join(table_lines(header, rows)))
+    if report.changes is not None:
+        bits = report.metadata["qmamba.weight_bits"]
+        typer.echo(
+            f"Weights of {bits} bits change the results of these inputs by up to "
+            f"{max(report.changes):.2g} of the range; photographs may change more."
+        )

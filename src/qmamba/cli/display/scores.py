@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from enum import Enum
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,7 +21,8 @@ class Order(str, Enum):
     """Order of the rows."""
 
     input = "input"
-    score = "score"
+    best = "best"
+    worst = "worst"
 
 
 class Screen(Protocol):
@@ -95,7 +97,7 @@ class Report:
 
     def show(self, row: ImageRow) -> None:
         """Take a row that is in the table already."""
-        if self._order is Order.score:
+        if self._order is not Order.input:
             self._kept.append(row)
         elif self._screen is not None:
             self._screen.add(row)
@@ -109,8 +111,8 @@ class Report:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        rows = sorted(self._kept, key=_best_first)
-        if self._table is not None and self._order is Order.score and kind is None:
+        rows = sorted(self._kept, key=partial(_rank, worst=self._order is Order.worst))
+        if self._table is not None and self._order is not Order.input and kind is None:
             self._table.finish(rows)
         if self._screen is not None:
             for row in rows:
@@ -118,7 +120,9 @@ class Report:
             self._screen.close()
 
 
-def _best_first(row: ImageRow) -> tuple[bool, float]:
+def _rank(row: ImageRow, worst: bool) -> tuple[bool, float]:
+    """Rows with errors come last in either order."""
     if row.score is None:
         return True, 0.0
-    return False, -row.score.raw if row.score.higher_is_better else row.score.raw
+    ascending = worst == row.score.higher_is_better
+    return False, row.score.raw if ascending else -row.score.raw

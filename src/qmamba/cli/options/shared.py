@@ -46,6 +46,19 @@ MaxPixelsOption: TypeAlias = Annotated[
 ]
 """The limit that keeps a hostile file from filling the memory."""
 
+MemoryOption: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--memory",
+        min=0.001,
+        metavar="GIB",
+        help="Memory for images that are being decoded: large ones wait for each other (4).",
+        show_default=False,
+    ),
+]
+"""The budget of all decoding threads together."""
+
+
 RatingScaleOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
@@ -100,3 +113,11 @@ SPLIT_HELP = (
     "official, content, image, or a JSON file of splits; NAME=... for one data set of several."
     " auto: official where the data set has such parts, otherwise by content."
 )
+
+
+def limit_memory(gibibytes: float | None) -> None:
+    """Carry out ``--memory``."""
+    from qmamba.images import limit_decoding_memory
+
+    if gibibytes is not None:
+        limit_decoding_memory(round(gibibytes * (1 << 30)))

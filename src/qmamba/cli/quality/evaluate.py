@@ -25,13 +25,14 @@ from qmamba.cli.options.shared import (
     RatingScaleOption,
     TunedOption,
 )
+from qmamba.cli.quality.rivals import judge_rivals, rival_metrics, write_rivals
 from qmamba.errors import ConfigError
 from qmamba.files import require_writable
 
 if TYPE_CHECKING:
     from qmamba.assess import Scorer
     from qmamba.datasets import RatedDataset
-    from qmamba.evaluation.quality.evaluation import Breakdown
+    from qmamba.evaluation.quality.evaluation import Breakdown, Evaluation
     from qmamba.evaluation.quality.parts import PartName, RatedPart
     from qmamba.inference import Precision
 
@@ -110,6 +111,16 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            metavar="pyiqa:NAME",
+            help="Judge a no-reference metric of pyiqa beside the model, on the same images and"
+            " resamples; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(
@@ -167,11 +178,11 @@ def evaluate(
     from qmamba.evaluation.quality.cache import PredictionCache
     from qmamba.evaluation.quality.evaluation import evaluate as measured
     from qmamba.evaluation.quality.evaluation import learnt_policies
-    from qmamba.evaluation.quality.predictions import UnscoredError, write_predictions
-    from qmamba.evaluation.quality.tables import write_report
+    from qmamba.evaluation.quality.predictions import UnscoredError
 
     outputs = output or []
     _check_outputs(outputs, predictions, plot)
+    rivals = rival_metrics(metric or [], device)
     datasets = read_rated_data(
         data,
         scales=parsed_scales(scale or []),
@@ -227,6 +238,26 @@ def evaluate(
             say(f"interrupted after {done} images{where}")
             raise typer.Exit(EXIT_INTERRUPTED) from None
     show_report(result.report)
+    written = _write(result, outputs, predictions, plot)
+    reports = judge_rivals(
+        rivals, parts, result.report, skip_bad=skip_bad, resamples=resamples, seed=seed
+    )
+    written += write_rivals(outputs, reports)
+    if written:
+        say(f"written: {', '.join(map(str, written))}")
+    if partial is not None and cache is None:
+        partial.unlink(missing_ok=True)
+    if any("srcc" not in row.figures for row in result.report.rows):
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _write(
+    result: Evaluation, outputs: list[Path], predictions: Path | None, plot: Path | None
+) -> list[Path]:
+    """Write what was asked for; returns the files."""
+    from qmamba.evaluation.quality.predictions import write_predictions
+    from qmamba.evaluation.quality.tables import write_report
+
     for path in outputs:
         write_report(path, result.report)
     if predictions is not None:
@@ -236,13 +267,7 @@ def evaluate(
         from qmamba.evaluation.quality.plots import plot_evaluation
 
         plot_evaluation(plot, result)
-    written = [*outputs, *([predictions] if predictions else []), *([plot] if plot else [])]
-    if written:
-        say(f"written: {', '.join(map(str, written))}")
-    if partial is not None and cache is None:
-        partial.unlink(missing_ok=True)
-    if any("srcc" not in row.figures for row in result.report.rows):
-        raise typer.Exit(EXIT_SOME_FAILED)
+    return [*outputs, *([predictions] if predictions else []), *([plot] if plot else [])]
 
 
 def _check_outputs(outputs: list[Path], predictions: Path | None, plot: Path | None) -> None:

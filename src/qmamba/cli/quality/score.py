@@ -21,7 +21,15 @@ from qmamba.cli.common import (
 )
 from qmamba.cli.display.scores import JsonScreen, Order, Report, Screen, TextScreen
 from qmamba.cli.options.shards import ShardArguments, with_shard_options
-from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
+from qmamba.cli.options.shared import (
+    DeviceOption,
+    MaxPixelsOption,
+    MemoryOption,
+    PrecisionOption,
+    TunedOption,
+    limit_memory,
+)
+from qmamba.cli.quality.score_video import or_videos
 from qmamba.cli.scale.score_shards import score_shards
 from qmamba.errors import ConfigError, DataError
 from qmamba.files import require_writable
@@ -41,6 +49,7 @@ class MapFileFormat(str, Enum):
     npy = "npy"
 
 
+@or_videos
 @with_shard_options
 def score(
     paths: Annotated[
@@ -131,9 +140,11 @@ def score(
         ),
     ] = False,
     sort: Annotated[
-        Order, typer.Option(help="Rows in input order as they come, or best score first.")
+        Order,
+        typer.Option(help="Rows in input order as they come, or the best or worst score first."),
     ] = Order.input,
     max_pixels: MaxPixelsOption = None,
+    memory: MemoryOption = None,
     map_file: Annotated[
         Path | None,
         typer.Option(
@@ -178,6 +189,7 @@ def score(
     """
     from qmamba.assess import TableFile, map_paths, require_existing, score_paths
 
+    limit_memory(memory)
     sharded.check()
     paths = paths or []
     if sharded.shards or sharded.ray is not None:
@@ -236,7 +248,7 @@ def score(
                 )
             )
             progress = None
-            if screen is None or sort is Order.score or not sys.stdout.isatty():
+            if screen is None or sort is not Order.input or not sys.stdout.isatty():
                 progress = Progress(_total(paths, recursive))
                 stack.callback(progress.clear)
             for row in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from pathlib import Path
@@ -183,13 +184,21 @@ def _after_training(
 ) -> ModelMetadata:
     """Quantize a network in full precision in place; what its file says about it."""
     from qmamba.quantization import calibrate, quantization_of, quantize_
+    from qmamba.quantization.agreement import agreement
     from qmamba.quantization.calibration_images import calibration_inputs
 
     config = quantization_of(f"w{weight_bits}a{activation_bits}", method or _METHOD)
     config = config.replace(step="ptq", statistics=statistics or config.statistics)
     inputs = calibration_inputs(model, folder)
+    full = copy.deepcopy(model)
     quantize_(model, config)
     calibrate(model, inputs)
+    say(str(agreement(full, model, inputs)))
+    if folder is None:
+        say(
+            "warning: calibrated and compared on random images, which say little about real ones;"
+            " give --calibrate FOLDER with images of the kind that the network will see"
+        )
     images = "random images" if folder is None else f"{len(inputs)} crops of {folder.name}"
     training = {
         **metadata.training,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 
@@ -16,7 +16,13 @@ from qmamba.cli.common import (
     EXIT_SOME_FAILED,
     say,
 )
-from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption, PrecisionOption
+from qmamba.cli.options.shared import (
+    DeviceOption,
+    MaxPixelsOption,
+    MemoryOption,
+    PrecisionOption,
+    limit_memory,
+)
 from qmamba.errors import ConfigError, DataError, ImageError
 from qmamba.files import require_writable
 
@@ -71,17 +77,17 @@ def restore(
         ),
     ],
     output: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--output",
             "-o",
             metavar="OUT",
             help="File for one image (.png, .jpg, .webp, .tif); otherwise a folder, which gets the "
-            "names and the inner folders of the inputs.",
+            "names and the inner folders of the inputs. Without it NAME-x2.png beside each image.",
             parser=_named_path,
             show_default=False,
         ),
-    ],
+    ] = None,
     task: Annotated[
         Task | None,
         typer.Option(
@@ -95,7 +101,7 @@ def restore(
             min=2,
             max=8,
             metavar="N",
-            help="Factor of sr: 2 or 4 (2); another one with a --model for it.",
+            help="Factor of sr: 2, 3 or 4 (2); another one with a --model for it.",
             show_default=False,
         ),
     ] = None,
@@ -201,6 +207,7 @@ def restore(
         ),
     ] = False,
     max_pixels: MaxPixelsOption = None,
+    memory: MemoryOption = None,
 ) -> None:
     """Restore images: enlarge them, remove noise or JPEG artifacts.
 
@@ -213,12 +220,13 @@ def restore(
     from qmamba.assess import require_existing
     from qmamba.cli.display.restoration import Counts, restore_all
     from qmamba.images import DEFAULT_MAX_PIXELS, read_layers
-    from qmamba.restore import Restorer
+    from qmamba.restore import Restorer, plan_beside, result_ending
 
     if inputs.count("-") > 1:
         raise ConfigError("The list on standard input (-) can be read once only.")
     if force and skip_existing:
         raise ConfigError("--force replaces files and --skip-existing keeps them; choose one.")
+    limit_memory(memory)
     require_existing(inputs)
     wanted = None if file_format is FileFormat.same else file_format.value
     jobs = _jobs(inputs, output, wanted, recursive, present=force or skip_existing)
@@ -240,6 +248,11 @@ def restore(
         alpha=alpha.value,
         max_pixels=limit,
     )
+    if output is None:
+        # The names of results say what was done, which is known now.
+        jobs = list(
+            plan_beside(_sources(inputs, None, recursive), result_ending(restorer), wanted)
+        ) or _no_images(inputs, recursive)
     decoded = None
     if original is not None:
         decoded = _require_fitting(original, jobs[0], restorer.scale, limit)
@@ -304,21 +317,33 @@ def _tile(text: str) -> Tile:
 
 
 def _jobs(
-    inputs: list[str], output: Path, file_format: str | None, recursive: bool, *, present: bool
+    inputs: list[str],
+    output: Path | None,
+    file_format: str | None,
+    recursive: bool,
+    *,
+    present: bool,
 ) -> list[Job]:
     """All images with their outputs, so that wrong usage is found before a network is loaded."""
     from qmamba.images import IMAGE_SUFFIXES
-    from qmamba.restore import plan_jobs
+    from qmamba.restore import Job, plan_jobs
 
+    if output is None:
+        if "-" in inputs:
+            raise ConfigError("A list on standard input (-) needs an output folder; add -o FOLDER.")
+        jobs = [Job(path, Path(path)) for path, *_ in _sources(inputs, None, recursive)]
+        return jobs or _no_images(inputs, recursive)
     if output.suffix.lower() in IMAGE_SUFFIXES and not os.path.isdir(output):
         return [_single_job(inputs, output, file_format, present=present)]
     if os.path.lexists(output) and not os.path.isdir(output):
         raise ConfigError(f"{str(output)!r} is a file; give a folder or the name of an image file.")
     jobs = list(plan_jobs(_sources(inputs, output, recursive), output, file_format))
-    if not jobs:
-        hint = "" if recursive or inputs == ["-"] else "; --recursive looks into folders inside"
-        raise DataError(f"No images found in {', '.join(map(repr, inputs))}{hint}.")
-    return jobs
+    return jobs or _no_images(inputs, recursive)
+
+
+def _no_images(inputs: list[str], recursive: bool) -> NoReturn:
+    hint = "" if recursive or inputs == ["-"] else "; --recursive looks into folders inside"
+    raise DataError(f"No images found in {', '.join(map(repr, inputs))}{hint}.")
 
 
 def _single_job(inputs: list[str], output: Path, file_format: str | None, *, present: bool) -> Job:
@@ -341,17 +366,22 @@ def _single_job(inputs: list[str], output: Path, file_format: str | None, *, pre
     return Job(source, output)
 
 
-def _sources(inputs: list[str], output: Path, recursive: bool) -> Iterator[Source]:
+def _sources(inputs: list[str], output: Path | None, recursive: bool) -> Iterator[Source]:
     """The images, without the results of an earlier run that lie inside an input folder."""
     from qmamba.assess import ImageRow, find_images
     from qmamba.restore import Source
 
     for text in inputs:
         is_folder = os.path.isdir(text)
-        passed_over = is_folder and _lies_in(output, text) and not _lies_in(text, output)
+        passed_over = (
+            output is not None
+            and is_folder
+            and _lies_in(output, text)
+            and not _lies_in(text, output)
+        )
         for found in find_images([text], recursive=recursive, stdin=sys.stdin.buffer):
             path = found.image if isinstance(found, ImageRow) else found
-            if passed_over and _lies_in(path, output):
+            if passed_over and output is not None and _lies_in(path, output):
                 continue
             inside = os.path.relpath(os.path.dirname(path), text) if is_folder else ""
             yield Source(path, inside, found.error if isinstance(found, ImageRow) else None)
@@ -372,4 +402,5 @@ def _legend(restorer: Restorer) -> str:
     numbers: str = restorer.precision
     if quantization is not None:
         numbers = f"W{quantization.weight_bits}A{quantization.activation_bits}"
-    return f"{what}: {named}{digest}, {restorer.device}, {numbers}"
+    reduced = f", reduced to x{restorer.scale}" if restorer.scale < restorer.config.scale else ""
+    return f"{what}{reduced}: {named}{digest}, {restorer.device}, {numbers}"

@@ -65,6 +65,8 @@ def _prepare(images: Tensor, reference: Tensor, channels: Channels) -> tuple[Ten
             f"Images and reference differ: {tuple(images.shape)} {images.dtype} and "
             f"{tuple(reference.shape)} {reference.dtype}."
         )
+    # In float32 the sums over a window can leave a similarity a little above 1.
+    images, reference = images.double(), reference.double()
     if channels == "rgb":
         return images, reference
     if channels in ("luma", "video_luma"):
@@ -90,7 +92,7 @@ def psnr(images: Tensor, reference: Tensor, *, channels: Channels = "rgb") -> Te
     Raises ShapeError for other shapes or dtypes, ConfigError for unknown ``channels``.
     """
     first, second = _prepare(images, reference, channels)
-    return -10.0 * torch.log10((first - second).square().mean(dim=(1, 2, 3)))
+    return (-10.0 * torch.log10((first - second).square().mean(dim=(1, 2, 3)))).to(images.dtype)
 
 
 def _gaussian_mean(maps: Tensor) -> Tensor:
@@ -134,7 +136,7 @@ def ssim(images: Tensor, reference: Tensor, *, channels: Channels = "luma") -> T
     first, second = _prepare(images, reference, channels)
     _need_side(first, _WINDOW, "SSIM")
     luminance, contrast_structure = _ssim_maps(first, second)
-    return (luminance * contrast_structure).mean(dim=(1, 2, 3))
+    return (luminance * contrast_structure).mean(dim=(1, 2, 3)).to(images.dtype)
 
 
 def _halve(maps: Tensor) -> Tensor:
@@ -165,7 +167,7 @@ def multiscale_ssim(images: Tensor, reference: Tensor, *, channels: Channels = "
         product = product * term.mean(dim=(2, 3)).clamp(min=1e-6) ** weight
         if scale < steps:
             first, second = _halve(first), _halve(second)
-    return product.mean(dim=1)
+    return product.mean(dim=1).to(images.dtype)
 
 
 def _gradient_magnitude(maps: Tensor) -> Tensor:
@@ -200,4 +202,6 @@ def gmsd(images: Tensor, reference: Tensor) -> Tensor:
     )
     values = similarity.flatten(1)
     centered = values - values.mean(dim=1, keepdim=True)
-    return torch.linalg.vector_norm(centered, dim=1) / (values.shape[1] - 1) ** 0.5
+    return (torch.linalg.vector_norm(centered, dim=1) / (values.shape[1] - 1) ** 0.5).to(
+        images.dtype
+    )

@@ -238,7 +238,29 @@ def _measured(
         for name in by
         for row in _group_rows(name, left, quality, resamples=resamples, seed=seed, level=level)
     ]
-    row = DatasetRow(
+    row = dataset_row(part, left, measurement, str(scorer.policy), tuple(groups), skipped)
+    return row, _with_mapped(predictions, left, quality, measurement), measurement
+
+
+def dataset_row(
+    part: RatedPart,
+    left: RatedDataset,
+    measurement: Measurement,
+    policy: str,
+    groups: tuple[GroupRow, ...],
+    skipped: tuple[tuple[str, str], ...],
+) -> DatasetRow:
+    """The figures of one data set with what they are of.
+
+    Args:
+        part: what was to be judged.
+        left: the images of it that have predictions.
+        measurement: the figures of these.
+        policy: how the images were looked at.
+        groups: the figures of groups among them.
+        skipped: names of the others, with the reasons.
+    """
+    return DatasetRow(
         dataset=part.dataset.name,
         part=part.part,
         split=None if part.split is None or part.part == "all" else part.split.rule,
@@ -249,14 +271,13 @@ def _measured(
         images=len(left),
         contents=len(left.contents),
         fingerprint=fingerprint(part.dataset),
-        policy=str(scorer.policy),
+        policy=policy,
         figures=measurement.figures,
         curves=measurement.curves,
-        groups=tuple(groups),
+        groups=groups,
         skipped=skipped,
         notes=left.notes + measurement.notes,
     )
-    return row, _with_mapped(predictions, left, quality, measurement), measurement
 
 
 def _only(dataset: RatedDataset, good: Sequence[Prediction]) -> RatedDataset:

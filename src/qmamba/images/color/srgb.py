@@ -7,6 +7,7 @@ from PIL import Image
 
 from qmamba.errors import ImageError
 from qmamba.images.color.profiles import ProfileError, SRGBTransform
+from qmamba.images.color.stated import read_stated_colors
 from qmamba.images.samples import (
     as_mode,
     bands,
@@ -38,6 +39,9 @@ def image_pixels(
     """
     notes: list[str] = []
     stored = stored_samples(image, low, notes)
+    stated = read_stated_colors(image)
+    if stored.profile is None and stated.names and not stated.is_srgb:
+        notes.append(f"colors taken as sRGB: {stated.names} not used")
     colors, alpha = stored.colors, stored.alpha
     if isinstance(colors, np.ndarray):
         assert not isinstance(alpha, Image.Image), "colors and alpha are of one depth"

@@ -40,6 +40,10 @@ def write_png(stream: BinaryIO, layers: ImageLayers) -> None:
     header = struct.pack(">IIBBBBB", layers.width, layers.height, layers.bits, color_type, 0, 0, 0)
     stream.write(b"\x89PNG\r\n\x1a\n")
     _chunk(stream, b"IHDR", header)
+    for kind, data in layers.stated.chunks:
+        # A profile and this chunk exclude each other.
+        if kind != "sRGB" or layers.profile is None:
+            _chunk(stream, kind.encode(), data)
     if layers.profile is not None:
         _chunk(stream, b"iCCP", b"ICC profile\0\0" + zlib.compress(layers.profile))
     density, exif, xmp = layers.metadata.density, layers.metadata.exif, layers.metadata.xmp

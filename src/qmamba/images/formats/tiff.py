@@ -11,15 +11,18 @@ Source: TIFF 6.0; Adobe's TIFF Technical Note 1 (sub-images); DNG 1.7.
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import io
 import os
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal
 
-from PIL import ExifTags, ImageFile, ImagePalette, TiffImagePlugin
+from PIL import ExifTags, Image, ImageFile, ImagePalette, TiffImagePlugin
 
 from qmamba.errors import ImageError
 from qmamba.images.formats.jpeg import read_layout
@@ -86,6 +89,7 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
         self.notes: list[str] = []
         """What is to be said about the file."""
         self._page_header: bytes | None = None
+        _silence_libtiff()
         self._choose(stream)
         stream.seek(0)
         try:
@@ -97,10 +101,17 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
             tags = getattr(self, "tag_v2", None)
             if "mode" not in str(error) or tags is None:
                 raise
+            said = ", ".join(
+                f"{title} {str(tags.get(number, usual))[:40]}"
+                for title, number, usual in (
+                    ("photometric interpretation", 262, "none"),
+                    ("bits", 258, 1),
+                    ("sample format", 339, 1),
+                    ("extra samples", 338, "none"),
+                )
+            )
             raise ImageError(
-                "the TIFF file arranges its samples in a way that is not supported (photometric "
-                f"interpretation {tags.get(262)}, bits {tags.get(258)}, sample format "
-                f"{tags.get(339, 1)}, extra samples {tags.get(338, 'none')})"
+                f"the TIFF file arranges its samples in a way that is not supported ({said})"
             ) from error
 
     def _open(self) -> None:
@@ -145,6 +156,17 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
         self.notes.append(f"{what} {number} used, because the first page is a preview")
         start = struct.pack(f"{order}{'Q' if big else 'I'}", chosen.offset)
         self._page_header = (head[:8] if big else head[:4]) + start
+
+
+@functools.cache
+def _silence_libtiff() -> None:
+    """Keep the library inside Pillow from printing; what it refuses Pillow raises as well."""
+    with suppress(AttributeError, OSError):
+        library = ctypes.CDLL(Image.core.__file__)
+        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+            handler = getattr(library, name)
+            handler.argtypes, handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+            handler(None)
 
 
 class _Redirected:

@@ -17,7 +17,8 @@ from PIL import ExifTags, Image, TiffImagePlugin
 
 from qmamba.errors import ImageError
 from qmamba.images.layers import ImageLayers
-from qmamba.images.metadata import STRUCTURE_TAGS
+from qmamba.images.metadata.exif import STRUCTURE_TAGS
+from qmamba.images.metadata.resources import IPTC_TAG, RESOURCES_TAG
 
 MAX_SIDE = 2**32 - 1
 
@@ -72,10 +73,18 @@ def write_tiff(stream: BinaryIO, layers: ImageLayers) -> None:
         tags[ExifTags.Base.XResolution] = across
         tags[ExifTags.Base.YResolution] = down
         tags[ExifTags.Base.ResolutionUnit] = _INCH
-    for tag, block in ((_XMP, layers.metadata.xmp), (_ICC_PROFILE, layers.profile)):
+    for tag, block in (
+        (_XMP, layers.metadata.xmp),
+        (_ICC_PROFILE, layers.profile),
+        (RESOURCES_TAG, layers.metadata.resources),
+        (IPTC_TAG, layers.metadata.iptc),
+    ):
         if block is not None:
             tags.tagtype[tag] = 1 if tag == _XMP else 7
             tags[tag] = block
+    geo = () if layers.metadata.geo is None else layers.metadata.geo.tags
+    for number, value in (*layers.stated.tags, *geo):
+        tags[number] = value
     if int(starts[-1]) + (1 << 20) + len(layers.profile or b"") > _MAX_FILE:
         raise ImageError("a TIFF file holds at most 4 GB and this image needs more, choose PNG")
     # Pillow moves the offsets behind the directory, which it writes first.

@@ -29,11 +29,15 @@ from qmamba.interop.onnx.graph import RestorationGraph, ScoreGraph, scan_layers,
 from qmamba.interop.onnx.libraries import library, require_libraries
 from qmamba.interop.onnx.verification import (
     TOLERANCE,
+    Comparison,
     ExportReport,
     compare,
+    greatest_difference,
     open_session,
+    sample_image,
     session_runner,
 )
+from qmamba.interop.onnx.weights import OLDEST_OPSET, WEIGHT_BITS, with_weight_bits
 from qmamba.models import IMAGE_MEAN, IMAGE_STD, ModelMetadata, Network, architecture_of
 from qmamba.restore import Restorer
 
@@ -71,6 +75,7 @@ def export_onnx(
     *,
     opset: int = DEFAULT_OPSET,
     static: tuple[int, int] | None = None,
+    weight_bits: int | None = None,
     tuned: str | Path | None = None,
 ) -> ExportReport:
     """Write a model as an ONNX file and check it in ONNX Runtime.
@@ -89,6 +94,9 @@ def export_onnx(
         path: the file to write or replace, which needs nothing beside it.
         opset: version of the standard operators, one of :data:`OPSETS`.
         static: fixed height and width instead of any.
+        weight_bits: 4 or 2 for weights of few bits (:mod:`qmamba.interop.onnx.weights`), which
+            change the results; by how much, the report says. The rounding of the weights is done
+            without data. Such a file needs ONNX Runtime and opset 21 or newer.
         tuned: a tuned file that is put on the model.
 
     Raises:
@@ -113,26 +121,26 @@ def export_onnx(
         raise ConfigError(f"opset is one of {', '.join(map(str, OPSETS))}, got {opset!r}.")
     if path.suffix.lower() != ".onnx":
         raise ConfigError(f"The name of an ONNX file ends in .onnx, got {str(path)!r}.")
+    if weight_bits is not None:
+        _check_bits(weight_bits, opset)
     require_writable(path)
     subject = _subject(_loaded(model, tuned))
     static = _static(static, subject)
     file = _traced(subject, opset, static)
     _describe(file, subject.metadata)
-    content = file.SerializeToString()
-    _check(content)
-    comparisons = compare(
-        session_runner(open_session(content)),
-        subject.ours,
-        _shapes(subject, static),
-        subject.unit,
-        images=isinstance(subject.graph, RestorationGraph),
-    )
-    worst = max(comparisons, key=lambda comparison: comparison.deviation)
-    if not worst.deviation <= TOLERANCE:
-        raise QMambaError(
-            f"The ONNX file deviates by {worst.deviation:.2g} from the network at an input of "
-            f"{worst.shape}, and {TOLERANCE:g} is the most; no file was written. Please report it "
-            "with the versions of torch, onnx and onnxruntime."
+    shapes = _shapes(subject, static)
+    content, comparisons = _checked(file, subject, subject.ours, shapes)
+    change = None
+    if weight_bits is not None:
+        packed, plain = with_weight_bits(file, weight_bits)
+        subject.metadata["qmamba.weight_bits"] = str(weight_bits)
+        _describe(packed, subject.metadata)
+        rounded = session_runner(open_session(plain.SerializeToString()))
+        content, comparisons = _checked(packed, subject, rounded, shapes)
+        run = session_runner(open_session(content))
+        change = tuple(
+            greatest_difference(run(image), subject.ours(image)) / subject.unit
+            for image in map(sample_image, shapes)
         )
     with atomic_write(path) as stream:
         stream.write(content)
@@ -143,7 +151,43 @@ def export_onnx(
         opset=opset,
         comparisons=comparisons,
         metadata=subject.metadata,
+        changes=change,
     )
+
+
+def _check_bits(bits: int, opset: int) -> None:
+    if bits not in WEIGHT_BITS:
+        raise ConfigError(f"weight_bits is 4 or 2, got {bits!r}.")
+    if opset < OLDEST_OPSET:
+        raise ConfigError(
+            f"Weights of few bits need opset {OLDEST_OPSET} or newer, got {opset}; leave opset out."
+        )
+
+
+def _checked(
+    file: ModelProto,
+    subject: _Subject,
+    expected: Callable[[Tensor], Tensor],
+    shapes: list[tuple[int, int, int, int]],
+) -> tuple[bytes, tuple[Comparison, ...]]:
+    """A file's content and how it compares, or an error if it deviates."""
+    content = file.SerializeToString()
+    library("onnx").checker.check_model(content, full_check=True)
+    comparisons = compare(
+        session_runner(open_session(content)),
+        expected,
+        shapes,
+        subject.unit,
+        images=isinstance(subject.graph, RestorationGraph),
+    )
+    worst = max(comparisons, key=lambda comparison: comparison.deviation)
+    if not worst.deviation <= TOLERANCE:
+        raise QMambaError(
+            f"The ONNX file deviates by {worst.deviation:.2g} from the network at an input of "
+            f"{worst.shape}, and {TOLERANCE:g} is the most; no file was written. Please report it "
+            "with the versions of torch, onnx and onnxruntime."
+        )
+    return content, comparisons
 
 
 def _loaded(model: Exportable, tuned: str | Path | None) -> Network:
@@ -310,7 +354,3 @@ def _describe(file: ModelProto, metadata: dict[str, str]) -> None:
     for key, text in metadata.items():
         entry = file.metadata_props.add()
         entry.key, entry.value = key, text
-
-
-def _check(content: bytes) -> None:
-    library("onnx").checker.check_model(content, full_check=True)

@@ -56,9 +56,10 @@ class ExportReport:
     comparisons: tuple[Comparison, ...]
     metadata: dict[str, str]
     """What the file says about itself."""
-    quantization_change: float | None = None
-    """With weights of few bits: the greatest difference that they make to the outputs above, in the
-    units of :data:`TOLERANCE`."""
+    changes: tuple[float, ...] | None = None
+    """With weights of few bits: the greatest difference between the file and the network in full
+    precision for each input, in the units of :data:`TOLERANCE`. The comparisons are then with a
+    file in float32 that has the rounded weights."""
 
     @property
     def deviation(self) -> float:
@@ -104,7 +105,7 @@ def compare(
     """
     found = []
     for shape in shapes:
-        image = test_image(shape)
+        image = sample_image(shape)
         results: dict[str, Tensor] = {}
         times: dict[str, list[float]] = {"file": [], "ours": []}
         for _ in range(_ROUNDS):
@@ -125,7 +126,7 @@ def compare(
     return tuple(found)
 
 
-def test_image(shape: tuple[int, int, int, int]) -> Tensor:
+def sample_image(shape: tuple[int, int, int, int]) -> Tensor:
     """Smooth structures with noise on top, in [0, 1], the same for the same shape."""
     generator = torch.Generator().manual_seed(_SEED)
     batch, channels, height, width = shape

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from qmamba.errors import ShapeError
 from qmamba.models.deiqt.config import PATCH, DEIQTConfig
 from qmamba.models.network import RatingNetwork
-from qmamba.nn.initialization import linear
+from qmamba.nn.initialization import linear, module_kwargs
 
 _EPSILON = 1e-6
 _LAYER_SCALE = 1e-4
@@ -31,8 +31,8 @@ class DEIQT(RatingNetwork):
         super().__init__()
         self.config = config = config or DEIQTConfig()
         dim = config.dim
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.pos_embed = nn.Parameter(torch.empty(1, config.patches, dim))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim, **module_kwargs()))
+        self.pos_embed = nn.Parameter(torch.empty(1, config.patches, dim, **module_kwargs()))
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, dim, PATCH, stride=PATCH)})
@@ -83,8 +83,8 @@ class _Block(nn.Module):
         self.norm1, self.norm2 = (nn.LayerNorm(dim, eps=_EPSILON) for _ in range(2))
         self.attn = _Attention(dim, heads)
         self.mlp = _Mlp(dim)
-        self.gamma_1 = nn.Parameter(torch.full((dim,), _LAYER_SCALE))
-        self.gamma_2 = nn.Parameter(torch.full((dim,), _LAYER_SCALE))
+        self.gamma_1 = nn.Parameter(torch.full((dim,), _LAYER_SCALE, **module_kwargs()))
+        self.gamma_2 = nn.Parameter(torch.full((dim,), _LAYER_SCALE, **module_kwargs()))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.gamma_1 * self.attn(self.norm1(x))
@@ -119,7 +119,7 @@ class _Panel(nn.Module):
     def __init__(self, config: DEIQTConfig) -> None:
         super().__init__()
         dim = config.dim
-        self.bunch_embedding = nn.Parameter(torch.empty(1, config.queries, dim))
+        self.bunch_embedding = nn.Parameter(torch.empty(1, config.queries, dim, **module_kwargs()))
         nn.init.trunc_normal_(self.bunch_embedding, std=0.02)
         layer = nn.TransformerDecoderLayer(
             dim,

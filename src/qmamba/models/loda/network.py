@@ -13,6 +13,7 @@ from qmamba.models.loda.config import STAGES, LoDaConfig
 from qmamba.models.network import RatingNetwork
 from qmamba.models.timm.config import BACKBONES
 from qmamba.models.timm.library import timm_library
+from qmamba.nn.initialization import module_kwargs
 
 _GRID = 7
 _DROPOUT = 0.1
@@ -58,10 +59,10 @@ class LoDa(RatingNetwork):
         self.vit.requires_grad_(False)
         self.cnn.requires_grad_(False)
         self.learner = _Learner(config)
-        self.register_buffer("output_scale", torch.ones(()))
-        self.register_buffer("output_shift", torch.zeros(()))
+        self.register_buffer("output_scale", torch.ones((), **module_kwargs()))
+        self.register_buffer("output_shift", torch.zeros((), **module_kwargs()))
         # Means of cosine, target, cosine squared and their product, and the weight of all batches.
-        self.register_buffer("moments", torch.zeros(5))
+        self.register_buffer("moments", torch.zeros(5, **module_kwargs()))
 
     def train(self, mode: bool = True) -> LoDa:
         super().train(mode)
@@ -114,7 +115,7 @@ class LoDa(RatingNetwork):
         """
         cosine = (outputs.detach().float() - self.output_shift) / self.output_scale
         target = targets.float()
-        one = torch.ones((), device=cosine.device)
+        one = torch.ones((), dtype=torch.float32, device=cosine.device)
         new = torch.stack([each.mean() for each in (cosine, target, cosine**2, cosine * target)])
         self.moments.lerp_(torch.cat([new, one[None]]), 1 - _MOMENTUM)
         x, y, xx, xy = self.moments[:4] / self.moments[4]
@@ -144,7 +145,7 @@ class _Learner(nn.Module):
         self.down_proj = nn.ModuleList(_Mlp(dim, width, width) for _ in range(depth))
         self.cross_attn = nn.ModuleList(_CrossAttention(width, config.heads) for _ in range(depth))
         self.up_proj = nn.ModuleList(_Mlp(width, dim, dim) for _ in range(depth))
-        self.scale_factor = nn.Parameter(torch.randn(depth, dim) * 0.02)
+        self.scale_factor = nn.Parameter(torch.randn(depth, dim, **module_kwargs()) * 0.02)
         self.head = _Direction(dim)
 
     def local_tokens(self, stages: list[Tensor]) -> Tensor:
@@ -191,4 +192,4 @@ class _Direction(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(dim, 1) * 0.02)
+        self.weight = nn.Parameter(torch.randn(dim, 1, **module_kwargs()) * 0.02)

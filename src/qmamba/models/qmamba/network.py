@@ -131,11 +131,7 @@ class QMamba(RatingNetwork):
         ``(batch, num_outputs)``, zeros where there is no such branch."""
         if self.classifier.statistics is None:
             return images.new_zeros(len(images), self.config.num_outputs, dtype=torch.float32)
-        mean, std = (
-            torch.tensor(values, dtype=torch.float32, device=images.device).view(3, 1, 1)
-            for values in (IMAGE_MEAN, IMAGE_STD)
-        )
-        return self.classifier.statistics(images.float() * std + mean)
+        return self.classifier.statistics(denormalized(images))
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The last map, normalized and averaged over its pixels: ``(batch, dims[-1])``."""
@@ -171,3 +167,12 @@ class QMamba(RatingNetwork):
 
     def _prompted(self, index: int, x: Tensor) -> Tensor:
         return x if self.prompts is None else self.prompts[index](x)
+
+
+def denormalized(images: Tensor) -> Tensor:
+    """Normalized images ``(batch, 3, height, width)`` as they were before, float32."""
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32, device=images.device).view(3, 1, 1)
+        for values in (IMAGE_MEAN, IMAGE_STD)
+    )
+    return images.float() * std + mean

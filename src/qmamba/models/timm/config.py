@@ -16,7 +16,7 @@ class Backbone:
     timm_name: str
     """Its name in timm."""
     family: str
-    """``"resnet"``, ``"vit"`` or ``"swin"``."""
+    """``"resnet"``, ``"vit"``, ``"swin"`` or ``"efficientnet"``."""
     dim: int
     """Channels of the first stage."""
     depths: tuple[int, ...]
@@ -43,10 +43,17 @@ BACKBONES: dict[str, Backbone] = {
     "swin-base": Backbone(
         "swin_base_patch4_window7_224", "swin", 128, (2, 2, 18, 2), 1024, 86_743_224
     ),
+    "efficientnet-lite0": Backbone(
+        "tf_efficientnet_lite0", "efficientnet", 32, (1, 2, 2, 3, 3, 4, 1), 1280, 3_371_008
+    ),
+    "efficientnet-lite2": Backbone(
+        "tf_efficientnet_lite2", "efficientnet", 32, (1, 3, 3, 4, 4, 5, 1), 1280, 4_811_072
+    ),
 }
-"""The nine backbones of the paper's tables by our names."""
+"""The nine backbones of the paper's tables by our names, and two small ones whose ImageNet weights
+are Python packages."""
 
-HEADS = {"resnet": "fc", "vit": "head", "swin": "head.fc"}
+HEADS = {"resnet": "fc", "vit": "head", "swin": "head.fc", "efficientnet": "classifier"}
 """Where timm keeps the head of each family."""
 
 FIXED_SIDE = 224
@@ -90,8 +97,8 @@ class TimmConfig(NetworkConfig):
 
     @property
     def image_size(self) -> int | None:
-        """224 for ViT and Swin Transformer, None for a ResNet, which takes any size."""
-        return None if self.network.family == "resnet" else FIXED_SIDE
+        """224 for ViT and Swin Transformer, None for the others, which take any size."""
+        return FIXED_SIDE if self.network.family in ("vit", "swin") else None
 
     @property
     def parameters(self) -> int:

@@ -1,9 +1,9 @@
-"""State dicts of ResNet, ViT and Swin Transformer from timm, torchvision and their authors."""
+"""State dicts of the backbones from timm, torchvision and their authors."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Size, Tensor
 
@@ -19,11 +19,36 @@ _MARKS = {
     "resnet": "layer1.0.bn3.weight",
     "vit": "blocks.0.attn.qkv.weight",
     "swin": "layers.0.blocks.0.attn.relative_position_bias_table",
+    "efficientnet": "blocks.0.0.conv_dw.weight",
 }
 _BUFFERS = ("relative_position_index", "attn_mask")
 _OLD_SWIN = "layers.0.downsample.reduction.weight"
 _DOWNSAMPLE = re.compile(r"^layers\.(\d)\.downsample\.")
 _OLD_SWIN_HEAD = re.compile(r"^head\.(weight|bias)$")
+# EfficientNet-Lite as published numbers its blocks through and calls its layers otherwise.
+_PUBLISHED_EFFICIENTNET = "_blocks.0._depthwise_conv.weight"
+_PUBLISHED_BLOCK = re.compile(r"^_blocks\.(\d{1,3})\.(_\w+)\.(\w+)$")
+_FIRST_STAGE = {
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn1",
+    "_project_conv": "conv_pw",
+    "_bn2": "bn2",
+}
+_OTHER_STAGES = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+_AROUND = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
 _COUNTER = "num_batches_tracked"
 
 
@@ -40,13 +65,15 @@ def convert_timm(content: Mapping[str, Tensor]) -> Conversion:
     """
     plain = {key.removeprefix(_WRAPPER): key for key in content}
     old_swin = _OLD_SWIN in plain
+    published = _PUBLISHED_EFFICIENTNET in plain
+    places = _efficientnet_places(plain) if published else []
     state: dict[str, Tensor] = {}
     dropped, converted = [], []
     for key, original in plain.items():
         if key.endswith(_BUFFERS):
             dropped.append(original)
             continue
-        ours = key
+        ours = _efficientnet_key(key, places) if published else key
         if old_swin:
             ours = _DOWNSAMPLE.sub(lambda match: f"layers.{int(match[1]) + 1}.downsample.", ours)
             ours = _OLD_SWIN_HEAD.sub(r"head.fc.\1", ours)
@@ -56,11 +83,30 @@ def convert_timm(content: Mapping[str, Tensor]) -> Conversion:
     return Conversion("timm", state, tuple(dropped), tuple(converted))
 
 
+def _efficientnet_places(keys: Iterable[str]) -> list[tuple[int, int]]:
+    """Stage and block of each block that is numbered through; none for an unknown number."""
+    numbers = {int(match[1]) for key in keys if (match := _PUBLISHED_BLOCK.match(key))}
+    for backbone in BACKBONES.values():
+        if backbone.family == "efficientnet" and sum(backbone.depths) == len(numbers):
+            return [(s, i) for s, depth in enumerate(backbone.depths) for i in range(depth)]
+    raise CheckpointError(f"The EfficientNet-Lite has {len(numbers)} blocks; 16 and 21 are known.")
+
+
+def _efficientnet_key(key: str, places: list[tuple[int, int]]) -> str:
+    match = _PUBLISHED_BLOCK.match(key)
+    if match and int(match[1]) < len(places):
+        stage, block = places[int(match[1])]
+        name = (_OTHER_STAGES if stage else _FIRST_STAGE).get(match[2], match[2])
+        return f"blocks.{stage}.{block}.{name}.{match[3]}"
+    layer, _, last = key.rpartition(".")
+    return f"{_AROUND.get(layer, layer)}.{last}"
+
+
 def infer_timm_config(state: Mapping[str, Tensor]) -> TimmConfig:
     """The configuration, with one output, of a converted state dict.
 
     Raises:
-        CheckpointError: its widths and depths are those of none of the nine backbones.
+        CheckpointError: its widths and depths are those of none of the known backbones.
     """
     plain = {key.removeprefix(PREFIX): tensor for key, tensor in state.items()}
     family = _family(plain)
@@ -71,6 +117,9 @@ def infer_timm_config(state: Mapping[str, Tensor]) -> TimmConfig:
         elif family == "vit":
             dim = size_of(plain, "blocks.0.attn.qkv.weight", 1)
             depths = (_blocks(plain, r"blocks\.(\d+)\."),)
+        elif family == "efficientnet":
+            dim = size_of(plain, "conv_stem.weight", 0)
+            depths = tuple(_blocks(plain, rf"blocks\.{i}\.(\d+)\.") for i in range(7))
         else:
             dim = size_of(plain, "layers.0.blocks.0.norm1.weight", 0)
             depths = tuple(_blocks(plain, rf"layers\.{i}\.blocks\.(\d+)\.") for i in range(4))
@@ -106,6 +155,8 @@ def refit_timm(
 
 def _family(state: Mapping[str, Tensor]) -> str | None:
     keys = {key.removeprefix(_WRAPPER) for key in state}
+    if _PUBLISHED_EFFICIENTNET in keys:
+        return "efficientnet"
     return next((family for family, mark in _MARKS.items() if mark in keys), None)
 
 

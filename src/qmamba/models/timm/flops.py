@@ -1,4 +1,4 @@
-"""Multiply-adds of ResNet, ViT and Swin Transformer with the rules of :mod:`qmamba.models.flops`.
+"""Multiply-adds of the backbones with the rules of :mod:`qmamba.models.flops`.
 
 A batch norm, folded into nothing, costs 2 per element, as in fvcore; the products of attention are
 matrix products, its softmax costs nothing.
@@ -14,6 +14,13 @@ from qmamba.models.timm.config import FIXED_SIDE, TimmConfig
 
 _BATCH_NORM = 2
 _LAYER_NORM = 5
+_EFFICIENTNET_WIDTHS = {
+    "efficientnet-lite0": (16, 24, 40, 80, 112, 192, 320),
+    "efficientnet-lite2": (16, 24, 48, 88, 120, 208, 352),
+}
+"""Channels after each stage."""
+_EXPANSION = 6
+_STRIDES, _SIDES = (1, 2, 2, 2, 1, 2, 1), (3, 3, 5, 3, 5, 5, 3)
 _VIT_PATCH = 16
 _SWIN_PATCH = 4
 _SWIN_WINDOW = 7
@@ -53,6 +60,8 @@ def _by_kind(config: TimmConfig, height: int, width: int) -> BackboneFlops:
     head = BackboneFlops(linear=backbone.features * config.num_outputs)
     if backbone.family == "resnet":
         return _resnet(backbone.dim, backbone.depths, height, width) + head
+    if backbone.family == "efficientnet":
+        return _efficientnet(_EFFICIENTNET_WIDTHS[config.backbone], config, height, width) + head
     if backbone.family == "vit":
         return _vit(backbone.dim, sum(backbone.depths)) + head
     return _swin(backbone.dim, backbone.depths) + head
@@ -81,6 +90,32 @@ def _resnet(dim: int, depths: tuple[int, ...], height: int, width: int) -> Backb
             total += BackboneFlops(convolution, 0, _BATCH_NORM * elements)
             previous = outer
     return total + BackboneFlops(normalization=previous * rows * columns)
+
+
+def _efficientnet(
+    widths: tuple[int, ...], config: TimmConfig, height: int, width: int
+) -> BackboneFlops:
+    backbone = config.network
+    rows, columns = half(height), half(width)
+    total = BackboneFlops(
+        27 * backbone.dim * rows * columns, 0, _BATCH_NORM * backbone.dim * rows * columns
+    )
+    previous = backbone.dim
+    for stage, (depth, outer) in enumerate(zip(backbone.depths, widths, strict=True)):
+        for block in range(depth):
+            inner = previous * (_EXPANSION if stage else 1)
+            before = rows * columns
+            if _STRIDES[stage] == 2 and not block:
+                rows, columns = half(rows), half(columns)
+            pixels = rows * columns
+            widening = previous * inner * before if stage else 0
+            convolution = widening + (_SIDES[stage] ** 2 + outer) * inner * pixels
+            elements = (inner * before if stage else 0) + (inner + outer) * pixels
+            total += BackboneFlops(convolution, 0, _BATCH_NORM * elements)
+            previous = outer
+    pixels = rows * columns
+    head = backbone.features * pixels
+    return total + BackboneFlops(previous * head, 0, (_BATCH_NORM + 1) * head)
 
 
 def _vit(dim: int, depth: int) -> BackboneFlops:

@@ -1,4 +1,4 @@
-"""ResNet, ViT and Swin Transformer with a linear head, to compare QMamba with."""
+"""Backbones of timm with a linear head, to compare QMamba with."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qmamba.errors import ShapeError
 from qmamba.models.network import RatingNetwork
+from qmamba.models.qmamba.network import IMAGE_MEAN, IMAGE_STD
 from qmamba.models.timm.config import TimmConfig
 from qmamba.models.timm.library import timm_library
 
@@ -44,8 +45,8 @@ class TimmBackbone(RatingNetwork):
 
         Args:
             images: ``(batch, 3, height, width)``, 224 x 224 for ViT and Swin, any sides of at least
-                32 for a ResNet; sRGB in [0, 1] normalized by :data:`~qmamba.models.IMAGE_MEAN` and
-                :data:`~qmamba.models.IMAGE_STD`.
+                32 for the others; sRGB in [0, 1] normalized by
+                :data:`~qmamba.models.IMAGE_MEAN` and :data:`~qmamba.models.IMAGE_STD`.
 
         Returns:
             ``(batch, num_outputs)``.
@@ -59,6 +60,8 @@ class TimmBackbone(RatingNetwork):
     def forward_features(self, images: Tensor) -> Tensor:
         """What the head sees: ``(batch, features)``, pooled over the image."""
         self._require_shape(images)
+        if self.config.network.family == "efficientnet":
+            images = _to_unit_range(images)
         maps = self.network.forward_features(images)
         features: Tensor = self.network.forward_head(maps, pre_logits=True)
         return features
@@ -75,6 +78,12 @@ class TimmBackbone(RatingNetwork):
                 f"A {self.config.backbone} takes images of {side} x {side} pixels, got "
                 f"{images.shape[2]} x {images.shape[3]}."
             )
+
+
+def _to_unit_range(images: Tensor) -> Tensor:
+    """From the normalization of all models here to that of EfficientNet-Lite, [-1, 1]."""
+    mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    return (images * std + mean) * 2 - 1
 
 
 def _network(config: TimmConfig) -> Any:

@@ -16,7 +16,7 @@ from qmamba.models import Network, QMamba, create_model
 from qmamba.training.stream import derived_seed
 
 _OUTPUT = re.compile(
-    r"(^|\.)(classifier\.(head|statistics\.fc2)|network\.(head|fc|head\.fc))\.(weight|bias)$"
+    r"(^|\.)(classifier\.(head|statistics\.fc2)|network\.(head|fc|head\.fc|classifier))\.(weight|bias)$"
 )
 
 

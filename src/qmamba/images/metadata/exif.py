@@ -1,27 +1,16 @@
-"""What an image file says about its image, kept apart from the pixels: EXIF, XMP, density, text.
+"""EXIF blocks, patched in place: maker notes hold offsets that a rewritten block would break.
 
-Pixels that are read are upright, and after restoration they may have another size.  So the EXIF
-orientation and XMP's are set to 1, EXIF's pixel sizes follow the image, and EXIF's thumbnail is
-taken out.  Everything else stays byte for byte: EXIF blocks are patched in place, because maker
-notes hold offsets that a rewritten block would break.  A TIFF file has no block of its own, so one
-is made of its descriptive tags.
+A TIFF file has no block of its own, so one is made of its descriptive tags.
 """
 
 from __future__ import annotations
 
-import re
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
 
-from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin
+from PIL import ExifTags, Image, TiffImagePlugin
 
 _PREFIX = b"Exif\0\0"
 _SHORT, _LONG = 3, 4
-_INCH, _CENTIMETRE = 2, 3
-_PER_INCH = {_INCH: 1.0, _CENTIMETRE: 2.54}
-_JFIF_UNITS = (1, 2)
 _WIDTHS = (ExifTags.Base.ImageWidth, ExifTags.Base.ExifImageWidth)
 _HEIGHTS = (ExifTags.Base.ImageLength, ExifTags.Base.ExifImageHeight)
 STRUCTURE_TAGS = frozenset(
@@ -35,50 +24,6 @@ STRUCTURE_TAGS = frozenset(
     )
 )
 """Tags of a TIFF directory that say how the samples lie and hold for no other image."""
-
-_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*=\s*[\"']|<tiff:Orientation>\s*)\d+")
-
-
-@dataclass(frozen=True)
-class ImageMetadata:
-    """What is known about an image beside its pixels and its color profile."""
-
-    exif: bytes | None = None
-    """EXIF block, from its byte-order mark on; orientation 1, no thumbnail."""
-    xmp: bytes | None = None
-    """XMP packet, UTF-8; orientation 1."""
-    density: tuple[float, float] | None = None
-    """Pixels per inch, horizontally and vertically."""
-    texts: tuple[tuple[str, str], ...] = ()
-    """Keywords and texts of a PNG file; the comment of a JPEG or GIF has the keyword "Comment"."""
-
-    def resized(self, width: int, height: int) -> ImageMetadata:
-        """The same for an image of another size; a damaged EXIF block is left out."""
-        exif = None if self.exif is None else patched_exif(self.exif, width, height)
-        return replace(self, exif=exif)
-
-
-def read_metadata(image: Image.Image, width: int, height: int, notes: list[str]) -> ImageMetadata:
-    """The metadata of a loaded image that is `width` x `height` pixels when upright.
-
-    What is damaged or has no place is left out and named in `notes`.
-    """
-    exif = None
-    block = _exif_block(image)
-    if block:
-        exif = patched_exif(block, width, height)
-        if exif is None:
-            notes.append("EXIF data dropped: it is damaged")
-    xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
-    if isinstance(xmp, str):
-        xmp = xmp.encode("utf-8", "surrogateescape")
-    if isinstance(xmp, bytes) and xmp:
-        xmp = _XMP_ORIENTATION.sub(rb"\g<1>1", xmp.rstrip(b"\0"))
-    else:
-        xmp = None
-    if image.info.get("photoshop"):
-        notes.append("Photoshop and IPTC data dropped")
-    return ImageMetadata(exif, xmp, _density(image), tuple(_texts(image)))
 
 
 def patched_exif(block: bytes, width: int, height: int) -> bytes | None:
@@ -150,7 +95,7 @@ def _wipe_thumbnail(data: bytearray, order: str, start: int) -> None:
         data[place:end] = b"" if end == len(data) else bytes(end - place)
 
 
-def _exif_block(image: Image.Image) -> bytes | None:
+def exif_block(image: Image.Image) -> bytes | None:
     """The image's EXIF block from its byte-order mark on; b"?" where it cannot be read."""
     try:
         stored = image.info.get("exif")
@@ -176,44 +121,3 @@ def _descriptive_exif(image: TiffImagePlugin.TiffImageFile) -> bytes | None:
         if tag in STRUCTURE_TAGS or tag > 0xFFFF or tag >= 50_000:
             del tags[tag]
     return tags.tobytes() if len(tags) else None
-
-
-def _density(image: Image.Image) -> tuple[float, float] | None:
-    try:
-        across, down = (float(value) for value in _stored_density(image))
-    except Exception:
-        # None is stored, or it is damaged, for which Pillow raises many kinds of errors.
-        return None
-    return (across, down) if 0 < across < 1e6 and 0 < down < 1e6 else None
-
-
-def _stored_density(image: Image.Image) -> Any:
-    """Pixels per inch as the file has them, two numbers; an exception where it has none.
-
-    Pillow makes up 1 for a TIFF without resolution, and 72 for a JPEG whose EXIF block has none.
-    """
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        tags = image.tag_v2
-        if ExifTags.Base.XResolution not in tags or ExifTags.Base.YResolution not in tags:
-            raise KeyError("resolution")
-    if isinstance(image, JpegImagePlugin.JpegImageFile) and (
-        image.info.get("jfif_unit") not in _JFIF_UNITS
-    ):
-        exif = image.getexif()
-        across = float(exif[ExifTags.Base.XResolution])
-        down = float(exif.get(ExifTags.Base.YResolution, across))
-        per_inch = _PER_INCH[exif.get(ExifTags.Base.ResolutionUnit, _INCH)]
-        return across * per_inch, down * per_inch
-    return image.info["dpi"]
-
-
-def _texts(image: Image.Image) -> Iterator[tuple[str, str]]:
-    comment = image.info.get("comment")
-    if isinstance(comment, bytes) and comment:
-        yield "Comment", comment.rstrip(b"\0").decode("utf-8", "replace")
-    texts = getattr(image, "text", None)
-    if isinstance(texts, dict):
-        for keyword, text in texts.items():
-            own_place = keyword.startswith(("XML:", "Raw profile type")) or keyword == "exif"
-            if not own_place:
-                yield str(keyword), str(text)

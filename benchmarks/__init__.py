@@ -1,0 +1,1 @@
+"""What was measured: `python -m benchmarks.NAME --help`, from the root of the repository."""
