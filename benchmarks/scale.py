@@ -73,8 +73,8 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "qmamba", *map(str, arguments)]
 
 
-def timed(arguments: list[str]) -> tuple[float, float]:
-    """Seconds and peak megabytes (of its largest process) of a command."""
+def timed(arguments: list[str]) -> tuple[float, float, float]:
+    """Seconds, processor seconds of all its processes, and peak megabytes of the largest."""
     started = time.perf_counter()
     with subprocess.Popen(arguments, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
@@ -83,11 +83,15 @@ def timed(arguments: list[str]) -> tuple[float, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise SystemExit(f"`{' '.join(arguments)}` ended with {process.returncode}: {message}")
-    return time.perf_counter() - started, usage.ru_maxrss / 1024
+    processor = usage.ru_utime + usage.ru_stime
+    return time.perf_counter() - started, processor, usage.ru_maxrss / 1024
 
 
 def profile(folder: Path, number: int, rounds: int) -> dict[str, Any]:
-    """Milliseconds per image of each step on one thread; medians over the rounds, in turns."""
+    """Processor milliseconds per image of each step on one thread; medians, in turns.
+
+    Processor time and not that of the clock, so that other work on the machine matters less.
+    """
     from qmamba.assess import Scorer, parse_policy
     from qmamba.images import read_draft, read_image
 
@@ -97,9 +101,9 @@ def profile(folder: Path, number: int, rounds: int) -> dict[str, Any]:
     rows: dict[str, list[float]] = {}
 
     def step(name: str, work: Callable[[], object]) -> None:
-        started = time.perf_counter()
+        started = time.process_time()
         work()
-        rows.setdefault(name, []).append(1e3 * (time.perf_counter() - started) / number)
+        rows.setdefault(name, []).append(1e3 * (time.process_time() - started) / number)
 
     default = Scorer.from_pretrained(MODEL, precision="int8")
     plain = Scorer.from_pretrained(MODEL)
@@ -120,7 +124,8 @@ def profile(folder: Path, number: int, rounds: int) -> dict[str, Any]:
         step("network int8, fast, 8 share", lambda: list(shared.score_prepared(views["fast"])))
         step("all, int8, ten crops", lambda: list(default(list(map(str, paths)))))
         step("all, int8, fast", lambda: list(fast(list(map(str, paths)))))
-    return {"milliseconds_per_image": {k: statistics.median(v) for k, v in rows.items()}}
+    medians = {name: statistics.median(values) for name, values in rows.items()}
+    return {"images": number, "rounds": rounds, "processor_milliseconds_per_image": medians}
 
 
 def throughput(folder: Path, number: int, rounds: int) -> dict[str, Any]:
@@ -141,6 +146,7 @@ def throughput(folder: Path, number: int, rounds: int) -> dict[str, Any]:
         ],
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
+    processor: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds):
         for place, (name, options) in enumerate(ways.items()):
             spent = []
@@ -148,8 +154,9 @@ def throughput(folder: Path, number: int, rounds: int) -> dict[str, Any]:
                 suffix = "" if "--shards" in options else ".csv"
                 output = folder / f"out-{turn}-{place}-{source}{suffix}"
                 arguments = command("score", folder / source, "-o", output, "--model", MODEL)
-                spent.append(timed([*arguments, *options])[0])
-            seconds[name].append(spent[0] - spent[1])
+                spent.append(timed([*arguments, *options]))
+            seconds[name].append(spent[0][0] - spent[1][0])
+            processor[name].append(spent[0][1] - spent[1][1])
     pace = {name: (number - 1) / statistics.median(values) for name, values in seconds.items()}
     first = pace["one process, fp32"]
     return {
@@ -157,6 +164,9 @@ def throughput(folder: Path, number: int, rounds: int) -> dict[str, Any]:
         "cores": int(cores),
         "images_per_second": pace,
         "ratio": {name: value / first for name, value in pace.items()},
+        "processor_seconds_per_image": {
+            name: statistics.median(values) / (number - 1) for name, values in processor.items()
+        },
     }
 
 
@@ -172,7 +182,7 @@ def memory(folder: Path, sizes: list[int]) -> dict[str, Any]:
             os.link(originals[index % len(originals)], links / f"{index:07}.jpg")
         options = ["--shards", "--processes", "1", "--policy", "fast", "--model", MODEL]
         out = folder / f"memory-{size}"
-        peaks[size] = timed(command("score", links, "-o", out, *options))[1]
+        peaks[size] = timed(command("score", links, "-o", out, *options))[2]
     return {"peak_megabytes": peaks, "ratio": peaks[sizes[-1]] / peaks[sizes[0]]}
 
 
@@ -200,9 +210,10 @@ def planning(folder: Path, number: int) -> dict[str, Any]:
     plan, resume = timed(arguments), timed(arguments)
     return {
         "names": number,
-        "start": {"seconds": start[0], "megabytes": start[1]},
-        "plan": {"seconds": plan[0], "megabytes": plan[1]},
-        "resume": {"seconds": resume[0], "megabytes": resume[1]},
+        **{
+            name: {"seconds": spent[0], "processor_seconds": spent[1], "megabytes": spent[2]}
+            for name, spent in {"start": start, "plan": plan, "resume": resume}.items()
+        },
     }
 
 

@@ -160,5 +160,6 @@ def test_short_forms() -> None:
     assert parse_policy("crops:5,layout=random") == CropsPolicy(count=5, layout="random")
     assert parse_policy("resize:384") == ResizePolicy(384)
     assert parse_policy("paper") == CropsPolicy(size=224, count=10, layout="random")
+    assert str(parse_policy("fast")).endswith("count=1,layout=fixed,shorter=512,draft=yes)")
     base = CropsPolicy(size=32, count=2, shorter=384, seed=3)
     assert parse_policy("paper", base) == CropsPolicy(224, 10, "random", seed=3, shorter=384)

@@ -11,6 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from qmamba.inference import Precision, prepare
 from qmamba.models import create_model, model_config
 from qmamba.models.mambair.config import MambaIRConfig
+from qmamba.ops.out_of_memory import is_out_of_memory
 from qmamba.restore import memory
 
 
@@ -88,4 +89,4 @@ def test_container_limits_count(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_counts_as_out_of_memory(error: BaseException, expected: bool) -> None:
-    assert memory.is_out_of_memory(error) == expected
+    assert is_out_of_memory(error) == expected

@@ -11,6 +11,7 @@ from torch import Tensor
 from qmamba.assess.views import ImageViews
 from qmamba.errors import ImageError, QMambaError
 from qmamba.images import normalize
+from qmamba.ops.out_of_memory import is_out_of_memory
 
 PIXELS_PER_CALL = 4_194_304
 """Pixels that one call of the network takes at most (83 crops of 224), unless one view has more.
@@ -64,15 +65,9 @@ def through(
     try:
         return [network(normalize(part.to(parameter))) for part in views.split(chunk)]
     except (RuntimeError, MemoryError) as error:
-        if not _out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise ImageError(
             f"The memory of {parameter.device} is too small for {min(chunk, count)} views of "
             f"{width} x {height} pixels; choose a policy with smaller views."
         ) from error
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        "can't allocate memory" in str(error)
-    )

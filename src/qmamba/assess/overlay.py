@@ -10,7 +10,7 @@ from qmamba.assess.maps import QualityMap
 from qmamba.assess.views import ImageFile
 from qmamba.errors import ConfigError
 from qmamba.images import read_image
-from qmamba.images.samples import reduced
+from qmamba.images.samples import eight_bits
 
 COLORS = (
     "440154 48186a 472d7b 424086 3b528b 33638d 2c728e 26828e 21918c 1fa088 28ae80 3fbc73 5ec962 "
@@ -66,9 +66,7 @@ def overlay(
     if not 0 <= opacity <= 1:
         raise ConfigError(f"The opacity must be from 0 to 1, got {opacity!r}.")
     pixels = read_image(image, max_pixels=max(1, quality.score.width * quality.score.height)).pixels
-    if pixels.dtype == np.uint16:
-        pixels = reduced(pixels)
-    below = Image.fromarray(pixels)
+    below = Image.fromarray(eight_bits(pixels))
     below.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     gray = np.asarray(below.convert("L"), np.float32)[..., None]
     colors = Image.fromarray(colorize(quality)).resize(below.size, Image.Resampling.NEAREST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated
 
 import typer
@@ -27,6 +28,7 @@ from qmamba.cli.restoration.quantize import quantize
 from qmamba.cli.restoration.restore import restore
 from qmamba.cli.restoration.train_restoration import train_restoration_command
 from qmamba.cli.scale.scores import scores, select
+from qmamba.cli.serve import serve
 
 app = typer.Typer(
     name="qmamba",
@@ -40,6 +42,7 @@ for _command in (
     score,
     report,
     compare,
+    serve,
     models,
     backends,
     train,
@@ -81,4 +84,6 @@ def _options(
 
 def main() -> None:
     """Run the command line; the process ends with its exit code."""
+    # What Pillow warns of is a note or an error of the image's row.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     app(prog_name="qmamba")

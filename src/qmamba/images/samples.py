@@ -194,6 +194,11 @@ def reduced(samples: np.ndarray) -> np.ndarray:
     return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
+def eight_bits(samples: np.ndarray) -> np.ndarray:
+    """Samples of 8 bits from those of 8 or 16."""
+    return reduced(samples) if samples.dtype == np.uint16 else samples
+
+
 def bands(width: int, height: int) -> list[tuple[int, int]]:
     """Row ranges of a bounded number of pixels, so that no second whole copy is ever made."""
     step = max(1, _BAND_PIXELS // width)

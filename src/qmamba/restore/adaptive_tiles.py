@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from qmamba.errors import ImageError, QMambaError
-from qmamba.restore.memory import is_out_of_memory, release
+from qmamba.ops.out_of_memory import is_out_of_memory
+from qmamba.restore.memory import release
 from qmamba.restore.tiles import MIN_TILE, RestoreTile, TilePlan, blended, plan_tiles
 
 Progress: TypeAlias = Callable[[int, int], None]

@@ -22,12 +22,6 @@ _FLOAT = 4
 # block, because convolutions reorder their inputs and freed memory is kept for the next maps.
 _OVERHEAD = 2.25
 _BFLOAT16 = 0.6
-_OUT_OF_MEMORY = (
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-    "cannot allocate memory",
-)
 
 
 def bytes_per_pixel(config: RestorationConfig, precision: Precision = "fp32") -> int:
@@ -64,14 +58,6 @@ def free_memory(device: torch.device) -> int:
         limit = torch.mps.recommended_max_memory()
         return max(0, int(limit) - int(torch.mps.driver_allocated_memory()))
     return _free_main_memory() or _UNKNOWN_MEMORY
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice, on whatever device."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(phrase in text for phrase in _OUT_OF_MEMORY)
 
 
 def release(device: torch.device) -> None:

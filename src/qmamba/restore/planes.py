@@ -87,6 +87,21 @@ class PlaneNetwork:
         enlarged = self._colors(alpha, margins) if self.alpha == "restore" else self._resized(alpha)
         return self._finished(torch.cat([restored, enlarged]))
 
+    def notes(self, channels: int, with_alpha: bool) -> list[str]:
+        """What is to be said about planes that the network was not made for."""
+        notes = []
+        if self.scale != self.network_scale:
+            notes.append(
+                f"enlarged by {self.network_scale} and reduced to {self.scale} by bicubic "
+                "interpolation"
+            )
+        kept = "kept" if self.scale == 1 else "enlarged by bicubic interpolation"
+        if channels == 3 and self.channels == 1:
+            notes.append(f"luma restored, chroma {kept}")
+        if with_alpha:
+            notes.append("alpha restored" if self.alpha == "restore" else f"alpha {kept}")
+        return notes
+
     def _finished(self, planes: Tensor) -> Tensor:
         if not bool(torch.isfinite(planes).all()):
             raise ImageError("the network's output for this image is not finite")

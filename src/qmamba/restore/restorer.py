@@ -269,6 +269,7 @@ class Restorer(Publishable):
             result[row : row + band.shape[1]] = np.moveaxis(values, 0, 2)
 
         plan = self._plan(layers.height, layers.width)
+        treatment = self._planes.notes(layers.colors.shape[2], layers.alpha is not None)
         mirrored = needs_margin(layers.colors, top)
 
         def restore_tile(rows: slice, columns: slice) -> Tensor:
@@ -292,7 +293,7 @@ class Restorer(Publishable):
                 colors=colors,
                 alpha=alpha,
                 metadata=metadata,
-                notes=(*layers.notes, *self._treatment(layers), *_tiling_notes(plan, used)),
+                notes=(*layers.notes, *treatment, *_tiling_notes(plan, used)),
             ),
             task=self.task,
             scale=scale,
@@ -405,27 +406,6 @@ class Restorer(Publishable):
         if isinstance(image, (Image.Image, np.ndarray, Tensor)):
             return layers_of(image)
         return read_layers(image, max_pixels=self.max_pixels)
-
-    def _treatment(self, layers: ImageLayers) -> list[str]:
-        """What is to be said about the layers that the network was not made for."""
-        notes = []
-        if self.scale != self.config.scale:
-            notes.append(
-                f"enlarged by {self.config.scale} and reduced to {self.scale} by bicubic "
-                "interpolation"
-            )
-        channels = layers.colors.shape[2]
-        if channels == 3 and self.config.channels == 1:
-            kept = "kept" if self.scale == 1 else "enlarged by bicubic interpolation"
-            notes.append(f"luma restored, chroma {kept}")
-        if layers.alpha is not None:
-            if self._planes.alpha == "restore":
-                notes.append("alpha restored")
-            else:
-                notes.append(
-                    "alpha kept" if self.scale == 1 else "alpha enlarged by bicubic interpolation"
-                )
-        return notes
 
 
 def _tiling_notes(planned: TilePlan, used: TilePlan) -> list[str]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 
-import numpy as np
 from PIL import Image
 
 from qmamba.assess.views import ImageFile
 from qmamba.images import DEFAULT_MAX_PIXELS, read_image
-from qmamba.images.samples import reduced
+from qmamba.images.samples import eight_bits
 
 
 def small_image(
@@ -21,7 +20,7 @@ def small_image(
         ImageError: the image cannot be decoded.
     """
     pixels = read_image(source, max_pixels=max_pixels).pixels
-    image = Image.fromarray(reduced(pixels) if pixels.dtype == np.uint16 else pixels)
+    image = Image.fromarray(eight_bits(pixels))
     if max(image.size) > side:
         image.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
     return image

@@ -15,7 +15,7 @@ from qmamba.errors import DataError, QMambaError
 from qmamba.evaluation.comparison import compare_images
 from qmamba.evaluation.restoration.protocol import judge
 from qmamba.images import ImageLayers, read_layers
-from qmamba.images.samples import reduced
+from qmamba.images.samples import eight_bits
 from qmamba.restore import Job, RestoredRow
 from qmamba.restore.degradations import enlarge
 
@@ -107,7 +107,7 @@ def compared(row: RestoredRow, original: ImageLayers, decoded: ImageLayers) -> s
     assert row.restored is not None, "only a restored image can be compared"
     scale = row.restored.scale
     result, before, clean = (
-        _eight_bits(layers.colors)
+        eight_bits(layers.colors)
         for layers in (
             read_layers(row.output, max_pixels=UNLIMITED),
             decoded,
@@ -144,7 +144,3 @@ def _judged(pixels: np.ndarray, clean: np.ndarray, border: int = 0) -> str:
     planes = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None] / 255
     figure = judge(planes, clean, border=border)
     return f"PSNR {figure.psnr:.2f} dB, SSIM {figure.ssim:.4f}"
-
-
-def _eight_bits(pixels: np.ndarray) -> np.ndarray:
-    return reduced(pixels) if pixels.dtype == np.uint16 else pixels

@@ -14,7 +14,7 @@ from qmamba.errors import DataError
 from qmamba.evaluation.comparison.gain import Gain, gain
 from qmamba.evaluation.metrics.fidelity import psnr
 from qmamba.images import DEFAULT_MAX_PIXELS, read_image
-from qmamba.images.samples import reduced
+from qmamba.images.samples import eight_bits
 from qmamba.restore.degradations.resize import resize_bicubic
 
 Pixels = NDArray[np.uint8]
@@ -105,5 +105,4 @@ def returned(result: Pixels, source: Pixels) -> float:
 
 
 def _pixels(image: ImageFile, max_pixels: int) -> Pixels:
-    pixels = read_image(image, max_pixels=max_pixels).pixels
-    return reduced(pixels) if pixels.dtype == np.uint16 else pixels
+    return eight_bits(read_image(image, max_pixels=max_pixels).pixels)

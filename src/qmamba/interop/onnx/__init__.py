@@ -5,6 +5,7 @@ Runtime at sizes that it was not traced at, and keeps it only if it computes wha
 """
 
 from qmamba.interop.onnx.export import DEFAULT_OPSET, OPSETS, export_onnx
+from qmamba.interop.onnx.operators import operator_library
 from qmamba.interop.onnx.verification import TOLERANCE, Comparison, ExportReport
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "Comparison",
     "ExportReport",
     "export_onnx",
+    "operator_library",
 ]

@@ -67,17 +67,22 @@ class ExportReport:
         return max(comparison.deviation for comparison in self.comparisons)
 
 
-def open_session(content: bytes | str | Path, *, threads: int | None = None) -> Any:
+def open_session(
+    content: bytes | str | Path, *, threads: int | None = None, operators: Path | None = None
+) -> Any:
     """An inference session on the CPU.
 
     Args:
         content: a file or what is in it.
         threads: how many compute; those of torch by default.
+        operators: a library of operators that is registered.
     """
     runtime = library("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3
+    if operators is not None:
+        options.register_custom_ops_library(str(operators))
     source = content if isinstance(content, bytes) else str(content)
     return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from qmamba.errors import ShapeError
+from qmamba.images import IMAGENET_MEAN, IMAGENET_STD
 from qmamba.models.network import RatingNetwork
 from qmamba.models.qmamba.config import QMambaConfig
 from qmamba.nn import SS2D, VSSBlock, downsample, stem
 from qmamba.nn.image_statistics import StatisticsBranch
 from qmamba.nn.initialization import linear
 
-IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_MEAN = IMAGENET_MEAN
 """Mean of each sRGB channel in [0, 1] that is subtracted before the network (ImageNet's)."""
-IMAGE_STD = (0.229, 0.224, 0.225)
+IMAGE_STD = IMAGENET_STD
 """Deviation of each channel that divides the difference."""
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from qmamba.errors import DataError, ImageError
 from qmamba.images import DEFAULT_MAX_PIXELS, read_image, resize_shorter, to_tensor
+from qmamba.images.samples import eight_bits
 
 DEFAULT_MEMORY = 8 << 30
 """Bytes of decoded images that are kept at most."""
@@ -40,9 +41,7 @@ class ImageFile:
         if self.shorter is not None and min(pixels.shape[:2]) > self.shorter:
             scaled = resize_shorter(to_tensor(image), self.shorter).clamp(0, 1)
             pixels = scaled.mul(255).round().byte().permute(1, 2, 0).contiguous().numpy()
-        if pixels.dtype == np.uint16:
-            pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        return pixels
+        return eight_bits(pixels)
 
 
 class UnreadableError(DataError):

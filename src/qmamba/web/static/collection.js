@@ -5,25 +5,33 @@ export class Collection extends EventTarget {
     super();
     this.info = info;
     this.items = new Map();
+    this.removed = new Set();
     this.filter = { low: null, high: null, show: "all", text: "" };
     this.sort = "best";
     this.current = null;
     this.cache = null;
   }
 
+  // What is known of an image; something older than what is known already changes nothing.
   put(item) {
     const known = this.items.get(item.id);
+    if (known?.revision > item.revision || this.removed.has(item.id)) return;
     this.items.set(item.id, { order: this.items.size, mark: null, ...known, ...item });
     this.changed();
   }
 
-  replace(items) {
-    this.items = new Map(items.map((item, order) => [item.id, { mark: null, order, ...item }]));
+  // Everything there was at a revision of the server; what has come since then stays.
+  replace(items, revision = Infinity) {
+    const since = [...this.items.values()].filter((item) => item.revision > revision);
+    this.items = new Map();
+    items.forEach((item) => this.put(item));
+    since.forEach((item) => this.put(item));
     if (!this.items.has(this.current)) this.current = null;
     this.changed();
   }
 
   remove(id) {
+    this.removed.add(id);
     this.items.delete(id);
     if (this.current === id) this.current = null;
     this.changed();

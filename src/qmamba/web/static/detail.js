@@ -47,6 +47,7 @@ export class Detail {
     if (!item) return;
     this.item = item;
     const focused = this.dialog.contains(document.activeElement) ? document.activeElement.id : "";
+    const scrolledBack = this.stage.keep();
     this.dialog.replaceChildren(
       el("div", { class: "row" },
         el("button", { id: "close", type: "button", onclick: () => this.dialog.close() }, "Close"),
@@ -58,6 +59,7 @@ export class Detail {
         el("div", {}, this.stage.element, this.view(item)),
         el("div", {}, ...this.facts(item), this.extras ? this.extras(item, this) : null)),
     );
+    scrolledBack();
     const again = focused && this.dialog.querySelector(`#${CSS.escape(focused)}`);
     if (again) again.focus();
     if (this.dialog.open) this.render();

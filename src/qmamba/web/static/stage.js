@@ -10,8 +10,18 @@ export class Stage {
     this.element = el("div", {}, this.panes, this.split);
   }
 
+  // Where the panes are scrolled to, as a function that brings them back there.
+  keep() {
+    const kept = [...this.panes.children].map((pane) => [pane, pane.scrollLeft, pane.scrollTop]);
+    return () => kept.forEach(([pane, left, top]) => pane.scrollTo(left, top));
+  }
+
   // versions: one or two of {label, url}; size: of the larger one; zoom: "fit" or a factor.
   show({ versions, size, mode, zoom, map, regions, opacity, info }) {
+    const wanted = JSON.stringify([versions, size, mode, zoom, map?.values, regions, opacity, this.panes.clientWidth]);
+    // What is restored meanwhile tells of its progress many times a second.
+    if (wanted === this.shown) return;
+    this.shown = wanted;
     const kept = [...this.panes.children].map((pane) => [pane.scrollLeft, pane.scrollTop]);
     const groups = mode === "slider" || versions.length < 2 ? [versions] : versions.map((one) => [one]);
     const panes = groups.map((group) => {
