@@ -383,8 +383,8 @@ def test_the_end_of_the_server_removes_what_was_dropped(
     assert list(tmp_path.glob("qmamba-serve-*/*"))
     tab.loses_server = True
     server.process.send_signal(number)
-    code = server.process.wait(20)
-    assert code == (0 if number is signal.SIGINT else -signal.SIGTERM)
+    # To be ended is how a page ends, not a failure.
+    assert server.process.wait(20) == 0
     assert not list(tmp_path.glob("qmamba-serve-*"))
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from qmamba.assess.calls import grouped, through
 from qmamba.assess.maps import QualityMap, assemble
 from qmamba.assess.policies import CropsPolicy, Policy, parse_policy, policy_from_metadata
+from qmamba.assess.reasons import NATIVE_CROPS, NATIVE_SIDE, Reasons, find_reasons
 from qmamba.assess.score import Score, pool_views
 from qmamba.assess.views import ImageInput, ImageViews, cut_views, read_views
 from qmamba.checkpoints import Publishable, load, load_tuned, load_tuned_model
@@ -28,6 +29,7 @@ from qmamba.models import ModelMetadata, Network, ScoreScale, architecture_of
 DEFAULT_WEIGHTS = "qmamba-mini-biq2021"
 """The weights that come with the package and are taken where none are named."""
 
+_NATIVE = CropsPolicy(size=NATIVE_SIDE, count=NATIVE_CROPS)
 _OVERSHOOT = 0.5
 _SINGLE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor)
 
@@ -44,6 +46,7 @@ class _Sent(NamedTuple):
     height: int
     notes: tuple[str, ...]
     name: str | None
+    reasons: Reasons | None = None
 
 
 class Scorer(Publishable):
@@ -75,6 +78,7 @@ class Scorer(Publishable):
             then depend on its neighbors, and the same images in the same order give the same bits.
         max_pixels: largest image, in pixels, that is decoded from a file.
         tuned: a tuned file (:mod:`qmamba.prompts`) that is put on the model, which stays as it is.
+        reasons: look for technical flaws, too (``Score.reasons``), on crops at native size.
 
     Raises:
         CheckpointError: the model was not trained to score: it has no score scale, or several
@@ -99,6 +103,7 @@ class Scorer(Publishable):
         batch_images: int = 1,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         tuned: str | Path | None = None,
+        reasons: bool = False,
     ) -> None:
         if tuned is not None:
             model = load_tuned(model, tuned)
@@ -138,6 +143,8 @@ class Scorer(Publishable):
         self.batch_size = _positive("batch_size", batch_size)
         self.batch_images = _positive("batch_images", batch_images)
         self.max_pixels = _positive("max_pixels", max_pixels)
+        self.reasons = reasons
+        """Whether scores say which technical flaws the image has."""
 
     @classmethod
     def from_pretrained(
@@ -152,6 +159,7 @@ class Scorer(Publishable):
         max_pixels: int = DEFAULT_MAX_PIXELS,
         revision: str | None = None,
         tuned: str | Path | None = None,
+        reasons: bool = False,
     ) -> Scorer:
         """Load weights and make a scorer of them; the parameters are frozen.
 
@@ -162,6 +170,7 @@ class Scorer(Publishable):
             policy, precision, batch_size, batch_images, max_pixels: see the class.
             revision: branch, tag or commit of a hub repository.
             tuned: path or hub id of a tuned file that belongs to these weights.
+            reasons: see the class.
 
         Raises:
             CheckpointError: the weights cannot be found or were not trained to score, or a tuned
@@ -182,6 +191,7 @@ class Scorer(Publishable):
             batch_size=batch_size,
             batch_images=batch_images,
             max_pixels=max_pixels,
+            reasons=reasons,
         )
 
     def __copy__(self) -> Scorer:
@@ -309,7 +319,8 @@ class Scorer(Publishable):
 
     def prepare(self, image: ImageInput) -> ImageViews:
         """Decode one image and take the policy's views; safe to call from many threads."""
-        return read_views(image, self.policy, max_pixels=self.max_pixels)
+        native = _NATIVE if self.reasons else None
+        return read_views(image, self.policy, max_pixels=self.max_pixels, native=native)
 
     def score_prepared(
         self, images: Iterable[ImageViews | QMambaError]
@@ -363,7 +374,7 @@ class Scorer(Publishable):
                 return [error]
             return [result for image in images for result in self._run([image])]
         return [
-            _Sent(part, image.width, image.height, image.notes, image.name)
+            _Sent(part, image.width, image.height, image.notes, image.name, _reasons(image))
             for part, image in zip(outputs.split(counts), images, strict=True)
         ]
 
@@ -391,11 +402,16 @@ class Scorer(Publishable):
             notes=sent.notes,
             image=sent.name,
             opinions=tuple(opinions),
+            reasons=sent.reasons,
         )
 
     def _opinions(self, outputs: Tensor) -> list[float]:
         scale = self.scale
         return [scale.target_mean + scale.target_std * value for value in outputs.tolist()]
+
+
+def _reasons(image: ImageViews) -> Reasons | None:
+    return None if image.native is None else find_reasons(image.native)
 
 
 def _require_views(policy: Policy, side: int | None, name: str) -> None:

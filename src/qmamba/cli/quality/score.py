@@ -134,6 +134,12 @@ def score(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON array of all rows instead of a table.")
     ] = False,
+    reasons: Annotated[
+        bool,
+        typer.Option(
+            "--reasons", help="Say which technical flaws each image has, from blur to color."
+        ),
+    ] = False,
     sort: Annotated[
         Order,
         typer.Option(help="Rows in input order as they come, or the best or worst score first."),
@@ -189,8 +195,8 @@ def score(
     sharded.check()
     paths = paths or []
     if sharded.shards or sharded.ray is not None:
-        if as_json or sort is not Order.input:
-            raise ConfigError("--json and --sort have no effect on a folder of scores.")
+        if as_json or reasons or sort is not Order.input:
+            raise ConfigError("--json, --reasons and --sort have no effect on a folder of scores.")
         scorer = _scorer(
             model, tuned, policy, device, precision, batch_size, batch_images, max_pixels, seed
         )
@@ -221,10 +227,13 @@ def score(
             scorer = _scorer(
                 model, tuned, policy, device, precision, batch_size, batch_images, max_pixels, seed
             )
+            scorer.reasons = reasons
             table = None
             if output is not None:
                 settings = _settings(scorer)
-                table = TableFile(output, settings=settings, resume=resume, force=force)
+                table = TableFile(
+                    output, settings=settings, resume=resume, force=force, reasons=reasons
+                )
                 stack.enter_context(table)
             say(_legend(scorer))
             screen = _screen(scorer, as_json=as_json, quiet=table is not None)
@@ -286,6 +295,7 @@ def _settings(scorer: Scorer) -> dict[str, str | int]:
         "precision": scorer.precision,
         "max_pixels": scorer.max_pixels,
         "batch_images": scorer.batch_images,
+        "reasons": scorer.reasons,
     }
 
 
