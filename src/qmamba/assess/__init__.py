@@ -1,6 +1,6 @@
 """Quality scores of images."""
 
-from qmamba.assess.folder import COLUMNS, ImageRow, find_images, require_existing, score_paths
+from qmamba.assess.folder import COLUMNS, ImageRow, score_paths
 from qmamba.assess.map_files import MapFolder, MapFormat, map_paths
 from qmamba.assess.maps import QualityMap, Region
 from qmamba.assess.overlay import colorize, overlay
@@ -40,13 +40,11 @@ __all__ = [
     "Scorer",
     "TableFile",
     "colorize",
-    "find_images",
     "find_reasons",
     "map_paths",
     "overlay",
     "parse_policy",
     "policy_from_metadata",
     "policy_to_metadata",
-    "require_existing",
     "score_paths",
 ]

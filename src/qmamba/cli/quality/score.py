@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from qmamba.assess import ImageRow, MapFormat, Scorer, TableFile
     from qmamba.assess.map_files import Target
+    from qmamba.images import UnreadableInput
     from qmamba.inference import Precision
 
 
@@ -187,7 +188,8 @@ def score(
 
     Exit code: 0 all images scored, 1 some failed, 2 wrong usage, 130 interrupted.
     """
-    from qmamba.assess import TableFile, map_paths, require_existing, score_paths
+    from qmamba.assess import TableFile, map_paths, score_paths
+    from qmamba.images import require_existing
 
     limit_memory(memory)
     sharded.check()
@@ -272,9 +274,9 @@ def score(
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
-def _found(paths: list[str], recursive: bool) -> Iterator[str | ImageRow]:
+def _found(paths: list[str], recursive: bool) -> Iterator[str | UnreadableInput]:
     """The images that the paths stand for, of which there is one at least."""
-    from qmamba.assess import find_images
+    from qmamba.images import find_images
 
     found = find_images(paths, recursive=recursive, stdin=sys.stdin.buffer)
     first = next(found, None)
@@ -297,7 +299,7 @@ def _settings(scorer: Scorer) -> dict[str, str | int]:
     }
 
 
-def _kept(table: TableFile, found: Iterator[str | ImageRow]) -> list[ImageRow]:
+def _kept(table: TableFile, found: Iterator[str | UnreadableInput]) -> list[ImageRow]:
     """The rows of an earlier run, whose images are taken off the front of what was found."""
     for number, row in enumerate(table.kept, 1):
         entry = next(found, None)
@@ -394,7 +396,7 @@ def _screen(scorer: Scorer, *, as_json: bool, quiet: bool) -> Screen | None:
 
 def _total(paths: list[str], recursive: bool) -> int | None:
     """Number of images to come, looked up only where a bar on a terminal shows it."""
-    from qmamba.assess import find_images
+    from qmamba.images import find_images
 
     if "-" in paths or not sys.stderr.isatty():
         return None
