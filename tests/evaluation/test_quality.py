@@ -278,7 +278,7 @@ def test_sizes_of_training_are_used_again(data: RatedDataset) -> None:
     policies = learnt_policies(model)
     assert policies["test"] == CropsPolicy(size=32, count=2, shorter=33)
     result = evaluate(model, [data], policies=policies, resamples=0)
-    assert result.report.rows[0].policy.endswith("The argument shorter=33)")
+    assert result.report.rows[0].policy.endswith("shorter=33)")
     model.policy = policies["test"]
     assert result.predictions[0][4].raw == model(data[4].path).raw
     assert learnt_policies(scorer()) == {}

@@ -89,9 +89,10 @@ class TableFile:
             self._stream = open(  # noqa: SIM115 - lives as long as the table
                 self.partial, "r+b" if length else "wb"
             )
-            self._stream.truncate(length)
-            self._stream.seek(length)
-            if not length:
+            if length:
+                self._stream.truncate(length)
+                self._stream.seek(length)
+            else:
                 with atomic_write(self.settings_file, "w") as stream:
                     json.dump(settings, stream, indent=1)
                 self._stream.write(self._header())
@@ -140,6 +141,9 @@ class TableFile:
 
     def _keep(self, settings: Mapping[str, Any], resume: bool) -> int:
         """Take up the rows of a partial file; the number of its bytes that stay."""
+        if self.partial.exists() and not self.partial.is_file():
+            # A device or pipe holds no rows and may never end.
+            return 0
         try:
             content = self.partial.read_bytes()
         except (FileNotFoundError, NotADirectoryError):

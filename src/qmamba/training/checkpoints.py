@@ -165,7 +165,7 @@ def require_regular(path: Path) -> None:
     if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
         kind = "link" if path.is_symlink() else "folder" if path.is_dir() else "device"
         raise DataError(
-            f"{str(path)!r} is a {kind}, where a run keeps a file; give another folder."
+            f"The path {str(path)!r} is a {kind}, where a run keeps a file; give another folder."
         )
 
 

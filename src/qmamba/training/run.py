@@ -138,12 +138,14 @@ def read_record(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(
-            f"{str(path)!r} is not the record of a run ({type(error).__name__}); give another"
+            f"The file {str(path)!r} is not the record of a run ({type(error).__name__}); give "
+            "another"
             " folder."
         ) from error
     if not isinstance(record, dict):
         raise DataError(
-            f"{str(path)!r} is not the record of a run (it holds a {type(record).__name__});"
+            f"The file {str(path)!r} is not the record of a run (it holds a "
+            f"{type(record).__name__});"
             " give another folder."
         )
     return record
@@ -179,7 +181,8 @@ def _refuse_other_run(path: Path, record: Mapping[str, Any], keys: Sequence[str]
     written = read_record(path)
     if missing := [key for key in keys if key not in written]:
         raise DataError(
-            f"{str(path)!r} is not the record of a run (it has no {', '.join(missing)}); give"
+            f"The file {str(path)!r} is not the record of a run (it has no {', '.join(missing)}); "
+            "give"
             " another folder."
         )
     different = [key for key in keys if written[key] != json.loads(json.dumps(record[key]))]
