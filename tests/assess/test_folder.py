@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from qmamba.assess import ImageRow, ImageViews, Scorer, find_images, require_existing, score_paths
+from qmamba.assess import ImageRow, ImageViews, Scorer, score_paths
 from qmamba.errors import ConfigError, DataError, QMambaError
+from qmamba.images import find_images, require_existing
 from tests.assess.samples import write_image
 
 

@@ -218,7 +218,7 @@ def test_unusable_scores(scores: Path, weights: Path) -> None:
     text = scores.read_text()
     header, *lines = text.splitlines()
     for content, message in (
-        ([line.replace(line.split(",")[1], "2.5", 1) for line in lines], "every score"),
+        ([line.replace(line.split(",")[1], "2.5", 1) for line in lines], "Every score"),
         ([lines[0].replace(",0.0,", ",nan,"), *lines[1:]], "line 2"),
         (lines[:3], "at least 5"),
     ):

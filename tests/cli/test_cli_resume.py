@@ -61,7 +61,7 @@ def interrupted(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int
 
 
 @pytest.mark.parametrize("output", ["out.csv", "out.jsonl"])
-@pytest.mark.parametrize("sort", ["input", "score"])
+@pytest.mark.parametrize("sort", ["input", "best"])
 def test_the_table_is_that_of_one_run(
     run: Run, interrupted: Callable[[str, int], list[str]], output: str, sort: str
 ) -> None:

@@ -1,6 +1,6 @@
 """Quality scores of images."""
 
-from qmamba.assess.folder import COLUMNS, ImageRow, find_images, require_existing, score_paths
+from qmamba.assess.folder import COLUMNS, ImageRow, score_paths
 from qmamba.assess.map_files import MapFolder, MapFormat, map_paths
 from qmamba.assess.maps import QualityMap, Region
 from qmamba.assess.overlay import colorize, overlay
@@ -13,6 +13,7 @@ from qmamba.assess.policies import (
     policy_from_metadata,
     policy_to_metadata,
 )
+from qmamba.assess.reasons import REASON_COLUMNS, Reasons, find_reasons
 from qmamba.assess.score import Score
 from qmamba.assess.scorer import DEFAULT_WEIGHTS, Scorer
 from qmamba.assess.table import TABLE_SUFFIXES, TableFile
@@ -21,6 +22,7 @@ from qmamba.assess.views import ImageInput, ImageViews
 __all__ = [
     "COLUMNS",
     "DEFAULT_WEIGHTS",
+    "REASON_COLUMNS",
     "TABLE_SUFFIXES",
     "CropsPolicy",
     "ImageInput",
@@ -31,18 +33,18 @@ __all__ = [
     "NativePolicy",
     "Policy",
     "QualityMap",
+    "Reasons",
     "Region",
     "ResizePolicy",
     "Score",
     "Scorer",
     "TableFile",
     "colorize",
-    "find_images",
+    "find_reasons",
     "map_paths",
     "overlay",
     "parse_policy",
     "policy_from_metadata",
     "policy_to_metadata",
-    "require_existing",
     "score_paths",
 ]

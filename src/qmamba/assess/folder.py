@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Set
+from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, TypeAlias
 
 from qmamba.assess.score import Score
 from qmamba.assess.scorer import Scorer
 from qmamba.assess.views import ImageViews
-from qmamba.errors import ConfigError, DataError, ImageError, QMambaError
-from qmamba.images import IMAGE_SUFFIXES
+from qmamba.errors import ConfigError, ImageError, QMambaError
+from qmamba.images import UnreadableInput
 
 _CHUNK = 65_536
 
@@ -48,6 +47,9 @@ class ImageRow:
         return cls(str(values["image"]), score=Score.from_dict(values))
 
 
+Found: TypeAlias = "str | os.PathLike[str] | ImageRow | UnreadableInput"
+"""An image file, or one of which is known already what becomes of it."""
+
 COLUMNS = (
     "image",
     "score",
@@ -67,48 +69,11 @@ COLUMNS = (
 """The fields of a row, in the order of a table's columns."""
 
 
-def find_images(
-    inputs: Iterable[str],
-    *,
-    recursive: bool = False,
-    stdin: BinaryIO | None = None,
-    suffixes: Set[str] = IMAGE_SUFFIXES,
-) -> Iterator[str | ImageRow]:
-    """The images that a list of inputs stands for, one after the other.
-
-    A file stands for itself whatever its name. A folder stands for the files in it that have an
-    image suffix, in the order of their names, hidden ones left out; with ``recursive`` also for the
-    folders inside, each visited once even where symbolic links make a loop. A pattern such as
-    ``photos/**/*.jpg`` stands for the matching images and folders, each image once; ``**`` visits
-    folders as ``recursive`` does. ``-`` stands for the inputs
-    listed on ``stdin``, one per line, or separated by NUL characters as ``find -print0`` does.
-    What is mentioned twice comes twice. What does not exist comes as it is, so that it gets its
-    error row in its place; a folder that cannot be read comes as a row with an error.
-    ``suffixes``, in lower case, are those that files of folders and patterns must have.
-    """
-    for text in inputs:
-        if text != "-":
-            yield from _expand(text, recursive, suffixes)
-        elif stdin is not None:
-            for line in _listed(stdin):
-                yield from _expand(line, recursive, suffixes)
-
-
-def require_existing(inputs: Iterable[str]) -> None:
-    """Check that at least one of the inputs of :func:`find_images` exists.
-
-    Raises:
-        DataError: none does.
-    """
-    inputs = list(inputs)
-    if not any(text == "-" or os.path.lexists(text) or any(_matches(text)) for text in inputs):
-        raise DataError(
-            f"There is no file or folder {' or '.join(map(repr, inputs))}; check the spelling."
-        )
-
-
 def score_paths(
-    scorer: Scorer, paths: Iterable[str | os.PathLike[str] | ImageRow], *, workers: int = 2
+    scorer: Scorer,
+    paths: Iterable[Found],
+    *,
+    workers: int = 2,
 ) -> Generator[ImageRow, None, None]:
     """Score image files, one row per file in the order given; a bad file gives an error row.
 
@@ -118,7 +83,8 @@ def score_paths(
 
     Args:
         scorer: what scores them.
-        paths: files, for example from :func:`find_images`; a row among them is handed on.
+        paths: files, for example from :func:`~qmamba.images.find_images`; a row among them is
+            handed on.
         workers: number of decoding threads.
 
     Raises:
@@ -130,7 +96,9 @@ def score_paths(
 
 
 def _score_paths(
-    scorer: Scorer, paths: Iterable[str | os.PathLike[str] | ImageRow], workers: int
+    scorer: Scorer,
+    paths: Iterable[Found],
+    workers: int,
 ) -> Generator[ImageRow, None, None]:
     names: deque[str] = deque()
     with closing(_prepared(scorer, paths, workers, names)) as prepared:
@@ -145,7 +113,7 @@ def _score_paths(
 
 def _prepared(
     scorer: Scorer,
-    paths: Iterable[str | os.PathLike[str] | ImageRow],
+    paths: Iterable[Found],
     workers: int,
     names: deque[str],
 ) -> Generator[ImageViews | QMambaError, None, None]:
@@ -153,7 +121,7 @@ def _prepared(
     pending: deque[Future[ImageViews | QMambaError]] = deque()
     try:
         for path in paths:
-            if isinstance(path, ImageRow):
+            if isinstance(path, ImageRow | UnreadableInput):
                 names.append(path.image)
                 pending.append(_finished(ImageError(path.error or "")))
             else:
@@ -182,114 +150,3 @@ def _finished(error: QMambaError) -> Future[ImageViews | QMambaError]:
     future: Future[ImageViews | QMambaError] = Future()
     future.set_result(error)
     return future
-
-
-def _expand(text: str, recursive: bool, suffixes: Set[str]) -> Iterator[str | ImageRow]:
-    if os.path.isdir(text):
-        yield from _folder(text, recursive, suffixes)
-    elif os.path.lexists(text):
-        yield text
-    else:
-        matches = sorted(_matches(text))
-        if not matches:
-            yield text
-        seen: set[str] = set()
-        for match in matches:
-            is_folder = os.path.isdir(match)
-            entries = _folder(match, recursive, suffixes) if is_folder else [match]
-            for entry in entries:
-                if isinstance(entry, ImageRow):
-                    yield entry
-                elif _ends(entry, suffixes) and (place := _place(entry)) not in seen:
-                    seen.add(place)
-                    yield entry
-
-
-def _place(path: str) -> str:
-    """Where a file lies, however links lead there; a link to a file is a file of its own."""
-    folder, name = os.path.split(path)
-    return os.path.join(os.path.realpath(folder), name)
-
-
-def _matches(text: str) -> Iterator[str]:
-    return _globbed(text) if glob.has_magic(text) else iter(())
-
-
-def _globbed(text: str) -> Iterator[str]:
-    # The `**` of glob follows links round and round.
-    parts = text.replace(os.altsep or os.sep, os.sep).split(os.sep)
-    if "**" not in parts:
-        yield from glob.iglob(text)
-        return
-    index = parts.index("**")
-    before = os.sep.join([*parts[:index], ""])
-    after = [part for part in parts[index + 1 :] if part not in ("**", "")] or ["*"]
-    for start in glob.iglob(before) if before else [before]:
-        for folder in _folders_below(start):
-            yield from glob.iglob(os.path.join(glob.escape(folder), *after))
-
-
-def _folders_below(start: str) -> Iterator[str]:
-    """A folder, "" for the present one, and all below it, each once; hidden ones left out."""
-    visited: set[tuple[int, int]] = set()
-    waiting = [start]
-    while waiting:
-        folder = waiting.pop()
-        # As in glob, a pattern passes over what cannot be read.
-        with suppress(OSError):
-            known = len(visited)
-            entries = list(_entries(folder or os.curdir, visited))
-            if len(visited) > known:
-                names = [os.path.basename(entry) for entry in entries if os.path.isdir(entry)]
-                waiting += [os.path.join(folder, name) for name in reversed(names)]
-                yield folder
-
-
-def _ends(path: str, suffixes: Set[str]) -> bool:
-    return os.path.splitext(path)[1].lower() in suffixes
-
-
-def _folder(folder: str, recursive: bool, suffixes: Set[str]) -> Iterator[str | ImageRow]:
-    visited: set[tuple[int, int]] = set()
-    open_folders = [_entries(folder, visited)]
-    while open_folders:
-        try:
-            entry = next(open_folders[-1], None)
-        except OSError as error:
-            yield ImageRow(error.filename, error=f"cannot read the folder: {error.strerror}")
-            entry = None
-        if entry is None:
-            open_folders.pop()
-        elif os.path.isdir(entry):
-            if recursive:
-                open_folders.append(_entries(entry, visited))
-        elif _ends(entry, suffixes):
-            yield entry
-
-
-def _entries(folder: str, visited: set[tuple[int, int]]) -> Iterator[str]:
-    """Paths of what lies in a folder, sorted; nothing if the folder was visited before."""
-    status = os.stat(folder)
-    if (status.st_dev, status.st_ino) in visited:
-        return
-    visited.add((status.st_dev, status.st_ino))
-    for name in sorted(os.listdir(folder)):
-        if not name.startswith("."):
-            yield os.path.join(folder, name)
-
-
-def _listed(stream: BinaryIO) -> Iterator[str]:
-    """Names in a list that is separated by line ends, or by NUL if its first chunk has any."""
-    separator, rest = b"", b""
-    # What has arrived is scored while the writer of the list is still at work.
-    read = getattr(stream, "read1", stream.read)
-    while chunk := read(_CHUNK):
-        separator = separator or (b"\0" if b"\0" in chunk else b"\n" if b"\n" in chunk else b"")
-        *names, rest = (rest + chunk).split(separator) if separator else [rest + chunk]
-        yield from filter(None, (_decoded(name, separator) for name in names))
-    if name := _decoded(rest, separator):
-        yield name
-
-
-def _decoded(name: bytes, separator: bytes) -> str:
-    return os.fsdecode(name if separator == b"\0" else name.removesuffix(b"\r"))

@@ -10,12 +10,13 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
-from qmamba.assess.folder import ImageRow
+from qmamba.assess.folder import Found, ImageRow
 from qmamba.assess.maps import QualityMap
 from qmamba.assess.overlay import MAX_SIDE, overlay
 from qmamba.assess.scorer import Scorer
 from qmamba.errors import ConfigError, DataError, QMambaError
 from qmamba.files import atomic_write, make_folder
+from qmamba.images import UnreadableInput
 
 MapFormat: TypeAlias = Literal["png", "npy"]
 """``png``: the map over the image with a legend. ``npy``: the values, float32 (height, width) of
@@ -64,7 +65,7 @@ class MapFolder:
 
 def map_paths(
     scorer: Scorer,
-    paths: Iterable[str | os.PathLike[str] | ImageRow],
+    paths: Iterable[Found],
     target: Target,
     map_format: MapFormat = "png",
 ) -> Generator[ImageRow, None, None]:
@@ -84,6 +85,9 @@ def map_paths(
     for path in paths:
         if isinstance(path, ImageRow):
             yield path
+            continue
+        if isinstance(path, UnreadableInput):
+            yield ImageRow(path.image, error=path.error)
             continue
         name = os.fspath(path)
         try:

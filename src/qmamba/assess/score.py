@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from qmamba.assess.reasons import Reasons
+
 
 @dataclass(frozen=True)
 class Score:
@@ -46,6 +48,8 @@ class Score:
     """What was done to the image on the way, e.g. "padded from 100x80 by reflection"."""
     image: str | None = None
     """Name of the source: the path, or None for an image given as an array."""
+    reasons: Reasons | None = None
+    """Which technical flaws it has, where they were asked for."""
     opinions: tuple[float, ...] = field(default=(), repr=False)
     """The opinion score of each view, in the order of the policy; ``raw`` is their mean. Not part
     of a table; empty for a score that was read from one."""
@@ -69,6 +73,7 @@ class Score:
             "model": self.model,
             "sha256": self.sha256,
             "notes": list(self.notes),
+            **({} if self.reasons is None else self.reasons.to_dict()),
         }
 
     @classmethod
@@ -92,6 +97,7 @@ class Score:
             height=int(values["height"]),
             notes=tuple(values["notes"] or ()),
             image=values["image"],
+            reasons=Reasons.from_dict(values) if values.get("reasons") else None,
         )
 
 

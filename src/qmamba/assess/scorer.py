@@ -17,17 +17,20 @@ from torch import Tensor
 from qmamba.assess.calls import grouped, through
 from qmamba.assess.maps import QualityMap, assemble
 from qmamba.assess.policies import CropsPolicy, Policy, parse_policy, policy_from_metadata
+from qmamba.assess.reasons import NATIVE_CROPS, NATIVE_SIDE, Reasons, find_reasons
+from qmamba.assess.requirements import named, positive, require_rating, require_views
 from qmamba.assess.score import Score, pool_views
 from qmamba.assess.views import ImageInput, ImageViews, cut_views, read_views
 from qmamba.checkpoints import Publishable, load, load_tuned, load_tuned_model
-from qmamba.errors import CheckpointError, ConfigError, ImageError, QMambaError, ShapeError
+from qmamba.errors import ConfigError, ImageError, QMambaError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, normalize
 from qmamba.inference import MappingNetwork, Precision, prepare
-from qmamba.models import ModelMetadata, Network, ScoreScale, architecture_of
+from qmamba.models import ModelMetadata, Network, ScoreScale
 
 DEFAULT_WEIGHTS = "qmamba-mini-biq2021"
 """The weights that come with the package and are taken where none are named."""
 
+_NATIVE = CropsPolicy(size=NATIVE_SIDE, count=NATIVE_CROPS)
 _OVERSHOOT = 0.5
 _SINGLE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor)
 
@@ -44,6 +47,7 @@ class _Sent(NamedTuple):
     height: int
     notes: tuple[str, ...]
     name: str | None
+    reasons: Reasons | None = None
 
 
 class Scorer(Publishable):
@@ -75,6 +79,7 @@ class Scorer(Publishable):
             then depend on its neighbors, and the same images in the same order give the same bits.
         max_pixels: largest image, in pixels, that is decoded from a file.
         tuned: a tuned file (:mod:`qmamba.prompts`) that is put on the model, which stays as it is.
+        reasons: look for technical flaws, too (``Score.reasons``), on crops at native size.
 
     Raises:
         CheckpointError: the model was not trained to score: it has no score scale, or several
@@ -99,25 +104,12 @@ class Scorer(Publishable):
         batch_images: int = 1,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         tuned: str | Path | None = None,
+        reasons: bool = False,
     ) -> None:
         if tuned is not None:
             model = load_tuned(model, tuned)
         metadata = metadata or model.metadata
-        if not architecture_of(model).rates:
-            raise CheckpointError(
-                f"{_named(metadata)} is a {type(model).__name__} network, which gives no score; "
-                "give weights of a quality model."
-            )
-        if metadata is None or metadata.score is None:
-            raise CheckpointError(
-                f"{_named(metadata)} has no score scale, so its output is no quality score; train "
-                "it on rated images or give weights that were."
-            )
-        if model.config.outputs != 1:
-            raise CheckpointError(
-                f"{_named(metadata)} has {model.config.outputs} outputs and a quality model "
-                "has one; give weights that were trained to score."
-            )
+        metadata, scale = require_rating(model, metadata)
         own = CropsPolicy() if metadata.policy is None else policy_from_metadata(metadata.policy)
         self.device = next(model.parameters()).device
         """Where the network runs."""
@@ -128,16 +120,18 @@ class Scorer(Publishable):
         """How the network computes."""
         self._network = prepare(self.model, precision)
         self.metadata = metadata
-        self.scale: ScoreScale = metadata.score
+        self.scale: ScoreScale = scale
         """The range and direction of the scores."""
         self.policy: Policy = (
             parse_policy(policy, own) if isinstance(policy, str) else policy or own
         )
         """Which views of an image are scored."""
-        _require_views(self.policy, model.config.image_size, _named(metadata))
-        self.batch_size = _positive("batch_size", batch_size)
-        self.batch_images = _positive("batch_images", batch_images)
-        self.max_pixels = _positive("max_pixels", max_pixels)
+        require_views(self.policy, model.config.image_size, named(metadata))
+        self.batch_size = positive("batch_size", batch_size)
+        self.batch_images = positive("batch_images", batch_images)
+        self.max_pixels = positive("max_pixels", max_pixels)
+        self.reasons = reasons
+        """Whether scores say which technical flaws the image has."""
 
     @classmethod
     def from_pretrained(
@@ -152,6 +146,7 @@ class Scorer(Publishable):
         max_pixels: int = DEFAULT_MAX_PIXELS,
         revision: str | None = None,
         tuned: str | Path | None = None,
+        reasons: bool = False,
     ) -> Scorer:
         """Load weights and make a scorer of them; the parameters are frozen.
 
@@ -162,6 +157,7 @@ class Scorer(Publishable):
             policy, precision, batch_size, batch_images, max_pixels: see the class.
             revision: branch, tag or commit of a hub repository.
             tuned: path or hub id of a tuned file that belongs to these weights.
+            reasons: see the class.
 
         Raises:
             CheckpointError: the weights cannot be found or were not trained to score, or a tuned
@@ -182,6 +178,7 @@ class Scorer(Publishable):
             batch_size=batch_size,
             batch_images=batch_images,
             max_pixels=max_pixels,
+            reasons=reasons,
         )
 
     def __copy__(self) -> Scorer:
@@ -291,7 +288,7 @@ class Scorer(Publishable):
         """
         network = self._network
         if not isinstance(network, MappingNetwork):
-            raise ConfigError(f"{_named(self.metadata)} has no quality map.")
+            raise ConfigError(f"{named(self.metadata)} has no quality map.")
         views = self.prepare(image)
         parts = self._through(network.forward_with_map, views.views)
         outputs = torch.cat([part[0][:, 0] for part in parts])
@@ -309,7 +306,8 @@ class Scorer(Publishable):
 
     def prepare(self, image: ImageInput) -> ImageViews:
         """Decode one image and take the policy's views; safe to call from many threads."""
-        return read_views(image, self.policy, max_pixels=self.max_pixels)
+        native = _NATIVE if self.reasons else None
+        return read_views(image, self.policy, max_pixels=self.max_pixels, native=native)
 
     def score_prepared(
         self, images: Iterable[ImageViews | QMambaError]
@@ -335,7 +333,7 @@ class Scorer(Publishable):
     def with_batch_images(self, number: int) -> Scorer:
         """A scorer that shares model and network and differs in ``batch_images``."""
         other = copy.copy(self)
-        other.batch_images = _positive("batch_images", number)
+        other.batch_images = positive("batch_images", number)
         return other
 
     def _score_all(self, images: Iterable[Any]) -> Iterator[Score]:
@@ -363,7 +361,7 @@ class Scorer(Publishable):
                 return [error]
             return [result for image in images for result in self._run([image])]
         return [
-            _Sent(part, image.width, image.height, image.notes, image.name)
+            _Sent(part, image.width, image.height, image.notes, image.name, _reasons(image))
             for part, image in zip(outputs.split(counts), images, strict=True)
         ]
 
@@ -391,6 +389,7 @@ class Scorer(Publishable):
             notes=sent.notes,
             image=sent.name,
             opinions=tuple(opinions),
+            reasons=sent.reasons,
         )
 
     def _opinions(self, outputs: Tensor) -> list[float]:
@@ -398,19 +397,5 @@ class Scorer(Publishable):
         return [scale.target_mean + scale.target_std * value for value in outputs.tolist()]
 
 
-def _require_views(policy: Policy, side: int | None, name: str) -> None:
-    if side is not None and getattr(policy, "size", None) != side:
-        raise ConfigError(
-            f"{name} is bound to views of {side} x {side} pixels, which the policy {policy} does "
-            f"not give; use crops:size={side} or resize:size={side}."
-        )
-
-
-def _named(metadata: ModelMetadata | None) -> str:
-    return "The model" if metadata is None else f"The model {metadata.name!r}"
-
-
-def _positive(name: str, value: int) -> int:
-    if not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name} must be a whole number of 1 or more, got {value!r}.")
-    return value
+def _reasons(image: ImageViews) -> Reasons | None:
+    return None if image.native is None else find_reasons(image.native)

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from qmamba.assess.folder import COLUMNS, ImageRow
+from qmamba.assess.reasons import REASON_COLUMNS
 from qmamba.errors import ConfigError, DataError
 from qmamba.files import atomic_write
 
@@ -28,6 +29,7 @@ _NUMBERS: dict[str, Callable[[str], float]] = {
     "crop_spread": float,
     "width": int,
     "height": int,
+    **dict.fromkeys(REASON_COLUMNS[1:], float),
 }
 
 
@@ -50,6 +52,7 @@ class TableFile:
         settings: what the rows depend on beside the images, as values that JSON has.
         resume: go on with a partial file that is there; its rows are in :attr:`kept`.
         force: begin anew where a partial file is there.
+        reasons: a CSV file gets the columns :data:`~qmamba.assess.REASON_COLUMNS`, too.
 
     Raises:
         ConfigError: another suffix.
@@ -64,8 +67,10 @@ class TableFile:
         settings: Mapping[str, Any] | None = None,
         resume: bool = False,
         force: bool = False,
+        reasons: bool = False,
     ) -> None:
         self.path = Path(path)
+        self._columns = (*COLUMNS, *REASON_COLUMNS) if reasons else COLUMNS
         self.partial = self.path.with_name(self.path.name + ".partial")
         """Where the rows are until the table is complete."""
         self.settings_file = self.path.with_name(self.path.name + ".partial.json")
@@ -190,7 +195,7 @@ class TableFile:
         if not self._is_csv:
             return dict(json.loads(record))
         (cells,) = csv.reader(io.StringIO(record.decode("utf-8"), newline=""))
-        return {c: _value(c, cell) for c, cell in zip(COLUMNS, cells, strict=True)}
+        return {c: _value(c, cell) for c, cell in zip(self._columns, cells, strict=True)}
 
     def is_of(self, row: ImageRow, name: str) -> bool:
         """Whether a kept row is that of the image of this name."""
@@ -221,12 +226,12 @@ class TableFile:
         return self.path.suffix.lower() == ".csv"
 
     def _header(self) -> bytes:
-        return _csv_line(COLUMNS) if self._is_csv else b""
+        return _csv_line(self._columns) if self._is_csv else b""
 
     def _line(self, row: ImageRow) -> bytes:
         values = row.to_dict()
         if self._is_csv:
-            return _csv_line(_cell(values[column]) for column in COLUMNS)
+            return _csv_line(_cell(values.get(column)) for column in self._columns)
         return json.dumps(values).encode() + b"\n"
 
 

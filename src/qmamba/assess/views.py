@@ -35,10 +35,16 @@ class ImageViews:
     """What was done to the image, from decoding to padding."""
     name: str | None
     """The image's path, None where it has none."""
+    native: Tensor | None = None
+    """float32 ``(crops, 3, side, side)`` at the image's own size, where they were asked for."""
 
 
 def read_views(
-    image: ImageInput, policy: Policy, *, max_pixels: int = DEFAULT_MAX_PIXELS
+    image: ImageInput,
+    policy: Policy,
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    native: Policy | None = None,
 ) -> ImageViews:
     """Decode an image and take its views. Safe to call from many threads at once.
 
@@ -46,6 +52,7 @@ def read_views(
         image: see :data:`ImageInput`.
         policy: which views to take.
         max_pixels: largest image that is decoded, in pixels.
+        native: what to cut besides, from the image at its own size.
 
     Raises:
         ImageError: the image cannot be decoded or is not in an accepted form.
@@ -57,19 +64,24 @@ def read_views(
         else:
             decoded, (height, width) = read_draft(image, policy.draft_side, max_pixels=max_pixels)
         plan = policy.plan(height, width)
-        # A large image as floats is four times its size, so only the views are converted.
         views = (
             cut_views(to_tensor(decoded), plan)
             if plan.scaled is not None
-            else torch.stack([_padded(to_tensor(cut), plan) for cut in _cuts(decoded.pixels, plan)])
+            else _cut_pixels(decoded.pixels, plan)
         )
-        return ImageViews(views, width, height, decoded.notes + plan.notes, decoded.path)
+        crops = None if native is None else _cut_pixels(decoded.pixels, native.plan(height, width))
+        return ImageViews(views, width, height, decoded.notes + plan.notes, decoded.path, crops)
     pixels = to_tensor(image)
     height, width = pixels.shape[-2:]
     plan = policy.plan(height, width)
     name = getattr(image, "filename", None)
     return ImageViews(
-        cut_views(pixels, plan), width, height, plan.notes, name if isinstance(name, str) else None
+        cut_views(pixels, plan),
+        width,
+        height,
+        plan.notes,
+        name if isinstance(name, str) else None,
+        None if native is None else cut_views(pixels, native.plan(height, width)),
     )
 
 
@@ -89,9 +101,14 @@ def cut_views(image: Tensor, plan: ViewPlan) -> Tensor:
     )
 
 
-def _cuts(pixels: np.ndarray, plan: ViewPlan) -> list[np.ndarray]:
+def _cut_pixels(pixels: np.ndarray, plan: ViewPlan) -> Tensor:
+    """As :func:`cut_views` without scaling, of pixels as they were decoded.
+
+    A large image as floats is four times its size, so only the views are converted.
+    """
     height, width = plan.view
-    return [pixels[top : top + height, left : left + width] for top, left in plan.corners]
+    cuts = [pixels[top : top + height, left : left + width] for top, left in plan.corners]
+    return torch.stack([_padded(to_tensor(cut), plan) for cut in cuts])
 
 
 def _padded(cut: Tensor, plan: ViewPlan) -> Tensor:

@@ -14,6 +14,7 @@ from qmamba.images.crops import (
 from qmamba.images.decode import DEFAULT_MAX_PIXELS, IMAGE_SUFFIXES, DecodedImage, read_image
 from qmamba.images.draft import read_draft
 from qmamba.images.encode import ENCODED_SUFFIXES, write_layers
+from qmamba.images.finding import UnreadableInput, find_images, require_existing
 from qmamba.images.layers import ImageLayers, layers_of, read_layers
 from qmamba.images.metadata import ImageMetadata
 from qmamba.images.tensors import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
@@ -28,7 +29,9 @@ __all__ = [
     "ImageLayers",
     "ImageMetadata",
     "Padding",
+    "UnreadableInput",
     "crop_grid",
+    "find_images",
     "layers_of",
     "limit_decoding_memory",
     "normalize",
@@ -38,6 +41,7 @@ __all__ = [
     "read_draft",
     "read_image",
     "read_layers",
+    "require_existing",
     "resize_shorter",
     "resize_to",
     "take_crops",

@@ -12,9 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from qmamba.assess import ImageRow, find_images, require_existing
 from qmamba.errors import ConfigError
-from qmamba.images import IMAGE_SUFFIXES
+from qmamba.images import IMAGE_SUFFIXES, UnreadableInput, find_images, require_existing
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 """Endings of the archives whose members are scored."""
@@ -55,7 +54,7 @@ class Sources:
 
     Args:
         inputs: folders, patterns, files, and ``-`` for a list on ``stdin``; see
-            :func:`qmamba.assess.find_images`. Beside images, tar and Parquet files count.
+            :func:`qmamba.images.find_images`. Beside images, tar and Parquet files count.
         recursive: go into the folders inside folders.
         stdin: where the list is read from.
         without: a folder whose files do not count, for that of the scores.
@@ -117,7 +116,7 @@ class Sources:
         found = find_images([text], recursive=self._recursive, stdin=stdin, suffixes=_FOUND)
         for entry in found:
             # A folder that cannot be read gets its error row when it is opened as an image.
-            path = entry.image if isinstance(entry, ImageRow) else entry
+            path = entry.image if isinstance(entry, UnreadableInput) else entry
             if not path.lower().endswith(".gz") or path.lower().endswith(TAR_SUFFIXES):
                 yield path
 

@@ -28,14 +28,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Loss": "losses",
-    "QualityPart": "quality",
-    "QualityTask": "quality",
+    "Loss": "quality.losses",
+    "QualityPart": "quality.task",
+    "QualityTask": "quality.task",
     "Task": "task",
     "TrainingOptions": "options",
     "TrainingProgress": "loop",
     "TrainingResult": "loop",
-    "parse_loss": "losses",
+    "parse_loss": "quality.losses",
     "train": "loop",
 }
 

@@ -62,7 +62,9 @@ class TextScreen:
         if row.score is None:
             line = f"{'error':>9}  {'-':>9}  {name}: {shown(row.error or '')}"
         else:
-            notes = f"  [{shown('; '.join(row.score.notes))}]" if row.score.notes else ""
+            said = [] if row.score.reasons is None else [row.score.reasons.sentence]
+            notes = "; ".join([*said, *row.score.notes])
+            notes = f"  [{shown(notes)}]" if notes else ""
             value, spread = self._number(row.score.score), self._number(row.score.crop_spread)
             line = f"{value:>9}  {spread:>9}  {name}{notes}"
         write(line + "\n", sys.stdout)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from qmamba.assess import ImageRow, MapFormat, Scorer, TableFile
     from qmamba.assess.map_files import Target
+    from qmamba.images import UnreadableInput
     from qmamba.inference import Precision
 
 
@@ -133,6 +134,12 @@ def score(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON array of all rows instead of a table.")
     ] = False,
+    reasons: Annotated[
+        bool,
+        typer.Option(
+            "--reasons", help="Say which technical flaws each image has, from blur to color."
+        ),
+    ] = False,
     sort: Annotated[
         Order,
         typer.Option(help="Rows in input order as they come, or the best or worst score first."),
@@ -181,14 +188,15 @@ def score(
 
     Exit code: 0 all images scored, 1 some failed, 2 wrong usage, 130 interrupted.
     """
-    from qmamba.assess import TableFile, map_paths, require_existing, score_paths
+    from qmamba.assess import TableFile, map_paths, score_paths
+    from qmamba.images import require_existing
 
     limit_memory(memory)
     sharded.check()
     paths = paths or []
     if sharded.shards or sharded.ray is not None:
-        if as_json or sort is not Order.input:
-            raise ConfigError("--json and --sort have no effect on a folder of scores.")
+        if as_json or reasons or sort is not Order.input:
+            raise ConfigError("--json, --reasons and --sort have no effect on a folder of scores.")
         scorer = _scorer(
             model, tuned, policy, device, precision, batch_size, batch_images, max_pixels, seed
         )
@@ -219,10 +227,13 @@ def score(
             scorer = _scorer(
                 model, tuned, policy, device, precision, batch_size, batch_images, max_pixels, seed
             )
+            scorer.reasons = reasons
             table = None
             if output is not None:
                 settings = _settings(scorer)
-                table = TableFile(output, settings=settings, resume=resume, force=force)
+                table = TableFile(
+                    output, settings=settings, resume=resume, force=force, reasons=reasons
+                )
                 stack.enter_context(table)
             say(_legend(scorer))
             screen = _screen(scorer, as_json=as_json, quiet=table is not None)
@@ -263,9 +274,9 @@ def score(
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
-def _found(paths: list[str], recursive: bool) -> Iterator[str | ImageRow]:
+def _found(paths: list[str], recursive: bool) -> Iterator[str | UnreadableInput]:
     """The images that the paths stand for, of which there is one at least."""
-    from qmamba.assess import find_images
+    from qmamba.images import find_images
 
     found = find_images(paths, recursive=recursive, stdin=sys.stdin.buffer)
     first = next(found, None)
@@ -284,10 +295,11 @@ def _settings(scorer: Scorer) -> dict[str, str | int]:
         "precision": scorer.precision,
         "max_pixels": scorer.max_pixels,
         "batch_images": scorer.batch_images,
+        "reasons": scorer.reasons,
     }
 
 
-def _kept(table: TableFile, found: Iterator[str | ImageRow]) -> list[ImageRow]:
+def _kept(table: TableFile, found: Iterator[str | UnreadableInput]) -> list[ImageRow]:
     """The rows of an earlier run, whose images are taken off the front of what was found."""
     for number, row in enumerate(table.kept, 1):
         entry = next(found, None)
@@ -384,7 +396,7 @@ def _screen(scorer: Scorer, *, as_json: bool, quiet: bool) -> Screen | None:
 
 def _total(paths: list[str], recursive: bool) -> int | None:
     """Number of images to come, looked up only where a bar on a terminal shows it."""
-    from qmamba.assess import find_images
+    from qmamba.images import find_images
 
     if "-" in paths or not sys.stderr.isatty():
         return None

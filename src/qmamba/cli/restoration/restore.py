@@ -217,9 +217,8 @@ def restore(
 
     Exit code: 0 all restored and measured, 1 some not, 2 wrong usage or disk full, 130 interrupted.
     """
-    from qmamba.assess import require_existing
     from qmamba.cli.display.restoration import Counts, restore_all
-    from qmamba.images import DEFAULT_MAX_PIXELS, read_layers
+    from qmamba.images import DEFAULT_MAX_PIXELS, read_layers, require_existing
     from qmamba.restore import Restorer, plan_beside, result_ending
 
     if inputs.count("-") > 1:
@@ -368,7 +367,7 @@ def _single_job(inputs: list[str], output: Path, file_format: str | None, *, pre
 
 def _sources(inputs: list[str], output: Path | None, recursive: bool) -> Iterator[Source]:
     """The images, without the results of an earlier run that lie inside an input folder."""
-    from qmamba.assess import ImageRow, find_images
+    from qmamba.images import UnreadableInput, find_images
     from qmamba.restore import Source
 
     for text in inputs:
@@ -380,11 +379,11 @@ def _sources(inputs: list[str], output: Path | None, recursive: bool) -> Iterato
             and not _lies_in(text, output)
         )
         for found in find_images([text], recursive=recursive, stdin=sys.stdin.buffer):
-            path = found.image if isinstance(found, ImageRow) else found
+            path = found.image if isinstance(found, UnreadableInput) else found
             if passed_over and output is not None and _lies_in(path, output):
                 continue
             inside = os.path.relpath(os.path.dirname(path), text) if is_folder else ""
-            yield Source(path, inside, found.error if isinstance(found, ImageRow) else None)
+            yield Source(path, inside, found.error if isinstance(found, UnreadableInput) else None)
 
 
 def _lies_in(path: str | Path, folder: str | Path) -> bool:

@@ -86,7 +86,7 @@ def _with_ray(
     model: str | None,
     tuned: Path | None,
 ) -> None:
-    from qmamba.assess import require_existing
+    from qmamba.images import require_existing
     from qmamba.scale import Job, Settings
     from qmamba.scale.ray import require_ray, score_with_ray
 

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qmamba.assess import ImageRow, Scorer, find_images
+from qmamba.assess import Scorer
 from qmamba.errors import ConfigError, DataError, QMambaError
 from qmamba.evaluation.comparison.images import Comparison, compare_images
 from qmamba.files import atomic_write
-from qmamba.images import DEFAULT_MAX_PIXELS
+from qmamba.images import DEFAULT_MAX_PIXELS, UnreadableInput, find_images
 
 RESAMPLINGS = 10_000
 """Samples that the interval of the mean is taken from."""
@@ -222,7 +222,7 @@ def check_table_name(path: str | os.PathLike[str]) -> str:
 def _inside(root: str, recursive: bool) -> dict[str, str]:
     found = {}
     for image in find_images([root], recursive=recursive):
-        path = image.image if isinstance(image, ImageRow) else image
+        path = image.image if isinstance(image, UnreadableInput) else image
         found[os.path.relpath(path, root)] = path
     return found
 

@@ -25,7 +25,7 @@ def fit_generalized_gaussian(samples: Tensor) -> tuple[Tensor, Tensor]:
     samples = _not_empty(samples)
     variance = samples.square().mean(dim=-1)
     ratio = quotient_or_zero(samples.abs().mean(dim=-1).square(), variance)
-    return _shape_ofquotient_or_zero(ratio), variance
+    return _shape_of(ratio), variance
 
 
 def fit_asymmetric_gaussian(samples: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -53,7 +53,7 @@ def fit_asymmetric_gaussian(samples: Tensor) -> tuple[Tensor, Tensor, Tensor, Te
     asymmetry = quotient_or_zero(
         (left.pow(3) + right.pow(3)) * (left + right), (left_variance + right_variance).square()
     )
-    shape = _shape_ofquotient_or_zero(ratio * asymmetry)
+    shape = _shape_of(ratio * asymmetry)
     inverse = 1.0 / shape.double()
     log_one, log_two, log_three = (torch.lgamma(order * inverse) for order in (1.0, 2.0, 3.0))
     deviation_to_mean = torch.exp(log_two - 0.5 * (log_one + log_three)).to(samples.dtype)
@@ -83,7 +83,7 @@ def _shape_table(device: torch.device) -> tuple[Tensor, Tensor]:
     return log_ratio.exp(), shapes
 
 
-def _shape_ofquotient_or_zero(ratio: Tensor) -> Tensor:
+def _shape_of(ratio: Tensor) -> Tensor:
     """Inverts G(2/a)^2 / (G(1/a) G(3/a)), which grows with a, by interpolation in a table."""
     ratios, shapes = _shape_table(ratio.device)
     wanted = ratio.double().clamp(float(ratios[0]), float(ratios[-1]))

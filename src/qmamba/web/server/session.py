@@ -18,11 +18,11 @@ from typing import Any, cast, get_args
 import numpy as np
 from PIL import Image
 
-from qmamba.assess import ImageRow, Scorer, TableFile, find_images, score_paths
+from qmamba.assess import ImageRow, Scorer, TableFile, score_paths
 from qmamba.errors import ConfigError, DataError, QMambaError
 from qmamba.evaluation.comparison import compare_images
 from qmamba.files import atomic_write
-from qmamba.images import read_image
+from qmamba.images import UnreadableInput, find_images, read_image
 from qmamba.images.samples import reduced
 from qmamba.models import QMamba
 from qmamba.restore import Canceled, Restorer, target_name
@@ -98,9 +98,10 @@ class Session:
                 "most; use `qmamba score` and `qmamba report`."
             )
         for image in found:
-            if isinstance(image, ImageRow):
+            if isinstance(image, UnreadableInput):
                 item = Item(secrets.token_urlsafe(9), image.image, Path(image.image), False, "done")
-                item.row, item.shown = image, score_record(image)
+                item.row = ImageRow(image.image, error=image.error)
+                item.shown = score_record(item.row)
                 with self._condition:
                     self.items[item.id] = item
             else:

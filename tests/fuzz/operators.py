@@ -1,0 +1,316 @@
+"""Random calls of the operators and bindings of the kernel, right ones and wrong ones.
+
+A right call must agree with the definition; one whose arguments do not fit together must end with a
+`ShapeError`. Run with a library that was built with the sanitizers (see `docs/kernel.md`), a read
+or write beside a tensor ends the process; the last seed on the error output is that of the call.
+
+What counts as a fault: another exception, no exception where arguments do not fit, a result that is
+not that of the definition.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qmamba.errors import QMambaError
+from qmamba.ops import scan_routes, ss2d
+from qmamba.ops.native.depthwise import DepthwiseConvolution
+from qmamba.ops.native.integer import IntegerCall, PackedCodes
+from qmamba.ops.native.maps import layer_norm, weighted_sum
+from qmamba.ops.native.operands import Constant, QParamsRule, fake_quantize_
+from qmamba.ops.native.prepared_scan import PackedScan
+from qmamba.ops.native.quantized_scan import QuantizedScan, ScanRules
+from qmamba.ops.native.rounding import DynamicSettings, dynamic_round, dynamic_round_backward
+
+CALLS = 500
+"""Calls of a full run."""
+TOLERANCE = 2e-4
+
+Call = tuple[Callable[..., Any], dict[str, Any], Callable[[], Tensor] | None]
+"""A function, its arguments, and what its result must be; unknown where there is no definition."""
+
+
+def _numbers(rng: random.Random, *shape: int) -> Tensor:
+    generator = torch.Generator().manual_seed(rng.randrange(2**31))
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+
+
+def _codes(rng: random.Random, *shape: int, bits: int = 8) -> Tensor:
+    generator = torch.Generator().manual_seed(rng.randrange(2**31))
+    ends = -(2 ** (bits - 1)), 2 ** (bits - 1)
+    return torch.randint(*ends, shape, generator=generator, dtype=torch.int8, device="cpu")
+
+
+class _Map:
+    """Sizes and tensors of a 2-D scan."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.batch, self.channels = rng.randint(1, 3), rng.randint(1, 40)
+        self.states, self.rank = rng.choice([1, 2, 5, 8, 16, 17]), rng.randint(1, 4)
+        height, width, window = rng.randint(1, 7), rng.randint(1, 7), rng.choice([1, 1, 2, 4])
+        self.pixels, self.routes = height * width, scan_routes(height, width, window).clone()
+        self.x = _numbers(rng, self.batch, self.pixels, self.channels)
+        columns = self.rank + 2 * self.states
+        self.projected = _numbers(rng, self.batch, self.pixels, 4, columns)
+        self.parameters = {
+            "dt_weight": 0.3 * _numbers(rng, 4, self.channels, self.rank),
+            "dt_bias": _numbers(rng, 4, self.channels) - 1,
+            "A": -0.1 - _numbers(rng, 4, self.channels, self.states).abs(),
+            "D": _numbers(rng, 4, self.channels),
+        }
+
+    def tensors(self) -> dict[str, Any]:
+        return {"x": self.x, "projected": self.projected, "order": self.routes, **self.parameters}
+
+    def definition(self, merge: bool) -> Tensor:
+        arguments = (self.x, self.projected, self.routes, *self.parameters.values())
+        return ss2d(*arguments, merge=merge, backend="naive")
+
+
+def forward(rng: random.Random) -> Call:
+    case, merge = _Map(rng), rng.random() < 0.5
+    flags = {"merge": merge, "softplus": True, "save_states": rng.random() < 0.5}
+    arguments = {**case.tensors(), "delta": None, **flags}
+    return _first(torch.ops.qmamba.scan_forward), arguments, lambda: case.definition(merge)
+
+
+def backward(rng: random.Random) -> Call:
+    case, merge = _Map(rng), rng.random() < 0.5
+    tensors = {**case.tensors(), "delta": None, "merge": merge, "softplus": True}
+    y, states = torch.ops.qmamba.scan_forward(*tensors.values(), True)
+
+    def definition() -> Tensor:
+        x = case.x.clone().requires_grad_()
+        case.x = x
+        return torch.autograd.grad(case.definition(merge), x, y)[0]
+
+    operator = _first(torch.ops.qmamba.scan_forward_backward)
+    return operator, {"grad": y, **tensors, "states": states}, definition
+
+
+def pure(rng: random.Random) -> Call:
+    case, merge = _Map(rng), rng.random() < 0.5
+    arguments = {**case.tensors(), "merge": merge, "save_states": rng.random() < 0.5}
+    return _first(torch.ops.qmamba.chunked_map_scan), arguments, lambda: case.definition(merge)
+
+
+def prepared(rng: random.Random) -> Call:
+    case, merge = _Map(rng), rng.random() < 0.5
+
+    def call(x: Tensor, projected: Tensor, routes: Tensor, **parameters: Any) -> Tensor:
+        return PackedScan(**parameters, merge=merge)(x, projected, routes)
+
+    tensors = {"x": case.x, "projected": case.projected, "routes": case.routes}
+    return call, {**tensors, **case.parameters}, lambda: case.definition(merge)
+
+
+def quantized(rng: random.Random) -> Call:
+    case, bits = _Map(rng), rng.choice([2, 3, 4, 8])
+    padded = -(-case.channels // 16) * 16
+    spread = _numbers(rng, 8).abs() / 2**bits
+    rules = [
+        QParamsRule(bits, fixed=(4 / 2**bits, 0.0))
+        if which == 0 or rng.random() < 0.5
+        else QParamsRule(bits, weights=spread)
+        for which in range(5)
+    ]
+
+    def call(x: Tensor, projected: Tensor, routes: Tensor, **codes: Tensor) -> Tensor:
+        constants = (Constant(code, 0.1, 0.05) for code in codes.values())
+        # Operands are quantized in place.
+        return QuantizedScan(ScanRules(*rules), *constants)(x.clone(), projected.clone(), routes).y
+
+    arguments = {
+        **{"x": case.x, "projected": case.projected, "routes": case.routes},
+        "dt_weight": _codes(rng, 4, case.rank, padded, bits=bits),
+        "dt_bias": _codes(rng, 4, case.channels, bits=bits),
+        "A": -_codes(rng, 4, case.channels, case.states, bits=bits).abs(),
+        "D": _codes(rng, 4, case.channels, bits=bits),
+    }
+    return call, arguments, None
+
+
+def integers(rng: random.Random) -> Call:
+    rows, inputs, outputs = rng.randint(1, 60), rng.randint(1, 70), rng.randint(1, 70)
+    scale, offset = torch.tensor(0.03), torch.tensor(0.7)
+    codes = _codes(rng, outputs, inputs)
+    x = (255 * _numbers(rng, rows, inputs).sigmoid()).to(torch.uint8)
+
+    def call(x: Tensor, codes: Tensor, weight_scale: Tensor, **options: Any) -> Tensor:
+        return IntegerCall(PackedCodes(codes, weight_scale, None, None))(x, **options)
+
+    weight_scale = _numbers(rng, outputs).abs()
+    values = codes.double() * weight_scale.double()[:, None]
+    arguments = {"x": x, "codes": codes, "weight_scale": weight_scale}
+    residual = _numbers(rng, rows, outputs)
+    return (
+        call,
+        {**arguments, "scale": scale, "offset": offset, "residual": residual},
+        lambda: ((x.double() * 0.03 - 0.7) @ values.T + residual).float(),
+    )
+
+
+def depthwise(rng: random.Random) -> Call:
+    channels, side, dilation = rng.randint(1, 40), rng.choice([1, 3, 5]), rng.randint(1, 2)
+    x = _numbers(rng, rng.randint(1, 2), rng.randint(1, 9), rng.randint(1, 9), channels)
+
+    def call(x: Tensor, codes: Tensor, bias: Tensor) -> Tensor:
+        rule = QParamsRule(8, fixed=(0.05, 0.0))
+        return DepthwiseConvolution(Constant(codes, 0.1, 0.0), bias, rule, dilation=dilation)(x)
+
+    arguments = {"x": x, "codes": _codes(rng, channels, 1, side, side)}
+    return call, {**arguments, "bias": _numbers(rng, channels)}, None
+
+
+def operand(rng: random.Random) -> Call:
+    shape = tuple(rng.randint(1, 20) for _ in range(3))
+    rule = QParamsRule(rng.choice([2, 4, 8]), fixed=(0.1, 0.0))
+
+    def call(x: Tensor) -> Tensor:
+        values = x.clone(memory_format=torch.preserve_format)
+        fake_quantize_(values, rule)
+        return values
+
+    x = _numbers(rng, *shape)
+    ends = rule.first, rule.last
+    return call, {"x": x}, lambda: 0.1 * (x / torch.tensor(0.1)).round().clamp(*ends)
+
+
+def maps(rng: random.Random) -> Call:
+    channels = rng.randint(1, 70)
+    if rng.random() < 0.5:
+        x = _numbers(rng, rng.randint(1, 50), channels)
+        weight, bias = _numbers(rng, 2, channels).clone()
+        arguments = {"x": x, "weight": weight.clone(), "bias": bias.clone()}
+        function = torch.nn.functional.layer_norm
+
+        def norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            return layer_norm(x, weight, bias, 1e-2)
+
+        return norm, arguments, lambda: function(x, (channels,), weight, bias, 1e-2)
+    shape = (rng.randint(1, 2), rng.randint(1, 5), rng.randint(1, 5), channels)
+    x, z = _numbers(rng, *shape), _numbers(rng, *shape)
+    one, other = _numbers(rng, channels), _numbers(rng, shape[0], 1, 1, channels)
+    tensors = {"x": x, "x_weight": one, "z": z, "z_weight": other}
+    return weighted_sum, tensors, lambda: x * one + z * other
+
+
+def rounding(rng: random.Random) -> Call:
+    rows, count = rng.randint(1, 4), rng.choice([1, 7, 100, 9000])
+    settings = DynamicSettings(-8, 7, rng.choice([1, 4]), 1e-3, 1e-12)
+
+    def call(x: Tensor, step_weights: Tensor, offset_weights: Tensor) -> Tensor:
+        y, state = dynamic_round(x, step_weights, offset_weights, settings)
+        weights = (step_weights, offset_weights)
+        dynamic_round_backward(y, x, *weights, state, settings, 1.0)
+        return y
+
+    weights = {"step_weights": _numbers(rng, 4), "offset_weights": _numbers(rng, 4)}
+    return call, {"x": _numbers(rng, rows, count), **weights}, None
+
+
+KINDS = (forward, backward, pure, prepared, quantized, integers, depthwise, operand, maps, rounding)
+
+
+def _first(operator: Callable[..., Any]) -> Callable[..., Tensor]:
+    def call(**arguments: Any) -> Tensor:
+        result: Tensor = operator(*arguments.values())[0]
+        return result
+
+    return call
+
+
+def _longer(rng: random.Random, tensor: Tensor) -> Tensor:
+    axis = rng.randrange(tensor.dim())
+    return torch.cat([tensor, tensor.narrow(axis, 0, 1)], axis)
+
+
+def _shorter(rng: random.Random, tensor: Tensor) -> Tensor:
+    axis = rng.randrange(tensor.dim())
+    return tensor.narrow(axis, 0, rng.randrange(tensor.shape[axis])).contiguous()
+
+
+def _out_of_range(rng: random.Random, tensor: Tensor) -> Tensor:
+    edited = tensor.clone()
+    value = rng.choice([tensor.shape[-1] + 1, 10**6, -2, -(10**9), 2**31 - 1])
+    edited.view(-1)[rng.randrange(edited.numel())] = value
+    return edited
+
+
+def broken(rng: random.Random, arguments: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The same call with one tensor that may not fit, and what was done to it."""
+    tensors = [k for k, v in arguments.items() if isinstance(v, Tensor) and v.dim() and v.numel()]
+    name = rng.choice(tensors)
+    tensor: Tensor = arguments[name]
+    changes: dict[str, Callable[[], Tensor]] = {
+        "longer": lambda: _longer(rng, tensor),
+        "shorter": lambda: _shorter(rng, tensor),
+        "empty": lambda: tensor.new_empty(0),
+        "flat": lambda: tensor.flatten(),
+        "float64": lambda: tensor.double(),
+        "float16": lambda: tensor.half(),
+        "int8": lambda: tensor.to(torch.int8),
+        "meta": lambda: tensor.to("meta"),
+    }
+    if tensor.dtype == torch.int32:
+        changes = {key: changes[key] for key in ("shorter", "empty", "float64", "int8")}
+        changes["out of range"] = lambda: _out_of_range(rng, tensor)
+    change = rng.choice(list(changes))
+    return {**arguments, name: changes[change]()}, f"{name} {change}"
+
+
+def faults(seed: int) -> Iterator[str]:
+    """What is wrong with the call of a seed."""
+    rng = random.Random(seed)
+    kind = rng.choice(KINDS)
+    call, arguments, definition = kind(rng)
+    what = "as it is"
+    if rng.random() < 0.6:
+        arguments, what = broken(rng, arguments)
+        definition = None
+    label = f"{kind.__name__}, {what}"
+    try:
+        result = call(**arguments)
+    except QMambaError as error:
+        if what == "as it is":
+            yield f"{label}: refused: {error}"
+        elif not str(error).rstrip().endswith("."):
+            yield f"{label}: no sentence: {error}"
+        return
+    except (RuntimeError, NotImplementedError) as error:
+        # torch itself refuses tensors without memory among others.
+        if not what.endswith("meta"):
+            yield f"{label}: {type(error).__name__}: {str(error).splitlines()[0]}"
+        return
+    except Exception as error:
+        yield f"{label}: {type(error).__name__}: {error}"
+        return
+    if what.endswith("out of range"):
+        yield f"{label}: was not refused"
+    if definition is not None:
+        expected = definition()
+        largest = float((result - expected).abs().max() / expected.abs().max().clamp_min(1))
+        if not largest < TOLERANCE:
+            yield f"{label}: differs by {largest:g} from the definition"
+
+
+def run(seconds: float, seed: int, calls: int = CALLS) -> int:
+    """Make calls until the time or their number is up; the number of faults, which are printed."""
+    begin, count, found = time.monotonic(), 0, 0
+    while count < calls and time.monotonic() - begin < seconds:
+        sys.stderr.write(f"\rcall {seed + count} ")
+        sys.stderr.flush()
+        for fault in faults(seed + count):
+            found += 1
+            print(f"seed {seed + count}: {fault}")
+        count += 1
+    sys.stderr.write("\r")
+    print(f"{count} calls from seed {seed} in {time.monotonic() - begin:.0f} s; {found} faults")
+    return found

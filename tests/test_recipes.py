@@ -1,0 +1,76 @@
+"""The recipe of the default weights runs: two steps, a stop, the file that comes out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from qmamba.checkpoints import load, save_model
+from qmamba.models import ModelMetadata, ScoreScale, create_model
+from tests.conftest import REPOSITORY
+
+RECIPES = REPOSITORY / "recipes"
+EXAMPLES = REPOSITORY / "examples"
+SCALE = ScoreScale("test", 0.0, 1.0, True, 0.6, 0.2)
+
+
+@pytest.fixture
+def damage(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    monkeypatch.syspath_prepend(str(RECIPES))
+    import damage
+
+    return damage
+
+
+def test_likeness_and_share_follow_the_damage(damage) -> None:  # type: ignore[no-untyped-def]
+    image = np.array(Image.open(EXAMPLES / "coffee.jpg").convert("RGB"))[:160, :160]
+    levels = [0.0, 1.0, 2.0, 3.0, 5.0]
+    images = [image] + [
+        damage.distort(image, "jpeg", level, np.random.default_rng(0)) for level in levels[1:]
+    ]
+    batch = damage.to_batch(images)
+    likeness = damage.haarpsi(batch, batch[:1].expand_as(batch))
+    assert likeness[0] == pytest.approx(1.0, abs=1e-4)
+    assert (likeness.diff() < 0).all() and likeness[-1] < 0.6
+    share = damage.share_of_the_way(damage.Ladder(images, "jpeg", levels))
+    assert share[0] == 0 and (share.diff() > 0).all() and share[-1] <= 1
+    flat = torch.full((1, 3, 32, 32), 0.5)
+    assert damage.haarpsi(flat, flat).item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_ladder_depends_on_its_generator_alone(damage) -> None:  # type: ignore[no-untyped-def]
+    first, second = (
+        damage.random_ladder(EXAMPLES / "cat.jpg", 96, np.random.default_rng(3), saved=0.5)
+        for _ in range(2)
+    )
+    assert first.kind == second.kind and first.levels == second.levels == sorted(first.levels)
+    assert len(first.images) == damage.LEVELS + 1
+    for one, other in zip(first.images, second.images, strict=True):
+        assert one.shape == (96, 96, 3) and np.array_equal(one, other)
+
+
+def test_fine_tuning_runs_and_writes_weights(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("qmamba-nano", dims=(8, 16, 16, 16), depths=(1, 1, 1, 1), statistics=4)
+    save_model(model, tmp_path / "start.safetensors", metadata=ModelMetadata("t", score=SCALE))
+    (tmp_path / "scores.csv").write_text(
+        "image,mos,split\ncat.jpg,0.8,train\ncoffee.jpg,0.7,train\nnone.jpg,0.1,val\n"
+    )
+    (tmp_path / "images").symlink_to(EXAMPLES)
+    command = [
+        *(sys.executable, str(RECIPES / "robust.py"), "--rated", str(tmp_path)),
+        *("--clean", str(EXAMPLES), "--out", str(tmp_path / "run"), "--steps", "2"),
+        *("--batch", "2", "--weights", str(tmp_path / "start.safetensors")),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    tuned = load(tmp_path / "run" / "robust.safetensors")
+    assert tuned.metadata is not None and "2 steps" in tuned.metadata.training["robust"]
+    before = load(tmp_path / "start.safetensors").state_dict()
+    assert any(not torch.equal(before[key], value) for key, value in tuned.state_dict().items())
