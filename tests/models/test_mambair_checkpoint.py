@@ -83,7 +83,7 @@ def test_every_variant_is_inferred(variant: str) -> None:
 def test_roots_and_prefixes(tmp_path: Path) -> None:
     state = build(MICRO).state_dict()
     other = build(MICRO, seed=1).state_dict()
-    torch.save({"params_ema": other, "params": state}, tmp_path / "both.pth")
+    torch.save({"params": other, "params_ema": state}, tmp_path / "both.pth")
     prefixed = {"module." + key: tensor for key, tensor in state.items()}
     torch.save(prefixed, tmp_path / "bare.pth")
     paths = [

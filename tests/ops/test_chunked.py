@@ -15,7 +15,6 @@ from torch import Tensor
 from qmamba.errors import ShapeError
 from qmamba.ops.scan import state_space
 from qmamba.ops.scan.chunked import selective_scan_chunked, ss2d_chunked
-from qmamba.ops.scan.chunked_map import map_scan
 from qmamba.ops.scan.naive import selective_scan_naive, ss2d_naive
 from tests.ops.cases import (
     largest_relative_error,
@@ -354,7 +353,7 @@ def test_blocks_fit_the_scratch_budget(
 def test_the_map_operator_is_registered_completely(merge: bool) -> None:
     x, projected, *parameters = [t.requires_grad_() for t in map_inputs(1, 3, 3, 4, 2, 1)]
     arguments = (x, projected, route_tables(3, 3, 2), *parameters, merge, True)
-    torch.library.opcheck(map_scan, arguments)
+    torch.library.opcheck(torch.ops.qmamba.chunked_map_scan.default, arguments)
 
 
 def test_the_sequence_operator_is_registered_completely() -> None:

@@ -151,8 +151,10 @@ def test_weights_file_and_official_file(model: MambaIRv2, tmp_path: Path) -> Non
 
 
 def test_it_restores_images_whole_and_in_tiles(model: MambaIRv2) -> None:
-    whole = Restorer(model, metadata=METADATA, tile="whole").restore_tensor(images())
-    torch.testing.assert_close(whole, model(images()).clamp(0, 1), atol=1e-5, rtol=1e-5)
+    # Smaller images get a margin before the network sees them.
+    x = torch.rand(2, 3, 17, 21, generator=torch.Generator().manual_seed(0))
+    whole = Restorer(model, metadata=METADATA, tile="whole").restore_tensor(x)
+    torch.testing.assert_close(whole, model(x).clamp(0, 1), atol=1e-5, rtol=1e-5)
     large = torch.rand(1, 3, 40, 70, generator=torch.Generator().manual_seed(5))
     tiled = Restorer(model, metadata=METADATA, tile=32, overlap=8).restore_tensor(large)
     scale = model.config.scale

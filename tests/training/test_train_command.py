@@ -218,7 +218,7 @@ def test_constant_scores(table: Path, start: Path, tmp_path: Path) -> None:
     for line in range(1, 13):
         change(table, line, "mos", "3")
     result = run("--data", table, "-o", tmp_path / "run", "--from", start, *QUICK)
-    assert result.exit_code == 2 and "every score" in result.stderr
+    assert result.exit_code == 2 and "Every score" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_constant_scores(table: Path, start: Path, tmp_path: Path) -> None:
         (["--milestones", "x"], "--milestones"),
         (["--precision", "fp8"], "precision"),
         (["--keep", "best"], "validation"),
-        (["--shorter", "big"], "--shorter"),
+        (["--shorter", "big"], "shorter side is a number"),
         (["--scale", "5"], "LOW,HIGH"),
         (["--scale", "other=1,5"], "'other'"),
         (["--sampling", "even"], "balanced"),

@@ -95,9 +95,9 @@ def status(tab: Tab, start: str) -> None:
     until(tab, f"{text} && {text}.startsWith({start!r})", 120)
 
 
-def wait_scored(tab: Tab, count: int) -> None:
+def wait_scored(tab: Tab, count: int, seconds: float = 120) -> None:
     status(tab, f"{count} of {count} images")
-    until(tab, "document.getElementById('progress').hidden", 120)
+    until(tab, "document.getElementById('progress').hidden", seconds)
     # What is drawn follows the last change within a frame.
     tab.page.wait_for_timeout(100)
 
@@ -478,7 +478,7 @@ def test_two_thousand_images_scroll(
     tab = new_tab()
     page = tab.page
     visit(tab, serve("many"))
-    wait_scored(tab, 2000)
+    wait_scored(tab, 2000, 900)
     page.select_option("#sort", "name")
     page.wait_for_timeout(100)
     seen: dict[int, str] = {}

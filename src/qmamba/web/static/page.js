@@ -50,22 +50,18 @@ async function refresh() {
   collection.replace(state.images, state.revision);
 }
 
-let reached = true;
 listen(
   (event) => {
     if (event.removed) collection.remove(event.removed);
     else collection.put(event.image);
   },
-  async (now) => {
-    if (!now) {
+  async (reached) => {
+    if (!reached) {
       failed(new Error("The server cannot be reached. If it has ended, what it was doing is lost; start `qmamba serve` again and open the address that it prints."));
-    } else if (!reached) {
-      await refresh();
-      $("alert").hidden = true;
+      return;
     }
-    reached = now;
+    // What changed before the events began, at first and after every interruption.
+    await refresh().then(() => { $("alert").hidden = true; }, failed);
   },
 );
-// What changed between the first answer and the first event.
-await refresh();
 work();
