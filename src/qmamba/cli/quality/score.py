@@ -189,7 +189,6 @@ def score(
     Exit code: 0 all images scored, 1 some failed, 2 wrong usage, 130 interrupted.
     """
     from qmamba.assess import TableFile, map_paths, score_paths
-    from qmamba.images import require_existing
 
     limit_memory(memory)
     sharded.check()
@@ -212,13 +211,9 @@ def score(
             decoders=workers,
         )
         return
-    if not paths:
-        raise ConfigError("Give a PATH: images, folders or patterns to score.")
+    _require_inputs(paths)
     if (resume or force) and output is None:
         raise ConfigError("--resume and --force are about the rows of -o FILE; add it.")
-    if paths.count("-") > 1:
-        raise ConfigError("The list on standard input (-) can be read once only.")
-    require_existing(paths)
     maps = _maps(paths, map_file, map_folder, map_format)
     found = _found(paths, recursive)
     done = failed = 0
@@ -272,6 +267,16 @@ def score(
     )
     if failed:
         raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def _require_inputs(paths: list[str]) -> None:
+    from qmamba.images import require_existing
+
+    if not paths:
+        raise ConfigError("Give a PATH: images, folders or patterns to score.")
+    if paths.count("-") > 1:
+        raise ConfigError("The list on standard input (-) can be read once only.")
+    require_existing(paths)
 
 
 def _found(paths: list[str], recursive: bool) -> Iterator[str | UnreadableInput]:
