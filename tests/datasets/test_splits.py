@@ -208,7 +208,7 @@ def test_altered_files_are_refused(tmp_path: Path) -> None:
 
 def test_wrong_splits_are_not_written(tmp_path: Path) -> None:
     path = tmp_path / "splits.json"
-    with pytest.raises(DataError, match="no splits to write"):
+    with pytest.raises(DataError, match="No splits to write"):
         write_splits(path, REFERENCES, [])
     with pytest.raises(DataError, match=r"positions 0 to 80 where"):
         write_splits(path, REFERENCES, [Split("image", (0,), (80,))])

@@ -100,5 +100,5 @@ def test_not_a_workbook(tmp_path: Path) -> None:
         sheet_cells(path)
     with pytest.raises(DataError, match="is missing"):
         sheet_cells(tmp_path / "absent.xlsx")
-    with pytest.raises(DataError, match="cannot read"):
+    with pytest.raises(DataError, match="Cannot read"):
         sheet_cells(tmp_path)
