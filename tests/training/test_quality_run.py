@@ -9,11 +9,12 @@ import torch
 
 from qmamba.assess import Scorer
 from qmamba.checkpoints import load
+from qmamba.checkpoints.loading import usable_device
 from qmamba.datasets import RatedDataset, Split, read_splits, split_by_content, split_by_image
 from qmamba.errors import CheckpointError, ConfigError, DataError
 from qmamba.models import create_model
 from qmamba.training import QualityTask
-from qmamba.training.quality.initial_network import starting_model, usable_device
+from qmamba.training.quality.initial_network import starting_model
 from qmamba.training.quality.run import train_quality
 from qmamba.training.quality.splits import hold_out, kept_split, splits_path
 from qmamba.training.run import run_folder

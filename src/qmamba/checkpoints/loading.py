@@ -91,7 +91,7 @@ def load(
         >>> model.metadata.score.name
         'BIQ2021 MOS'
     """
-    target = _usable(device)
+    target = usable_device(device)
     file = read_weights(source, revision)
     if is_packed(file):
         if name is not None or config_overrides:
@@ -315,7 +315,12 @@ def _weight(source: str, key: str, tensor: Tensor, wanted: torch.dtype) -> Tenso
     return tensor.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
-def _usable(device: torch.device | str) -> torch.device:
+def usable_device(device: torch.device | str) -> torch.device:
+    """The device, if tensors can be put there.
+
+    Raises:
+        ConfigError: it is unknown or not there.
+    """
     try:
         return torch.empty(0, dtype=torch.uint8, device=device).device
     except (RuntimeError, AssertionError) as error:

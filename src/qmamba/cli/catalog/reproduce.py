@@ -87,6 +87,7 @@ def reproduce(
     Exit code: 0 everything was run, 1 something was missing or failed, 2 wrong usage or nothing to
     run, 130 stopped by a signal.
     """
+    from qmamba.checkpoints.loading import usable_device
     from qmamba.reproduce import (
         EXPERIMENTS,
         Conditions,
@@ -96,7 +97,6 @@ def reproduce(
         run_plan,
     )
     from qmamba.training.options import PRECISIONS
-    from qmamba.training.quality.initial_network import usable_device
 
     if experiment not in EXPERIMENTS:
         raise ConfigError(f"The paper has no {experiment!r}; give one of {', '.join(EXPERIMENTS)}.")

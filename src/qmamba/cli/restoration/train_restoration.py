@@ -163,10 +163,10 @@ def train_restoration_command(
 
     Exit code: 0 finished, 2 wrong usage or data, 130 stopped by a signal after a checkpoint.
     """
+    from qmamba.checkpoints.loading import usable_device
     from qmamba.datasets.clean.images import find_clean_images, split_clean_images
     from qmamba.quantization import quantization_of
     from qmamba.training.distributed import is_main, process_group
-    from qmamba.training.quality.initial_network import usable_device
     from qmamba.training.restoration.initial_network import (
         degradation_for,
         prepare_quantized,

@@ -86,16 +86,3 @@ def clear_output(model: nn.Module, among: Container[str] | None = None) -> None:
 def is_output(name: str) -> bool:
     """Whether a parameter belongs to the output layer of a quality model."""
     return _OUTPUT.search(name) is not None
-
-
-def usable_device(device: torch.device | str) -> torch.device:
-    """The device, if tensors can be put there.
-
-    Raises:
-        ConfigError: it is unknown or not there.
-    """
-    try:
-        return torch.empty(0, dtype=torch.uint8, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"The device {str(device)!r} cannot be used here: {reason}") from error

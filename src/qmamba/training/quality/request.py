@@ -126,8 +126,9 @@ def train_on_ratings(
         CheckpointError: the weights cannot be found or do not fit.
         TrainingError: the loss is not finite.
     """
+    from qmamba.checkpoints.loading import usable_device
     from qmamba.training.distributed import process_group
-    from qmamba.training.quality.initial_network import starting_model, usable_device
+    from qmamba.training.quality.initial_network import starting_model
     from qmamba.training.quality.run import require_fitting, train_quality
     from qmamba.training.run import require_new_or_resumed, run_folder
 

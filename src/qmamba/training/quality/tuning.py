@@ -12,6 +12,7 @@ import torch
 
 from qmamba.assess import DEFAULT_WEIGHTS
 from qmamba.checkpoints import load, save_tuned
+from qmamba.checkpoints.loading import usable_device
 from qmamba.datasets import RatedDataset
 from qmamba.errors import ConfigError
 from qmamba.models import ModelMetadata, Network, QMamba
@@ -19,7 +20,6 @@ from qmamba.prompts import TunedQMamba, TuningConfig, attach
 from qmamba.training.distributed import process_group
 from qmamba.training.loop import TrainingProgress
 from qmamba.training.options import TrainingOptions
-from qmamba.training.quality.initial_network import usable_device
 from qmamba.training.quality.request import RatingRequest, Tell, quality_task, silent
 from qmamba.training.quality.run import require_fitting, train_quality
 from qmamba.training.quality.task import QualityPart, QualityTask
