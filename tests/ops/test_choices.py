@@ -47,21 +47,21 @@ def test_the_way_back(block: int, tile: int) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_every_choice_is_among_those_that_trials_know() -> None:
-    from qmamba.ops.triton.kernels import BACKWARD_CONFIGURATIONS, SCAN_CONFIGURATIONS
+    from qmamba.ops.triton.configurations import BACKWARD_CONFIGURATIONS, SCAN_CONFIGURATIONS
 
     def known(configurations: list[object]) -> set[str]:
         return {str(configuration) for configuration in configurations}
 
-    from qmamba.ops.triton import kernels
+    from qmamba.ops.triton import configurations
 
     for channels, states in widths():
         for save in (0, save_steps(states)):
             values = {"channels": channels, "STATES": states, "SAVE": save}
-            assert str(kernels.scan.rule(values)) in known(SCAN_CONFIGURATIONS)
+            assert str(configurations.scan.rule(values)) in known(SCAN_CONFIGURATIONS)
     for block in (32, 64, 128):
         for tile in (16, 32):
             values = {"BLOCK_D": block, "TILE": tile}
-            assert str(kernels.scan_backward.rule(values)) in known(BACKWARD_CONFIGURATIONS)
+            assert str(configurations.scan_backward.rule(values)) in known(BACKWARD_CONFIGURATIONS)
 
 
 def test_trials_have_to_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

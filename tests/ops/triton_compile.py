@@ -19,7 +19,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from qmamba.ops.triton import kernels, launch
+from qmamba.ops.triton import configurations, launch
 from qmamba.ops.triton.operators import selective_scan_triton, ss2d_triton
 from tests.ops.cases import map_inputs, route_tables, scan_inputs
 
@@ -71,7 +71,7 @@ def compile_map(sizes: tuple[int, int, int, int, int, int], dtype: torch.dtype) 
 
 def main() -> None:
     driver.set_active(CompilingDriver())
-    for launched in (kernels.scan, kernels.scan_backward):
+    for launched in (configurations.scan, configurations.scan_backward):
         launched.trials.cache_results = False
     if "--all" in sys.argv:
         os.environ["QMAMBA_AUTOTUNE"] = "1"
