@@ -32,7 +32,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -329,7 +329,7 @@ def models(batch: int, train: bool, dtype: torch.dtype, rounds: int, arguments: 
         swin = create("swin_tiny_patch4_window7_224", num_classes=1, img_size=side)
         add("Swin-T", swin)
         if device == "cuda":
-            add("Swin-T, compiled", torch.compile(swin))
+            add("Swin-T, compiled", cast(nn.Module, torch.compile(swin)))
     report = interleave(calls, rounds, device)
     for row in report.values():
         if "median_ms" in row:

@@ -112,7 +112,6 @@ def test_a_map_that_is_not_made_of_rows() -> None:
 
     x = torch.zeros(2, 3, 4, 10)
     assert _row_stride(x) == 10 and _row_stride(x[..., :5]) == 10
-    assert _row_stride(x[:, :1]) == 10 and _row_stride(x[:1, :, :1]) == 10
     with pytest.raises(ValueError, match="not evenly spaced"):
         _row_stride(x[:, :2])
     taps = torch.ones(3, 3, 5)
