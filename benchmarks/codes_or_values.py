@@ -37,7 +37,8 @@ _SIGMA, _QUALITY = 25, 20
 def pair(path: Path, config: RestorationConfig) -> tuple[Tensor, Tensor]:
     """A degraded and an original image, ``(1, channels, height, width)`` in [0, 1]."""
     image = Image.open(path).convert("RGB" if config.channels == 3 else "L")
-    image = image.crop((0, 0, *(min(side, _SIDE) // 8 * 8 for side in image.size)))
+    width, height = (min(side, _SIDE) // 8 * 8 for side in image.size)
+    image = image.crop((0, 0, width, height))
     original = as_tensor(image)
     if config.task == "denoise":
         noise = torch.randn(original.shape, generator=torch.Generator().manual_seed(0))

@@ -90,7 +90,7 @@ class PackedParameters(NamedTuple):
             if all(_holds(new, old) for old, new in pairs):
                 return known.packed
         with torch.no_grad():
-            packed = cls.pack(*given, merge)
+            packed = cls.pack(dt_weight, dt_bias, A, D, merge)
             copies = tuple(t.clone(memory_format=torch.contiguous_format) for t in given)
         owner = weakref.ref(dt_weight, lambda _: _PACKED.pop(key, None))
         _PACKED[key] = _Kept(owner, copies, packed)
