@@ -11,7 +11,9 @@ Memory and planning do not mind other load. The others want a quiet machine; `--
 
     python -m benchmarks.scale --part memory planning -o benchmarks/results/scale.json
     python -m benchmarks.scale --part generate --files 20000 --data FOLDER
-    python -m benchmarks.scale --part profile throughput run --data FOLDER -o ...  # 12 minutes
+    python -m benchmarks.scale --part profile throughput run --data FOLDER -o ...  # 10 minutes
+
+`python -m benchmarks.render` then puts all of them into docs/performance.md.
 """
 
 from __future__ import annotations
@@ -343,7 +345,7 @@ def main() -> None:
             "run": lambda: run(folder, given.data, given.files, given.kills),
         }
         for part in given.part:
-            report[part] = works[part]()
+            report[part] = {**works[part](), "load": os.getloadavg()[0]}
             print(part, json.dumps(report[part]), flush=True)
     if given.out.exists():
         report = {**json.loads(given.out.read_text()), **report}
