@@ -116,11 +116,13 @@ def wait_scored(tab: Tab, count: int, seconds: float = 2 * PATIENCE) -> None:
 
 
 def names(tab: Tab) -> list[str]:
-    """Names in the gallery, in the order of reading."""
+    """Names in the gallery, in the order of reading, which is the one that is seen."""
+    places = (
+        "[...document.querySelectorAll('.cell')].map((one) => one.getAttribute('aria-posinset'))"
+    )
+    assert tab.page.evaluate(f"() => {places}.every((one, i, all) => !i || one - all[i - 1] === 1)")
     found: list[str] = tab.page.evaluate(
-        "() => [...document.querySelectorAll('.cell')]"
-        ".sort((a, b) => a.getAttribute('aria-posinset') - b.getAttribute('aria-posinset'))"
-        ".map((cell) => cell.title)"
+        "() => [...document.querySelectorAll('.cell')].map((cell) => cell.title)"
     )
     return found
 
