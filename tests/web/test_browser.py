@@ -333,6 +333,13 @@ def test_the_table_is_that_of_the_command(
     with tab.page.expect_download() as download:
         tab.page.click("#kept")
     assert Path(download.value.path()).read_text() == f"{kept}\n"
+    # All that a threshold leaves, without pressing a key for each.
+    tab.page.select_option("#show", "all")
+    tab.page.click("#keep-shown")
+    until(tab, "document.querySelectorAll('.cell.keep').length === 3")
+    with tab.page.expect_download() as download:
+        tab.page.click("#kept")
+    assert len(Path(download.value.path()).read_text().splitlines()) == 3
 
 
 def test_a_reload_keeps_the_session(new_tab: NewTab, serve: Serve, photos: Path) -> None:
