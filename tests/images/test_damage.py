@@ -14,6 +14,7 @@ from PIL import Image
 
 from qmamba.errors import ImageError
 from qmamba.images import read_image, read_layers
+from qmamba.images.formats.jpeg import read_layout
 from tests.images.image_files import PNG_RGB, encoded, png_chunk, png_file, tiff_file
 
 HEIGHT, WIDTH = 40, 56
@@ -167,6 +168,52 @@ def test_jpeg_closed_early(
             continue
         with pytest.raises(ImageError, match=r"truncated|damaged"):
             read_image(cut + end)
+
+
+@pytest.mark.parametrize("options", [*JPEG_KINDS, {"subsampling": 0}, {"quality": 30}], ids=str)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("end", [b"", b"\xff\xd9"])
+def test_jpeg_cut_inside_its_last_block(
+    options: dict[str, Any], mode: str, end: bytes, photo: Image.Image
+) -> None:
+    """It is refused, or what is missing makes no difference."""
+    data = encoded(photo.convert(mode), "JPEG", **options)
+    whole = read_image(data).pixels
+    refused = 0
+    for missing in range(1, 16):
+        try:
+            cut = read_image(data[: -2 - missing].rstrip(b"\xff") + end)
+        except ImageError:
+            refused += 1
+        else:
+            assert np.array_equal(cut.pixels, whole)
+    assert refused >= 13
+
+
+@pytest.mark.parametrize("marker", [b"\xda", b"\xd1"])
+def test_jpeg_cut_in_front_of_another_marker(marker: bytes, photo: Image.Image) -> None:
+    """libjpeg goes on with the next scan or restart interval over what is missing."""
+    options = {"progressive": True} if marker == b"\xda" else {"restart_marker_blocks": 40}
+    data = encoded(photo.resize((200, 200)), "JPEG", **options)
+    position = data.index(b"\xff" + marker, data.index(b"\xff\xda") + 2)
+    # Tables stand in front of a scan.
+    while marker == b"\xda" and b"\xff\xc4" in data[data.index(b"\xff\xda") + 2 : position]:
+        position = data.index(b"\xff\xc4", data.index(b"\xff\xda") + 2)
+    with pytest.raises(ImageError, match="ends before the last pixel"):
+        read_image(data[: position - 12] + data[position:])
+
+
+def test_jpeg_fill_bytes_in_front_of_markers(photo: Image.Image) -> None:
+    data = encoded(photo, "JPEG", restart_marker_blocks=40)
+    filled = data[:-2] + b"\xff\xff" + data[-2:]
+    filled = filled.replace(b"\xff\xd0", b"\xff\xff\xff\xd0")
+    assert np.array_equal(read_image(filled).pixels, read_image(data).pixels)
+
+
+def test_jpeg_of_nothing_but_restart_markers_takes_little_memory(photo: Image.Image) -> None:
+    data = encoded(photo, "JPEG", restart_marker_blocks=1)
+    layout = read_layout(io.BytesIO(data[:-2] + b"\xff\xd0" * 300_000 + data[-2:]))
+    assert layout.scans[0].restarts > 300_000 and len(layout.scans[0].ends) < 110_000
 
 
 @pytest.mark.parametrize("options", JPEG_KINDS, ids=str)
