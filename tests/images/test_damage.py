@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -389,3 +392,53 @@ def test_color_map_of_8_bits() -> None:
 def test_tiles_that_claim_gigabytes(shared: Path) -> None:
     with pytest.raises(ImageError, match="do not belong to an image of 16 x 16"):
         read_image(shared / "cases" / "tiff-tile-bomb" / "tile_46320.tif")
+
+
+def test_nothing_is_printed_about_too_many_samples() -> None:
+    """Pillow logs an error, which Python prints where nobody has set up logging."""
+    data = tiff_file(np.zeros((8, 8, 7), np.uint8), photometric=1)
+    script = (
+        "import sys\n"
+        "from qmamba.errors import ImageError\n"
+        "from qmamba.images import read_image\n"
+        "try: read_image(sys.stdin.buffer.read())\n"
+        "except ImageError: print('refused')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], input=data, capture_output=True)
+    assert (done.stdout, done.stderr) == (b"refused\n", b"")
+
+
+def _indexed(rows: list[bytes], packed: bytes | None = None, extra: bytes = b"") -> bytes:
+    header = struct.pack(">IIBBBBB", 8, len(rows), 8, 3, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row for row in rows)) if packed is None else packed
+    chunks = ((b"IHDR", header), (b"PLTE", bytes(range(12))), (b"IDAT", data), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+def test_png_pixels_without_a_color_in_the_palette() -> None:
+    assert not read_image(_indexed([bytes(8), bytes([3] * 8)])).notes
+    damaged = read_image(_indexed([bytes(8), bytes([9] * 8)]))
+    assert damaged.notes == ("pixels name color 9 of a palette of 4 colors",)
+
+
+def test_png_data_behind_the_last_row() -> None:
+    sound = _indexed([bytes(8)] * 2)
+    pixels = read_image(sound).pixels
+    packed = zlib.compress(bytes(18))
+    # The last one would take ten gigabytes.
+    for more in (packed + b"tail", zlib.compress(bytes(30)), zlib.compress(bytes(10**7)) * 1000):
+        started = time.monotonic()
+        found = read_image(_indexed([bytes(8)] * 2, more))
+        assert time.monotonic() - started < 5
+        assert found.notes == ("the pixel data goes on behind the last row",)
+        assert np.array_equal(found.pixels, pixels)
+    with pytest.raises(ImageError, match="no checksum at its end"):
+        read_image(_indexed([bytes(8)] * 2, packed[:-4]))
+
+
+def test_png_key_color_beside_alpha(photo: Image.Image) -> None:
+    data = encoded(photo.convert("RGBA"), "PNG")
+    keyed = data[:33] + png_chunk(b"tRNS", bytes(6)) + data[33:]
+    found = read_image(keyed)
+    assert found.notes == ("PNG chunk tRNS skipped: the image has an alpha channel",)
+    assert np.array_equal(found.pixels, read_image(data).pixels)
