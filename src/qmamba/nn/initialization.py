@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qmamba.nn.layers import Linear
+
 STEP_RANGE = (1e-3, 1e-1)
 """Smallest and largest initial step size of the scan (``dt`` after the softplus)."""
 
@@ -26,7 +28,7 @@ def module_kwargs(dtype: torch.dtype | None = None) -> dict[str, Any]:
 
 def linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
     """A linear layer with truncated normal weights of deviation 0.02 and zero bias."""
-    layer = nn.Linear(in_features, out_features, bias=bias)
+    layer = Linear(in_features, out_features, bias=bias)
     nn.init.trunc_normal_(layer.weight, std=0.02)
     if bias:
         nn.init.zeros_(layer.bias)
