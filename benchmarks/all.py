@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SCRIPTS = ("scan", "models", "parts", "memory", "scaling", "iqa")
+SCRIPTS = ("scan", "models", "parts", "memory", "scaling", "iqa", "training")
 PROGRESS = "progress.json"
 """Which parts of a run are done, beside their results."""
 
