@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmamba.nn.attentive_scan import AttentiveScan
-from qmamba.nn.convolution import ChannelLastConv2d
 from qmamba.nn.initialization import linear, module_kwargs
-from qmamba.nn.layers import LayerNorm
+from qmamba.nn.layers import ChannelLastConv2d, LayerNorm
 from qmamba.nn.window_attention import WindowAttention
 
 FEED_FORWARDS = ("convolutional", "gated")

@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmamba.nn.convolution import ChannelLastConv2d
 from qmamba.nn.initialization import linear
-from qmamba.nn.layers import LayerNorm
+from qmamba.nn.layers import ChannelLastConv2d, LayerNorm
 from qmamba.nn.ss2d import SelectiveScan
 from qmamba.ops import class_route, step_of_pixel
 

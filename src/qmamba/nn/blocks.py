@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmamba.nn.convolution import ChannelLastConv2d
 from qmamba.nn.initialization import linear
-from qmamba.nn.layers import LayerNorm
+from qmamba.nn.layers import ChannelLastConv2d, LayerNorm
 
 
 class Mlp(nn.Module):

@@ -42,6 +42,8 @@ def uniform(*shape: int, bound: float) -> nn.Parameter:
 
 def step_bias(*shape: int) -> nn.Parameter:
     """A parameter whose softplus is log-uniform over :data:`STEP_RANGE`."""
+    if _without_values():
+        return nn.Parameter(torch.empty(*shape, **module_kwargs()))
     low, high = (math.log(step) for step in STEP_RANGE)
     step = torch.exp(torch.rand(*shape, **module_kwargs()) * (high - low) + low)
     return nn.Parameter(step + torch.log(-torch.expm1(-step)))
@@ -49,5 +51,16 @@ def step_bias(*shape: int) -> nn.Parameter:
 
 def state_decay(channels: int, state_size: int) -> nn.Parameter:
     """``log(1), ..., log(state_size)`` for every channel, shape ``(channels, state_size)``."""
+    if _without_values():
+        empty = torch.empty(channels, state_size, **module_kwargs(torch.float32))
+        return nn.Parameter(empty)
     rates: Tensor = torch.arange(1, state_size + 1, **module_kwargs(torch.float32)).log()
     return nn.Parameter(rates.repeat(channels, 1))
+
+
+def _without_values() -> bool:
+    """Whether new parameters are on the meta device.
+
+    Arithmetic there imports torch's compiler, which takes longer than loading a network.
+    """
+    return torch.empty(0, **module_kwargs()).is_meta

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from qmamba.nn.blocks import DropPath
-from qmamba.nn.convolution import ChannelLastConv2d
 from qmamba.nn.initialization import module_kwargs
-from qmamba.nn.layers import LayerNorm
+from qmamba.nn.layers import ChannelLastConv2d, LayerNorm
 
 GROUP_CONVOLUTIONS = ("1conv", "3conv")
 """Kinds of :func:`group_convolution`."""

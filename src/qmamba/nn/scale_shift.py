@@ -12,8 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from qmamba.nn.convolution import ChannelLastConv2d
-from qmamba.nn.layers import LayerNorm, Linear
+from qmamba.nn.layers import ChannelLastConv2d, LayerNorm, Linear
 
 Network = TypeVar("Network", bound=nn.Module)
 

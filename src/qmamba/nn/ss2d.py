@@ -7,10 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from qmamba.nn.convolution import ChannelLastConv2d, convolved_silu
 from qmamba.nn.gate import GatedMerge
 from qmamba.nn.initialization import linear, module_kwargs, state_decay, step_bias, uniform
-from qmamba.nn.layers import LayerNorm, gated
+from qmamba.nn.layers import ChannelLastConv2d, LayerNorm, convolved_silu, gated
 from qmamba.ops import layers, scan_routes, ss2d
 
 ROUTES = 4
