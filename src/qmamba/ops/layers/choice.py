@@ -25,6 +25,8 @@ def trains_natively(maps: tuple[Tensor, ...], parameters: tuple[Tensor | None, .
         maps: what the layer reads.
         parameters: what it has learned; None where it has none.
     """
+    if torch.compiler.is_compiling():
+        return False
     given = [each for each in parameters if each is not None]
     dtype = maps[0].dtype
     return (
@@ -34,7 +36,6 @@ def trains_natively(maps: tuple[Tensor, ...], parameters: tuple[Tensor | None, .
         and all(each.dtype is torch.float32 for each in given)
         and all(type(each) in _PLAIN_TENSORS and each.is_cpu for each in (*maps, *given))
         and all(each.numel() for each in maps)
-        and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not is_transformed()
         and not torch._C._len_torch_dispatch_stack()

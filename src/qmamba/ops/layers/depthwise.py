@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from qmamba.ops.layers.choice import autocast_dtype, trains_natively
 from qmamba.ops.layers.norm import row_stride, with_row_stride
-from qmamba.ops.native.handover import address, dtype_code, new
+from qmamba.ops.native.handover import FLOAT_DTYPES, address, dtype_code, new
 from qmamba.ops.native.library import load_kernel
 from qmamba.ops.native.scan_call import padded, round_up
 from qmamba.ops.native.structs import ChannelWindowBackwardStruct, ChannelWindowStruct
@@ -48,8 +48,8 @@ def depthwise_convolution(
         Of the shape of ``x``, contiguous where the kernel computed it.
     """
     dtype = autocast_dtype(x)
-    fits = x.dim() == 4 and weight.shape[1:] == (1, _SIDE, _SIDE)
-    if fits and trains_natively((x.to(dtype) if dtype != x.dtype else x,), (weight, bias)):
+    fits = x.dim() == 4 and weight.shape[1:] == (1, _SIDE, _SIDE) and dtype in FLOAT_DTYPES
+    if fits and trains_natively((x,), (weight, bias)):
         result: Tensor = _Depthwise.apply(x.to(dtype), weight, bias, dilation, activation)
         return result
     y = _plain(x, weight, bias, dilation)

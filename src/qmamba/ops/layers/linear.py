@@ -31,7 +31,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         ``(..., outputs)``, the same bits for any number of threads.
     """
-    if autocast_dtype(x) is torch.float32 and trains_natively((x,), (weight, bias)):
+    if trains_natively((x,), (weight, bias)) and autocast_dtype(x) is torch.float32:
         result: Tensor = _Linear.apply(x, weight, bias)
         return result
     return F.linear(x, weight, bias)
