@@ -39,9 +39,8 @@ def rounded(quantizer: Quantizer, x: Tensor, opset: int) -> Tensor:
     """What the function of a file makes of values."""
     graph = GraphQuantizer(quantizer)
     info = helper.make_tensor_value_info
-    node = helper.make_node(
-        graph.function, ["x", "first", "second"], ["y"], domain=DOMAIN, **graph.attributes
-    )
+    operands_of = ["x", "first", "second"]
+    node = helper.make_node(graph.function, operands_of, ["y"], domain=DOMAIN, **graph.attributes)
     operands = {"x": x, **dict(graph.named_buffers(recurse=False))}
     inputs = [info(key, TensorProto.FLOAT, list(value.shape)) for key, value in operands.items()]
     output = info("y", TensorProto.FLOAT, list(x.shape))

@@ -6,24 +6,28 @@ import contextlib
 import copy
 import hashlib
 import io
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
-from qmamba import __version__
 from qmamba.assess import Scorer
 from qmamba.checkpoints import load, load_tuned_model
 from qmamba.errors import ConfigError, QMambaError
 from qmamba.files import atomic_write, require_writable
 from qmamba.images import normalize
 from qmamba.inference import ModuleNetwork, PreparedNetwork, prepare
+from qmamba.interop.onnx.description import (
+    about_model,
+    about_scores,
+    about_simulation,
+    describe_file,
+)
 from qmamba.interop.onnx.functions import DOMAIN, VERSION, scan_functions
 from qmamba.interop.onnx.graph import (
     GraphSS2D,
@@ -35,7 +39,6 @@ from qmamba.interop.onnx.graph import (
 from qmamba.interop.onnx.libraries import library, require_libraries
 from qmamba.interop.onnx.rounding import DYNAMIC, FIXED, rounding_functions
 from qmamba.interop.onnx.simulation import (
-    SIMULATION,
     converted,
     with_codes,
     without_rounding,
@@ -52,16 +55,11 @@ from qmamba.interop.onnx.verification import (
 )
 from qmamba.interop.onnx.weights import OLDEST_OPSET, WEIGHT_BITS, with_weight_bits
 from qmamba.models import (
-    IMAGE_MEAN,
-    IMAGE_STD,
-    ModelMetadata,
     Network,
     ScoreScale,
     architecture_of,
 )
 from qmamba.nn import AttentiveScan
-from qmamba.quantization import QuantConfig
-from qmamba.quantization.config import FULL_PRECISION
 from qmamba.restore import Restorer
 
 if TYPE_CHECKING:
@@ -168,14 +166,14 @@ def export_onnx(
     subject = _subject(network)
     static = _static(static, subject)
     file = _traced(subject, opset, static)
-    _describe(file, subject.metadata)
+    describe_file(file, subject.metadata)
     shapes = _shapes(subject, static)
     content, comparisons = _checked(file, subject, subject.ours, shapes)
     change = None
     if weight_bits is not None:
         packed, plain = with_weight_bits(file, weight_bits)
         subject.metadata["qmamba.weight_bits"] = str(weight_bits)
-        _describe(packed, subject.metadata)
+        describe_file(packed, subject.metadata)
         rounded = session_runner(open_session(plain.SerializeToString()))
         content, comparisons = _checked(packed, subject, rounded, shapes)
         run = session_runner(open_session(content))
@@ -241,11 +239,11 @@ def _loaded(model: Exportable, tuned: str | Path | None) -> Network:
 
 def _subject(model: Network) -> _Subject:
     is_quantized = model.quantization is not None
-    about = _about(model.metadata)
+    about = about_model(model.metadata)
     model = converted(model) if is_quantized else model
     networks = [prepare(copy.deepcopy(model).cpu())]
     if is_quantized:
-        about |= _about_simulation(model)
+        about |= about_simulation(model)
         networks.append(ModuleNetwork(without_rounding(model)))
     if not architecture_of(model).rates:
         restorer = Restorer(model)
@@ -258,7 +256,7 @@ def _subject(model: Network) -> _Subject:
         scale = scorer.scale
         graph = ScoreGraph(traceable(scorer.model), scale)
         runs = [_scoring(network, scale) for network in networks]
-        about |= _about_scores(scorer)
+        about |= about_scores(scorer)
         output, unit, channels = "score", scale.high - scale.low, 3
         side = model.config.image_size
     return _Subject(graph, runs[0], output, unit, channels, about, side, *runs[1:])
@@ -274,45 +272,6 @@ def _scoring(network: PreparedNetwork, scale: ScoreScale) -> Callable[[Tensor], 
         return scale.target_mean + scale.target_std * network(normalize(images))[:, 0]
 
     return score
-
-
-def _about_scores(scorer: Scorer) -> dict[str, str]:
-    scale = scorer.scale
-    return {
-        "qmamba.task": "score",
-        "qmamba.score": json.dumps(
-            {
-                "name": scale.name,
-                "low": scale.low,
-                "high": scale.high,
-                "higher_is_better": scale.higher_is_better,
-            }
-        ),
-        "qmamba.policy": str(scorer.policy),
-        "qmamba.mean": json.dumps(IMAGE_MEAN),
-        "qmamba.std": json.dumps(IMAGE_STD),
-    }
-
-
-def _about_simulation(model: Network) -> dict[str, str]:
-    config = model.quantization
-    assert isinstance(config, QuantConfig)
-    bits = (config.weight_bits or FULL_PRECISION, config.activation_bits or FULL_PRECISION)
-    return {
-        "qmamba.simulation": SIMULATION.format(*bits),
-        "qmamba.quantization": json.dumps(config.to_dict(), sort_keys=True),
-    }
-
-
-def _about(metadata: ModelMetadata | None) -> dict[str, str]:
-    """What every file says about itself; no paths, which would tell of the machine."""
-    about = {"qmamba.version": __version__}
-    if metadata is not None:
-        about |= {"qmamba.model": metadata.name, "qmamba.sha256": metadata.sha256 or ""}
-        for key in ("terms", "data"):
-            if key in metadata.training:
-                about[f"qmamba.{key}"] = str(metadata.training[key])
-    return about
 
 
 def _static(static: tuple[int, int] | None, subject: _Subject) -> tuple[int, int] | None:
@@ -411,21 +370,3 @@ def _quietly() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-
-
-def _describe(file: ModelProto, metadata: dict[str, str]) -> None:
-    """Put in what is known of the model, and take out what tells of the machine it was made on."""
-    file.producer_name, file.producer_version = "qmamba", __version__
-    file.doc_string = ""
-    for part in (file, file.graph):
-        del part.metadata_props[:]
-    for node in file.graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-    values: list[Any] = [*file.graph.value_info, *file.graph.initializer]
-    for value in (*values, *file.graph.input, *file.graph.output):
-        value.doc_string = ""
-        del value.metadata_props[:]
-    for key, text in metadata.items():
-        entry = file.metadata_props.add()
-        entry.key, entry.value = key, text

@@ -94,8 +94,11 @@ class GraphSS2D(nn.Module):
         self.in_proj, self.conv2d = layer.in_proj, layer.conv2d
         self.multi_scan = layer.multi_scan
         self.out_norm, self.out_proj = layer.out_norm, layer.out_proj
-        is_quantized = isinstance(layer, QuantizedSS2D)
-        self.operands = GraphOperands(layer) if is_quantized else ExactOperands(layer)
+        self.operands: GraphOperands | ExactOperands
+        if isinstance(layer, QuantizedSS2D):
+            self.operands = GraphOperands(layer)
+        else:
+            self.operands = ExactOperands(layer)
         names = {
             (False, True): MERGED,
             (False, False): ROUTES,

@@ -8,7 +8,7 @@ computing on codes, a simulation does not.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ class GraphQuantizer(nn.Module):
         if not quantizer.ready:
             raise ConfigError("A quantizer has seen no data yet; train or calibrate the network.")
         qparams = quantizer.choose_qparams(torch.zeros(1, 1, dtype=torch.float32, device="cpu"))
-        self.attributes: dict[str, int | float] = {
+        self.attributes: dict[str, Any] = {
             "low": float(qparams.low),
             "high": float(qparams.high),
         }
@@ -87,7 +87,7 @@ class GraphQuantizer(nn.Module):
         return levels if self.bounds is None else levels.clamp(*self.bounds)
 
 
-def _dynamic_attributes(quantizer: DLS) -> dict[str, int | float]:
+def _dynamic_attributes(quantizer: DLS) -> dict[str, Any]:
     is_split = quantizer.statistics == "sample" and quantizer.operand.batched
     return {
         "axis": int(is_split),
@@ -114,10 +114,13 @@ class GraphWeight(nn.Module):
     def forward(self) -> Tensor:
         """The constant in float32."""
         codes = cast(Tensor, self.codes)
+        attributes: dict[str, Any] = {"bits": self.bits}
+        if self.bounds:
+            attributes["bounds"] = self.bounds
         values: Tensor = torch.onnx.ops.symbolic(
             f"{DOMAIN}::{_CODES}",
             (codes, cast(Tensor, self.scale), cast(Tensor, self.offset)),
-            {"bits": self.bits} | ({"bounds": self.bounds} if self.bounds else {}),
+            attributes,
             dtype=torch.float32,
             shape=list(codes.shape),
             version=VERSION,
@@ -136,8 +139,9 @@ class GraphOperands(nn.Module):
         super().__init__()
         self.routes, self.states = layer.routes, layer.state_size
         names = ("x_proj_input", "x", "dt_proj_input", "steps", "B", "C")
-        for name in names:
-            setattr(self, name, getattr(layer, f"{name}_quantizer") or nn.Identity())
+        self.rounding = nn.ModuleDict(
+            {name: getattr(layer, f"{name}_quantizer") or nn.Identity() for name in names}
+        )
         self.given_delta = layer.steps_quantizer is not None
         frozen = getattr(layer, "frozen_x_proj_weight", None)
         self.projection = GraphWeight(frozen) if isinstance(frozen, FrozenTensor) else None
@@ -156,20 +160,22 @@ class GraphOperands(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Of ``(batch, height, width, channels)``: in the order of the node, constants included."""
+        rounding = self.rounding
         if self.projection is None:
             weight = cast(Tensor, self.exact_projection)
         else:
             weight = self.projection().flatten(0, 1)
-        projected = F.linear(self.x_proj_input(x), weight).unflatten(-1, (self.routes, -1))
+        projected = F.linear(rounding["x_proj_input"](x), weight).unflatten(-1, (self.routes, -1))
         rank = projected.shape[-1] - 2 * self.states
         low, B, C = projected.split([rank, self.states, self.states], dim=-1)
-        low, B, C = self.dt_proj_input(low), self.B(B), self.C(C)
+        low, B, C = rounding["dt_proj_input"](low), rounding["B"](B), rounding["C"](C)
         constants = [cast(Tensor, getattr(self, name)) for name in ("dt_bias", "A", "D")]
         if not self.given_delta:
             projected = torch.cat([low, B, C], dim=-1).flatten(3)
-            return [self.x(x), projected, cast(Tensor, self.dt_weight), *constants]
+            return [rounding["x"](x), projected, cast(Tensor, self.dt_weight), *constants]
         delta = F.linear(low.flatten(3), cast(Tensor, self.dt_blocks))
-        return [self.x(x), self.steps(delta), torch.cat([B, C], dim=-1).flatten(3), *constants]
+        B_and_C = torch.cat([B, C], dim=-1).flatten(3)
+        return [rounding["x"](x), rounding["steps"](delta), B_and_C, *constants]
 
 
 def converted(model: Network) -> Network:
