@@ -180,6 +180,21 @@ def scaling_table(rows: Rows) -> str:
     )
 
 
+def training_table(rows: Rows) -> str:
+    found = {(row["model"], row["precision"], row["who"]): row for row in rows}
+    lines = []
+    for model, precision in dict.fromkeys((row["model"], row["precision"]) for row in rows):
+        own = found[model, precision, "here"]
+        line = [f"{LABELS[model]} {precision}, {own['batch']} x {own['side']}²", spread(own)]
+        line.append(f"{1e3 * own['batch'] / own['median_ms']:.1f}")
+        for who in ("before", "Swin-T"):
+            other = found.get((model, precision, who))
+            ratio = own["median_ms"] / other["median_ms"] if other else 0
+            line.append(f"{milliseconds(other['median_ms'])} ({ratio:.2f}x)" if other else "-")
+        lines.append(line)
+    return table(["network", "step, ms", "images per second", "before, ms", "Swin-T, ms"], lines)
+
+
 def agreement_table(rows: Rows) -> str:
     return table(
         ["precision", "views", "SRCC with ratings", "SRCC with fp32", "largest change", "typical"],
@@ -305,6 +320,7 @@ TABLES: dict[str, tuple[str, Callable[[Rows], str]]] = {
     "iqa": ("iqa", iqa_table),
     "memory": ("memory", memory_table),
     "scaling": ("scaling", scaling_table),
+    "training": ("training", training_table),
     "agreement": ("score_agreement", agreement_table),
 }
 
