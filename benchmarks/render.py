@@ -231,6 +231,66 @@ def folder_table(reports: dict[str, dict[str, Any]]) -> str:
     return table(["precision", "images", "seconds", "images per second", "peak memory"], lines)
 
 
+def scale_tables(report: dict[str, Any]) -> str:
+    """Scoring at scale: whatever parts of `benchmarks/scale.py` have been run."""
+    parts = []
+    if "profile" in report:
+        steps = report["profile"]["processor_milliseconds_per_image"]
+        rows = [[name, f"{value:.2f}"] for name, value in steps.items()]
+        parts.append(table(["step, one thread", "processor ms per image"], rows))
+    if "throughput" in report:
+        found = report["throughput"]
+        rows = [
+            [
+                name,
+                f"{pace:.1f}",
+                f"{found['ratio'][name]:.2f}",
+                f"{1e3 * found['processor_seconds_per_image'][name]:.1f}",
+            ]
+            for name, pace in found["images_per_second"].items()
+        ]
+        head = (f"command, {found['cores']} cores", "images/s", "ratio", "processor ms per image")
+        parts.append(table(head, rows))
+    rows = []
+    if "memory" in report:
+        for size, peak in report["memory"]["peak_megabytes"].items():
+            rows.append([f"peak memory of a run over {int(size):,} images", f"{peak:.0f} MB"])
+    if "planning" in report:
+        names = report["planning"]["names"]
+        for what, title in (("plan", "planning"), ("resume", "planning again at a second start")):
+            spent = report["planning"][what]
+            rows.append(
+                [
+                    f"{title}, {names:,} names",
+                    f"{spent['seconds']:.0f} s ({spent['processor_seconds']:.0f} s of processor),"
+                    f" {spent['megabytes']:.0f} MB",
+                ]
+            )
+    if "run" in report:
+        run = report["run"]
+        rows.append(
+            [
+                f"run over {run['images']:,} files in {run['shards']} tar files, `fast`, int8,"
+                f" killed {run['kills']} times",
+                f"{run['seconds']:.0f} s, {run['images_per_second']:.1f} images/s,"
+                f" {run['bytes_per_image']:.0f} bytes of scores per image",
+            ]
+        )
+    if "extrapolation" in report:
+        wanted = report["extrapolation"]["images"]
+        for way, hours in report["extrapolation"]["core_hours"].items():
+            rows.append([f"{wanted:,} images, {way}", f"{hours:,.0f} core-hours"])
+        rows.append(
+            [
+                "factor to the largest run that was made",
+                f"{report['extrapolation']['factor']:,.0f}",
+            ]
+        )
+    if rows:
+        parts.append(table(["what", "figure"], rows))
+    return "\n\n".join(parts)
+
+
 def goals_table(results: Results) -> str:
     def line(goal: Goal) -> list[str]:
         found = goal.measured(results)
@@ -304,6 +364,8 @@ def fill(folder: Path, target: Path) -> None:
         except KeyError as error:
             print(f"{name} stays: {source}.json is of another version, without {error}")
     page = put(page, "folder", folder_table(reports))
+    if "scale" in reports:
+        page = put(page, "scale", scale_tables(reports["scale"]))
     page = put(page, "goals", goals_table(results))
     target.write_text(page, encoding="utf-8")
     try:
