@@ -40,7 +40,8 @@ class Goal:
         """What the ratio would be if the network took no longer than the floor of its profile."""
         for row in results.get("parts", []):
             if (row["model"], row["precision"], row["batch"]) == (*(self.part or ("", "")), 1):
-                return found * row["floor_ms"] / row["whole_ms"]
+                share = row["floor_ms"] / row["whole_ms"]
+                return found / share if self.at_least else found * share
         return None
 
 
@@ -63,6 +64,7 @@ def goals() -> Iterator[Goal]:
     yield from _restoration()
     yield from _quantized()
     yield from _scaling()
+    yield from _training()
 
 
 def _scan() -> Iterator[Goal]:
@@ -153,7 +155,9 @@ def _quantized() -> Iterator[Goal]:
     for precision in ("W4A4", "W8A8"):
         for name, bound in _CODES.items():
             find = partial(network, name=name, precision=precision)
-            yield Goal(f"{name} {precision} on codes: faster than its fp32", bound, True, find)
+            part = (name, "codes") if precision == "W4A4" else None
+            what = f"{name} {precision} on codes: faster than its fp32"
+            yield Goal(what, bound, True, find, part)
     for name in _CODES:
         find = partial(network, name=name, precision=CHOSEN)
         yield Goal(f"{name} {CHOSEN}: not slower than its fp32, but for noise", 0.95, True, find)
@@ -175,3 +179,22 @@ def _scaling() -> Iterator[Goal]:
         yield Goal(f"{name}: time {sizes}", 1.3, False, find)
         find = partial(growth, name=name, part="memory", value="bytes_per_pixel")
         yield Goal(f"{name}: memory {sizes}", 1.1, False, find)
+
+
+def _training() -> Iterator[Goal]:
+    def ratio(results: Results, model: str, precision: str, *, other: str, faster: bool) -> float:
+        medians = {
+            (row["model"], row["precision"], row["who"]): row["median_ms"]
+            for row in results["training"]
+        }
+        found = medians[model, precision, other] / medians[model, precision, "here"]
+        return found if faster else 1 / found
+
+    for precision in ("fp32", "bf16"):
+        find = partial(
+            ratio, model="qmamba-tiny", precision=precision, other="Swin-T", faster=False
+        )
+        yield Goal(f"QMamba-T training step {precision} to Swin-T, eager", 0.6, False, find)
+    for model, bound in (("qmamba-nano", 2), ("mambair-nano-x2", 1.5)):
+        find = partial(ratio, model=model, precision="fp32", other="before", faster=True)
+        yield Goal(f"{model} training step: faster than before", bound, True, find)
