@@ -496,7 +496,7 @@ def test_two_thousand_images_scroll(
     folder = tmp_path / "many"
     folder.mkdir()
     # Large enough for thumbnails of full size, which the tab has to hold.
-    originals = [write_image(tmp_path / f"{seed}.png", 200, 240, seed) for seed in range(1, 8)]
+    originals = [write_image(tmp_path / f"{seed}.png", 180, 220, seed) for seed in range(1, 8)]
     for number in range(2000):
         os.link(originals[number % 7], folder / f"{number:04}.png")
     tab = new_tab()
