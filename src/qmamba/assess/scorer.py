@@ -276,7 +276,7 @@ class Scorer(Publishable):
             max_side: longest side of the map; ``None`` gives every pixel of the image a value.
 
         Returns:
-            The map, whose ``score`` has the bits that a call gives and whose mean it is.
+            The map; its ``score`` is that of a call, bit by bit, and its mean is the score.
 
         Raises:
             ImageError: the image cannot be decoded or is not in an accepted form.
@@ -293,7 +293,9 @@ class Scorer(Publishable):
         views = self.prepare(image)
         parts = self._through(network.forward_with_map, views.views)
         outputs = torch.cat([part[0][:, 0] for part in parts])
-        score = self._receive(_Sent(outputs, views.width, views.height, views.notes, views.name))
+        score = self._receive(
+            _Sent(outputs, views.width, views.height, views.notes, views.name, _reasons(views))
+        )
         if isinstance(score, QMambaError):
             raise score
         positions = torch.cat([part[1][..., 0] for part in parts]).float().cpu()

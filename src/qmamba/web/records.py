@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from qmamba.assess import COLUMNS, ImageRow, QualityMap, Score
+from qmamba.assess import COLUMNS, ImageRow, QualityMap, Reasons, Score
 from qmamba.errors import DataError
 
 MAP_SIDE = 64
@@ -41,7 +41,7 @@ def score_record(row: ImageRow, quality: QualityMap | None = None) -> dict[str, 
             "width": score.width,
             "height": score.height,
             "notes": list(score.notes),
-            "reasons": [str(reason) for reason in getattr(score, "reasons", None) or ()],
+            "reasons": None if score.reasons is None else score.reasons.sentence,
         }
     if quality is not None:
         record["map"] = map_record(quality)
@@ -150,6 +150,7 @@ def _row(entry: Mapping[str, Any]) -> ImageRow:
         height=int(values["height"]),
         notes=_listed(values["notes"]),
         image=image,
+        reasons=Reasons.from_dict(entry) if entry.get("reasons") else None,
     )
     return ImageRow(image, score=score)
 
