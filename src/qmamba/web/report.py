@@ -117,7 +117,8 @@ def write_report(
         found = score_record(row, maps.get(row.image))
         file = paths.get(row.image, row.image)
         if row.image in maps:
-            found |= {"reasons": score_record(ImageRow("", maps[row.image].score))["reasons"]}
+            mapped = score_record(ImageRow("", maps[row.image].score))["reasons"]
+            found |= {"reasons": found["reasons"] or mapped}
         if row.score is not None:
             found["thumb"] = _thumbnail(file, max_pixels)
             found["link"] = None if row.image in unlinked else _link(file, folder)
