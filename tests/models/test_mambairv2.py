@@ -207,3 +207,10 @@ def test_what_is_no_mambairv2_is_refused() -> None:
     for values in ({"dim": 13}, {"window": 5}, {"routing": "random"}, {"expansion": 1.1}):
         with pytest.raises(ConfigError):
             MICRO.replace(**values)
+
+
+def test_compile_without_graph_breaks() -> None:
+    model, inputs = network(MICRO.replace(depths=(2,))), images(1, 3, 8, 8)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(inputs), model(inputs), atol=1e-6, rtol=1e-6)

@@ -19,7 +19,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from qmamba.ops.triton import configurations, launch
+from qmamba.ops.triton import configurations, launch, layers
 from qmamba.ops.triton.operators import selective_scan_triton, ss2d_triton
 from tests.ops.cases import map_inputs, route_tables, scan_inputs
 
@@ -69,6 +69,18 @@ def compile_map(sizes: tuple[int, int, int, int, int, int], dtype: torch.dtype) 
     y.sum().backward()
 
 
+def compile_layers(dtype: torch.dtype) -> None:
+    layers._runs = lambda *_: True
+    x, branch, wide = torch.rand(2, 3, 4, 40), torch.rand(2, 3, 4, 40), torch.rand(2, 3, 4, 80)
+    gate, entered = wide.to(dtype).chunk(2, dim=-1)
+    weight = torch.rand(40)
+    layers.residual_norm(x.to(dtype), branch.to(dtype), weight, weight, scale=weight, gate=gate)
+    layers.residual_norm(x.to(dtype), None, weight, weight, gelu=True)
+    layers.bias_gelu_(x.to(dtype), weight.to(dtype))
+    layers.depthwise_silu(entered, torch.rand(3, 3, 40), weight)
+    layers.depthwise_silu(entered, torch.rand(3, 3, 40), None)
+
+
 def main() -> None:
     driver.set_active(CompilingDriver())
     for launched in (configurations.scan, configurations.scan_backward):
@@ -80,6 +92,8 @@ def main() -> None:
     launch.segments_for = lambda *_: 2
     scan = [t.float().requires_grad_() for t in scan_inputs(1, 64, 80, 3, 1)]
     selective_scan_triton(*scan).sum().backward()
+    compile_layers(torch.bfloat16)
+    compile_layers(torch.float32)
     print(dict(compiled))
 
 
