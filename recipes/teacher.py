@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qmamba.extras import declare_torchvision_operators
 from qmamba.images import normalize
 from qmamba.models import QMamba
 
@@ -31,6 +32,7 @@ class Teacher(nn.Module):
 
     def __init__(self, name: str, weights: Path) -> None:
         super().__init__()
+        declare_torchvision_operators()
         import timm
 
         self.network = timm.create_model(name)
