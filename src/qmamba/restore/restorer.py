@@ -17,7 +17,7 @@ from torch import Tensor
 from qmamba.checkpoints import Publishable, load
 from qmamba.errors import CheckpointError, ConfigError, ImageError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, ImageLayers, layers_of, read_layers
-from qmamba.inference import Precision, prepare
+from qmamba.inference import Precision, chosen_precision, prepare
 from qmamba.models import ModelMetadata, Network, RestorationConfig
 from qmamba.restore import memory
 from qmamba.restore.adaptive_tiles import Progress, Watch, restore_tiles
@@ -62,8 +62,10 @@ class Restorer(Publishable):
             a tile in pixels of the input. Where memory runs out all the same, tiles of half the
             size are tried, except with ``"whole"``.
         overlap: pixels of the input that neighboring tiles share, at most a quarter of a tile.
-        precision: ``"fp32"``; ``"bf16"``: half the memory for activations; ``"int8"``: products of
-            8-bit integers, on the CPU. Both change pixels slightly.
+        precision: ``"auto"``: ``"fp32"``, or of a quantized network what
+            :func:`~qmamba.inference.chosen_precision` says, its ``"codes"`` or ``"fp32"``;
+            ``"bf16"``: half the memory for activations; ``"int8"``: products of 8-bit integers, on
+            the CPU. The last two change pixels slightly.
         ensemble: mean over the eight flips and turns of the image: eight times the work, a
             little better.
         alpha: ``"resample"`` enlarges transparency by bicubic interpolation and keeps it where the
@@ -91,7 +93,7 @@ class Restorer(Publishable):
         *,
         tile: Tile = "auto",
         overlap: int = DEFAULT_OVERLAP,
-        precision: Precision = "fp32",
+        precision: Precision = "auto",
         ensemble: bool = False,
         alpha: Alpha = "resample",
         max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -132,7 +134,8 @@ class Restorer(Publishable):
             raise ConfigError("The device 'meta' computes nothing; choose cpu, cuda or mps.")
         self.tile = tile
         self.overlap = overlap
-        self.precision: Precision = precision
+        self.precision: Precision = chosen_precision(self.model, precision)
+        """How the network computes; never ``"auto"``."""
         self.max_pixels = max_pixels
         self.memory_budget = memory_budget
         self._ensemble, self._alpha = ensemble, alpha
@@ -170,7 +173,7 @@ class Restorer(Publishable):
         revision: str | None = None,
         tile: Tile = "auto",
         overlap: int = DEFAULT_OVERLAP,
-        precision: Precision = "fp32",
+        precision: Precision = "auto",
         ensemble: bool = False,
         alpha: Alpha = "resample",
         max_pixels: int = DEFAULT_MAX_PIXELS,
