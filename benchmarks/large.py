@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.examples import EXAMPLES
 from benchmarks.measure import write
 from benchmarks.memory import growth
 from benchmarks.trust import LEVELS, damaged, enlarged, read_photographs
@@ -94,18 +95,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--photographs", type=Path, required=True, help="folder of clean ones")
+    parser.add_argument("--photographs", type=Path, help="folder of clean ones")
     parser.add_argument("--count", type=int, default=4, help="mosaics, and enlargements")
     parser.add_argument("--model", help="weights; without it the default")
     parser.add_argument("--no-sizes", action="store_true", help="leave out time and memory")
     parser.add_argument("-o", "--out", type=Path, help="JSON file to write")
+    parser.add_argument("--quick", action="store_true", help="one small mosaic: does it run?")
     arguments = parser.parse_args()
+    kinds = KINDS
+    if arguments.quick:
+        arguments.photographs, arguments.count, arguments.no_sizes = EXAMPLES, 1, True
+        kinds = KINDS[:1]
+    if arguments.photographs is None:
+        parser.error("--photographs is needed")
     scorer = Scorer.from_pretrained(arguments.model)
     photographs = read_photographs(arguments.photographs, 24)
     random = np.random.default_rng(0)
     sets = {
         "mosaics": [
-            mosaic([photographs[i] for i in random.permutation(len(photographs))[: COLUMNS * ROWS]])
+            mosaic([photographs[i] for i in random.integers(0, len(photographs), COLUMNS * ROWS)])
             for _ in range(arguments.count)
         ],
         "enlargements": [enlarged(p, 4) for p in photographs[: arguments.count]],
@@ -117,7 +125,7 @@ def main() -> None:
     }
     for name, images in sets.items():
         report[name] = {"images": len(images), "size": list(images[0].shape[:2])}
-        for kind in KINDS:
+        for kind in kinds:
             found = report[name][kind] = ladders(scorer, images, kind)
             for key in ("score", "whole"):
                 row = found[key]

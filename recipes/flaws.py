@@ -36,6 +36,7 @@ from damage import (
 )
 from robust import read_ratings
 from torch import Tensor, nn
+from trial import parse
 
 from qmamba.datasets.distortions import DISTORTIONS, distort
 from qmamba.files import atomic_write
@@ -263,7 +264,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500, help="of each head")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--aside", type=int, default=20, help="photographs to report on")
-    arguments = parser.parse_args()
+    arguments = parse(
+        parser,
+        "--rated {data}/iqa/biq2021 --clean {examples} --out {out} --chunks 1 --steps 3 --aside 1",
+    )
     (arguments.out / "chunks").mkdir(parents=True, exist_ok=True)
     least = SIDE + 8
     first = photographs(arguments.clean[:1], least)

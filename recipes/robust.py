@@ -39,6 +39,7 @@ from damage import (
 )
 from teacher import Distilled, Teacher
 from torch import Tensor, nn
+from trial import parse
 
 from qmamba.assess import DEFAULT_WEIGHTS
 from qmamba.checkpoints import load, save_model
@@ -226,7 +227,9 @@ def main() -> None:
         "--features-only", action="store_true", help="no ratings, from random weights"
     )
     parser.add_argument("--model", default="qmamba-mini", help="network of --features-only")
-    arguments = parser.parse_args()
+    arguments = parse(
+        parser, "--rated {data}/iqa/biq2021 --clean {examples} --out {out} --steps 2 --batch 2"
+    )
     if bool(arguments.teacher) != bool(arguments.teacher_weights):
         parser.error("--teacher and --teacher-weights need each other")
     if arguments.features_only and not arguments.teacher:
