@@ -111,9 +111,10 @@ def main() -> None:
     scorer = Scorer.from_pretrained(arguments.model)
     photographs = read_photographs(arguments.photographs, 24)
     random = np.random.default_rng(0)
+    tiles = np.resize(np.arange(len(photographs)), max(len(photographs), COLUMNS * ROWS))
     sets = {
         "mosaics": [
-            mosaic([photographs[i] for i in random.integers(0, len(photographs), COLUMNS * ROWS)])
+            mosaic([photographs[i] for i in random.permutation(tiles)[: COLUMNS * ROWS]])
             for _ in range(arguments.count)
         ],
         "enlargements": [enlarged(p, 4) for p in photographs[: arguments.count]],
