@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PAGE = ("scan", "models", "parts", "memory", "scaling", "iqa")
+PAGE = ("scan", "models", "parts", "memory", "scaling", "iqa", "training")
 """Scripts of docs/performance.md, which take the number of threads."""
 OTHERS = (
     *("quantized", "packed_size", "prepared_agreement", "quantized_training", "quantizer_error"),

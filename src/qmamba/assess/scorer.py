@@ -277,7 +277,7 @@ class Scorer(Publishable):
             max_side: longest side of the map; ``None`` gives every pixel of the image a value.
 
         Returns:
-            The map, whose ``score`` has the bits that a call gives and whose mean it is.
+            The map; its ``score`` is that of a call, bit by bit, and its mean is the score.
 
         Raises:
             ImageError: the image cannot be decoded or is not in an accepted form.

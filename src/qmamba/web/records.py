@@ -43,7 +43,7 @@ def score_record(row: ImageRow, quality: QualityMap | None = None) -> dict[str, 
             "notes": list(score.notes),
             "whole": score.whole,
             "native": score.native,
-            "reasons": [] if score.reasons is None else [score.reasons.sentence],
+            "reasons": None if score.reasons is None else score.reasons.sentence,
         }
     if quality is not None:
         record["map"] = map_record(quality)

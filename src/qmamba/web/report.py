@@ -116,9 +116,8 @@ def write_report(
     def record(row: ImageRow) -> dict[str, Any]:
         found = score_record(row, maps.get(row.image))
         file = paths.get(row.image, row.image)
-        if row.image in maps:
-            mapped = score_record(ImageRow("", maps[row.image].score))["reasons"]
-            found |= {"reasons": found["reasons"] or mapped}
+        if row.image in maps and maps[row.image].score.reasons is not None:
+            found |= {"reasons": score_record(ImageRow("", maps[row.image].score))["reasons"]}
         if row.score is not None:
             found["thumb"] = _thumbnail(file, max_pixels)
             found["link"] = None if row.image in unlinked else _link(file, folder)
