@@ -112,7 +112,8 @@ def test_the_officially_named_network_has_the_counted_tensors() -> None:
 def test_every_weight_quantizer_converts_exactly(weight: str) -> None:
     model = trained("light", weight=weight, activation="lsq")
     x = images(2, seed=3)
-    before = model(x)
+    with torch.no_grad():
+        before = model(x)
     assert quantize_(model, CONVERT) is model
     assert torch.equal(model(x), before)
     assert not any(q.operand.role == "weight" for _, q in quantizers(model))
@@ -126,7 +127,8 @@ def test_every_activation_quantizer_works_in_its_place(name: str, activation: st
     assert QUANTIZERS[activation] in used
     assert used <= {QUANTIZERS[activation], Static}
     x = images(2, seed=3)
-    before = model(x)
+    with torch.no_grad():
+        before = model(x)
     assert torch.equal(quantize_(model, CONVERT)(x), before)
 
 
