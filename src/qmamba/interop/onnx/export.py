@@ -209,13 +209,14 @@ def _subject(model: Network) -> _Subject:
         about = _about(restorer.metadata) | {
             "qmamba.task": restorer.task,
             "qmamba.scale": str(restorer.scale),
+            "qmamba.noise_maps": str(restorer.config.condition_channels),
         }
         return _Subject(
             graph=RestorationGraph(traceable(model)),
             ours=lambda images: run(images).clamp(0, 1),
             output="restored",
             unit=1.0,
-            channels=restorer.config.channels,
+            channels=restorer.config.inputs,
             metadata=about,
             side=None,
         )
