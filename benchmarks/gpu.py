@@ -1,13 +1,18 @@
 """The Triton scan on a GPU: is it right at real sizes, and how fast are it and whole models.
 
-Three parts, each row written to the report as soon as it is done; what fails is recorded and the
-rest goes on. ``parity`` compares outputs and gradients with the definition in float64. ``scan``
-times the scan alone against the chunked PyTorch code and against the pipeline that is not fused
-(copies along the routes, time steps as a tensor, this package's scan kernel, merge). ``models``
-times inference and training steps of QMamba-T, and of Swin-T where timm is installed. The
-implementations of a row take turns in one process; figures are medians with quartiles.
+Three parts, each row written to the report as soon as it is done, the most wanted ones first; what
+fails is recorded and the rest goes on. With ``--seconds`` no row is started that would likely end
+later, and the report names what was left out. The kernels run as the shipped rule says;
+``QMAMBA_AUTOTUNE=1`` tries their configurations instead.
 
-    python -m benchmarks.gpu -o gpu.json             (in the repository's root)
+``parity`` compares outputs and gradients with the definition in float64. ``scan`` times the scan
+alone against the chunked PyTorch code and against the pipeline that is not fused (copies along the
+routes, time steps as a tensor, this package's scan kernel, merge). ``models`` times inference and
+training steps of QMamba-T, as a module and prepared, and of Swin-T, eager and compiled, where timm
+is installed; the first call of each, which compiles, is timed by itself. The implementations of a
+row take turns in one process; figures are medians with quartiles.
+
+    python -m benchmarks.gpu -o gpu.json --seconds 300   (in the repository's root)
     python -m benchmarks.gpu -o gpu.json --dry-run   (tiny sizes, in Triton's interpreter, no GPU)
 """
 
@@ -22,23 +27,27 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qmamba.inference import Precision, prepare
 from qmamba.models import create_model
 from qmamba.ops import backends, scan_routes, ss2d
 from qmamba.ops.scan.naive import ss2d_naive
 from qmamba.ops.scan.routes import gather_routes, step_of_pixel
 
 Report = dict[str, Any]
+Row = tuple[str, Report, Callable[[], Report]]
+"""Part, description and work of a row."""
+PARTS = ("parity", "scan", "models")
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 
 
@@ -86,6 +95,8 @@ SIZES = [
     Size("MambaIR classic, one map", 1, 64, 360, 16, 12),
 ]
 WINDOWED = [Size("LQMamba-T stage 1", 2, 56, 192, 1, 6, 8), Size("odd sides", 2, 13, 72, 2, 5, 4)]
+WANTED = ("QMamba-T stage 3", "MambaIR light", "MambaIR classic, one map", "QMamba-T stage 1")
+"""The scans that have goals."""
 DRY_SIZES = [Size("tiny", 1, 4, 8, 1, 1), Size("tiny, more states", 1, 3, 6, 2, 1, 2)]
 
 
@@ -173,16 +184,21 @@ def interleave(calls: dict[str, Callable[[], object]], rounds: int, device: str)
     report: Report = {name: {} for name in calls}
 
     def warm_up(call: Callable[[], object]) -> Report:
-        for _ in range(3 if device == "cuda" else 1):
-            call()
+        started = time.perf_counter()
+        call()
         if device != "cuda":
-            return {}
+            return {"first_seconds": time.perf_counter() - started}
+        torch.cuda.synchronize()
+        first = time.perf_counter() - started
+        for _ in range(2):
+            call()
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         call()
         torch.cuda.synchronize()
-        return {"peak_megabytes": (torch.cuda.max_memory_allocated() - before) / 2**20}
+        peak = (torch.cuda.max_memory_allocated() - before) / 2**20
+        return {"first_seconds": first, "peak_megabytes": peak}
 
     for name, call in calls.items():
         attempt(report[name], partial(warm_up, call))
@@ -273,20 +289,18 @@ def scan(size: Size, dtype: torch.dtype, train: bool, rounds: int, device: str) 
 
 
 def models(batch: int, train: bool, dtype: torch.dtype, rounds: int, arguments: Any) -> Report:
-    """Images per second of QMamba-T on both backends and of Swin-T."""
+    """Images per second of QMamba-T and Swin-T, each also in its fastest form for inference."""
     device, side = arguments.device, 32 if arguments.dry_run else 224
     images = torch.randn(batch, 3, side, side, device=device)
     tiny = {"dims": (16, 32), "depths": (1, 1), "windows": (1, 1)} if arguments.dry_run else {}
     calls: dict[str, Callable[[], object]] = {}
     skipped: Report = {}
 
-    def add(name: str, model: nn.Module, backend: str | None) -> None:
+    def add(name: str, model: nn.Module) -> None:
         model = model.to(device).train(train)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=device == "cuda")
 
         def output() -> Tensor:
-            if backend is not None:
-                os.environ["QMAMBA_BACKEND"] = backend
             with torch.autocast(device, dtype, enabled=dtype != torch.float32):
                 return model(images)
 
@@ -301,16 +315,22 @@ def models(batch: int, train: bool, dtype: torch.dtype, rounds: int, arguments: 
 
         calls[name] = step if train else infer
 
-    for backend in ("triton", "chunked"):
-        add(f"QMamba-T, {backend}", create_model("qmamba-tiny", **tiny), backend)
+    model = create_model("qmamba-tiny", **tiny)
+    add("QMamba-T", model)
+    if not train:
+        precision: Precision = "fp32" if dtype == torch.float32 else "bf16"
+        prepared = prepare(model.eval(), precision)
+        calls["QMamba-T, prepared"] = lambda: prepared(images)
     try:
         create = import_module("timm").create_model
     except Exception as error:
         skipped["Swin-T"] = f"timm cannot be used: {type(error).__name__}: {error}"
     else:
-        add("Swin-T", create("swin_tiny_patch4_window7_224", num_classes=1, img_size=side), None)
+        swin = create("swin_tiny_patch4_window7_224", num_classes=1, img_size=side)
+        add("Swin-T", swin)
+        if device == "cuda":
+            add("Swin-T, compiled", cast(nn.Module, torch.compile(swin)))
     report = interleave(calls, rounds, device)
-    os.environ.pop("QMAMBA_BACKEND", None)
     for row in report.values():
         if "median_ms" in row:
             row["images_per_second"] = 1e3 * batch / row["median_ms"]
@@ -340,25 +360,52 @@ def machine(device: str) -> Report:
 
 
 def parts(arguments: argparse.Namespace) -> Iterator[tuple[str, Report, Callable[[], Report]]]:
-    """The part, the description and the work of every row of the report."""
+    """The part, the description and the work of every row, the most wanted ones first."""
     dry, device, rounds = arguments.dry_run, arguments.device, arguments.rounds
     sizes = DRY_SIZES if dry else SIZES
-    dtypes = (torch.float32,) if dry else (torch.bfloat16, torch.float32)
-    for size in sizes if dry else sizes + WINDOWED:
-        for dtype in dtypes:
-            for merge in (True,) if dry else (True, False):
+    checked = sizes if dry else sizes + WINDOWED
+    half, full = (torch.float32,) * 2 if dry else (torch.bfloat16, torch.float32)
+    batch = 1 if dry else arguments.batch
+
+    def parities(dtype: torch.dtype, merge: bool, names: Sequence[str] = ()) -> Iterator[Row]:
+        for size in checked:
+            if not names or size.name in names:
                 row = {**asdict(size), "dtype": str(dtype), "merge": merge}
                 yield "parity", row, partial(parity, size, dtype, merge, device)
-    for size in sizes:
-        for dtype in dtypes:
-            for train in (False, True):
-                row = {**asdict(size), "dtype": str(dtype), "train": train}
-                yield "scan", row, partial(scan, size, dtype, train, rounds, device)
-    batch = 1 if dry else arguments.batch
-    for dtype in dtypes:
+
+    def scans(dtype: torch.dtype, train: bool) -> Iterator[Row]:
+        for size in sorted(sizes, key=lambda size: size.name not in WANTED):
+            row = {**asdict(size), "dtype": str(dtype), "train": train}
+            yield "scan", row, partial(scan, size, dtype, train, rounds, device)
+
+    def wholes(dtype: torch.dtype) -> Iterator[Row]:
         for train in (False, True):
             row = {"dtype": str(dtype), "train": train, "batch": batch}
             yield "models", row, partial(models, batch, train, dtype, rounds, arguments)
+
+    if not dry:
+        yield from parities(half, True, ("QMamba-T stage 3", "MambaIR light"))
+    yield from wholes(half)
+    yield from scans(half, False)
+    yield from scans(half, True)
+    if dry:
+        yield from parities(half, True)
+        return
+    yield from parities(half, True)
+    yield from parities(full, True)
+    yield from wholes(full)
+    yield from parities(half, False)
+    yield from scans(full, False)
+    yield from scans(full, True)
+
+
+def without_repeats(rows: Iterator[Row]) -> Iterator[Row]:
+    seen = set()
+    for part, row, work in rows:
+        key = part, json.dumps(row, sort_keys=True)
+        if key not in seen:
+            seen.add(key)
+            yield part, row, work
 
 
 def main() -> None:
@@ -366,7 +413,8 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--rounds", type=int, default=20, help="timed calls per implementation")
     parser.add_argument("--batch", type=int, default=128, help="images of the whole models")
-    parser.add_argument("--only", nargs="+", choices=("parity", "scan", "models"))
+    parser.add_argument("--seconds", type=float, help="time for everything; without it all rows")
+    parser.add_argument("--only", nargs="+", choices=PARTS)
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes in the interpreter")
     arguments = parser.parse_args()
     arguments.device = "cpu" if arguments.dry_run else "cuda"
@@ -377,21 +425,28 @@ def main() -> None:
             environment = {**os.environ, "TRITON_INTERPRET": "1"}
             os.execve(sys.executable, sys.orig_argv, environment)
         import_module("tests.ops.interpreter")
+        os.environ["QMAMBA_BACKEND"] = "triton"
     elif not torch.cuda.is_available():
         raise SystemExit("No GPU is visible to torch; --dry-run needs none.")
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
     report: Report = {"command": sys.argv, "dry_run": arguments.dry_run, "machine": {}}
     attempt(report["machine"], partial(machine, arguments.device))
-    for part, row, work in parts(arguments):
+    begin, longest = time.perf_counter(), {part: 0.0 for part in PARTS}
+    for part, row, work in without_repeats(parts(arguments)):
         if arguments.only and part not in arguments.only:
             continue
         started = time.perf_counter()
+        if arguments.seconds and started - begin + longest[part] > arguments.seconds:
+            report.setdefault("left_out", []).append({"part": part, **row})
+            arguments.out.write_text(json.dumps(report, indent=2))
+            continue
         attempt(row, work)
+        row["seconds"] = round(time.perf_counter() - started, 1)
+        longest[part] = max(longest[part], row["seconds"])
         report.setdefault(part, []).append(row)
         arguments.out.write_text(json.dumps(report, indent=2))
-        seconds = time.perf_counter() - started
-        print(part, f"{seconds:.1f} s", json.dumps(row, default=str)[:600], flush=True)
+        print(part, f"{row['seconds']:.1f} s", json.dumps(row, default=str)[:600], flush=True)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,15 @@
 Parts: `profile` (seconds per image of reading, decoding, cutting and the network, on one thread),
 `throughput` (whole commands in turns, as ratios to `qmamba score -o FILE` in fp32), `memory` (peak
 at several numbers of images), `planning` (a million names), and `run`: a set of many files in tar
-shards, scored with kills in between and checked row by row. Images are crops of the shipped
-examples, 512 x 512 JPEG.
+shards, scored with kills in between and checked row by row. From `profile` and `run` follows what
+10^9 images would cost. Images are crops of the shipped examples, 512 x 512 JPEG.
+
+Memory and planning do not mind other load. The others want a quiet machine; `--part generate
+--data FOLDER` makes the images of `run` beforehand, in tar shards that `--data FOLDER` then takes:
+
+    python -m benchmarks.scale --part memory planning -o benchmarks/results/scale.json
+    python -m benchmarks.scale --part generate --files 20000 --data FOLDER
+    python -m benchmarks.scale --part profile throughput run --data FOLDER -o ...  # 12 minutes
 """
 
 from __future__ import annotations
@@ -58,7 +65,7 @@ def write_files(folder: Path, number: int) -> None:
 
 
 def write_tars(folder: Path, number: int) -> None:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     content = images(number)
     for first in range(0, number, PER_TAR):
         with tarfile.open(folder / f"{first // PER_TAR:05}.tar", "w") as archive:
@@ -67,6 +74,13 @@ def write_tars(folder: Path, number: int) -> None:
                 info = tarfile.TarInfo(f"{index:09}.jpg")
                 info.size = len(data)
                 archive.addfile(info, io.BytesIO(data))
+
+
+def generate(data: Path, number: int) -> dict[str, Any]:
+    """Make the tar shards of `run`, which takes longer than scoring them."""
+    write_tars(data, number)
+    size = sum(path.stat().st_size for path in data.glob("*.tar"))
+    return {"images": number, "bytes_per_image": size / number}
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -108,6 +122,7 @@ def profile(folder: Path, number: int, rounds: int) -> dict[str, Any]:
     default = Scorer.from_pretrained(MODEL, precision="int8")
     plain = Scorer.from_pretrained(MODEL)
     fast = Scorer.from_pretrained(MODEL, precision="int8", policy="fast")
+    half = Scorer.from_pretrained(MODEL, precision="bf16")
     shared = fast.with_batch_images(8)
     side = getattr(parse_policy("fast", default.policy), "draft_side", None) or SIDE
     scorers = {"ten crops": default, "fast": fast}
@@ -119,9 +134,11 @@ def profile(folder: Path, number: int, rounds: int) -> dict[str, Any]:
         step("views, ten crops", lambda: [default.prepare(path) for path in paths])
         step("views, fast", lambda: [fast.prepare(path) for path in paths])
         step("network fp32, ten crops", lambda: list(plain.score_prepared(views["ten crops"])))
+        step("network bf16, ten crops", lambda: list(half.score_prepared(views["ten crops"])))
         step("network int8, ten crops", lambda: list(default.score_prepared(views["ten crops"])))
         step("network int8, fast", lambda: list(fast.score_prepared(views["fast"])))
         step("network int8, fast, 8 share", lambda: list(shared.score_prepared(views["fast"])))
+        step("all, fp32, ten crops", lambda: list(plain(list(map(str, paths)))))
         step("all, int8, ten crops", lambda: list(default(list(map(str, paths)))))
         step("all, int8, fast", lambda: list(fast(list(map(str, paths)))))
     medians = {name: statistics.median(values) for name, values in rows.items()}
@@ -180,9 +197,10 @@ def memory(folder: Path, sizes: list[int]) -> dict[str, Any]:
         links.mkdir()
         for index in range(size):
             os.link(originals[index % len(originals)], links / f"{index:07}.jpg")
-        options = ["--shards", "--processes", "1", "--policy", "fast", "--model", MODEL]
+        options = ["--shards", "--processes", "1", "--policy", "fast", "--precision", "int8"]
         out = folder / f"memory-{size}"
-        peaks[size] = timed(command("score", links, "-o", out, *options))[2]
+        arguments = command("score", links, "-o", out, *options, "--model", MODEL)
+        peaks[size] = timed([*arguments, "--batch-images", "8"])[2]
     return {"peak_megabytes": peaks, "ratio": peaks[sizes[-1]] / peaks[sizes[0]]}
 
 
@@ -217,14 +235,21 @@ def planning(folder: Path, number: int) -> dict[str, Any]:
     }
 
 
-def run(folder: Path, number: int, kills: int) -> dict[str, Any]:
+def run(folder: Path, tars: Path | None, number: int, kills: int) -> dict[str, Any]:
     """Score tar shards with kills in between, then check that every image has one row."""
     from qmamba.scale import ScoresFolder, read_status
     from qmamba.scale.shard_file import read_columns
 
-    write_tars(folder / "tars", number)
+    if tars is None:
+        tars = folder / "tars"
+        write_tars(tars, number)
+    else:
+        number = 0
+        for path in tars.glob("*.tar"):
+            with tarfile.open(path) as archive:
+                number += len(archive.getnames())
     scores = folder / "scores"
-    arguments = command("score", folder / "tars", "-o", scores, "--shards", "--model", MODEL)
+    arguments = command("score", tars, "-o", scores, "--shards", "--model", MODEL)
     arguments += ["--policy", "fast", "--precision", "int8", "--batch-images", "8"]
     rng = random.Random(0)
     started = time.perf_counter()
@@ -232,7 +257,7 @@ def run(folder: Path, number: int, kills: int) -> dict[str, Any]:
     while True:
         with subprocess.Popen(arguments, stderr=subprocess.DEVNULL) as process:
             try:
-                pause = rng.uniform(15, 60) if killed < kills else None
+                pause = rng.uniform(20, 45) if killed < kills else None
                 code = process.wait(pause)
                 break
             except subprocess.TimeoutExpired:
@@ -257,35 +282,75 @@ def run(folder: Path, number: int, kills: int) -> dict[str, Any]:
     }
 
 
+def extrapolation(report: dict[str, Any]) -> dict[str, Any]:
+    """What 10^9 images would cost, and how far that is from what was really scored."""
+    wanted = 10**9
+    steps = report["profile"]["processor_milliseconds_per_image"]
+    cores = len(os.sched_getaffinity(0))
+    largest = report["run"]["images"]
+    hours = {
+        "ten crops, int8": steps["all, int8, ten crops"] / 3.6e6 * wanted,
+        "fast, int8": steps["all, int8, fast"] / 3.6e6 * wanted,
+        "fast, int8, as the run was, kills included": (
+            report["run"]["seconds"] * cores / largest / 3600 * wanted
+        ),
+    }
+    return {
+        "images": wanted,
+        "core_hours": hours,
+        "largest_run": largest,
+        "factor": wanted / largest,
+        "per_core": {
+            "read and decode": 1e3 / steps["read and decode"],
+            "network int8, ten crops": 1e3 / steps["network int8, ten crops"],
+            "network int8, fast": 1e3 / steps["network int8, fast, 8 share"],
+            "all, int8, ten crops": 1e3 / steps["all, int8, ten crops"],
+            "all, int8, fast": 1e3 / steps["all, int8, fast"],
+        },
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--part", nargs="+", default=["profile", "throughput", "planning"])
-    parser.add_argument("--images", type=int, default=400, help="of profile, throughput and run")
+    parts = ("profile", "throughput", "memory", "planning", "generate", "run")
+    parser.add_argument("--part", nargs="+", choices=parts, default=["profile", "throughput"])
+    parser.add_argument(
+        "--images", type=int, default=200, help="of profile (24 at most), throughput"
+    )
+    parser.add_argument("--files", type=int, default=20_000, help="of generate and run")
+    parser.add_argument("--data", type=Path, help="where generate writes and run reads")
     parser.add_argument("--names", type=int, default=1_000_000, help="of planning")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 50_000], help="of memory")
-    parser.add_argument("--kills", type=int, default=5, help="of run")
+    parser.add_argument("--kills", type=int, default=4, help="of run")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="show that it runs")
     parser.add_argument("-o", "--out", type=Path, required=True, help="JSON file to write")
     given = parser.parse_args()
     if given.quick:
-        given.images, given.names, given.sizes, given.rounds = 12, 2000, [8, 16], 1
+        given.images, given.files, given.names, given.kills = 12, 40, 2000, 1
+        given.sizes, given.rounds = [8, 16], 1
+    if "generate" in given.part and given.data is None:
+        parser.error("generate needs --data FOLDER")
     report: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        parts: dict[str, Callable[[], dict[str, Any]]] = {
-            "profile": lambda: profile(folder, min(given.images, 50), given.rounds),
+        works: dict[str, Callable[[], dict[str, Any]]] = {
+            "profile": lambda: profile(folder, min(given.images, 24), given.rounds),
             "throughput": lambda: throughput(folder, given.images, given.rounds),
             "memory": lambda: memory(folder, given.sizes),
             "planning": lambda: planning(folder, given.names),
-            "run": lambda: run(folder, given.images, given.kills),
+            "generate": lambda: generate(given.data, given.files),
+            "run": lambda: run(folder, given.data, given.files, given.kills),
         }
         for part in given.part:
-            report[part] = parts[part]()
+            report[part] = works[part]()
             print(part, json.dumps(report[part]), flush=True)
     if given.out.exists():
         report = {**json.loads(given.out.read_text()), **report}
         report.pop("machine", None)
+    if "profile" in report and "run" in report:
+        report["extrapolation"] = extrapolation(report)
+        print("extrapolation", json.dumps(report["extrapolation"]), flush=True)
     write(given.out, report)
 
 

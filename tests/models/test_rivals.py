@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qmamba.assess import CropsPolicy
 from qmamba.checkpoints import load, save_model
 from qmamba.errors import CheckpointError, ConfigError, ShapeError
 from qmamba.models import (
@@ -25,6 +26,8 @@ from qmamba.models.deiqt.config import DEIQTConfig
 from qmamba.models.deiqt.network import DEIQT
 from qmamba.models.loda.config import LoDaConfig
 from qmamba.models.loda.network import LoDa
+from qmamba.training.quality.task import QualityPart, QualityTask
+from tests.reproduce.samples import tiny_dataset
 
 needs_timm = pytest.mark.skipif(
     importlib.util.find_spec("timm") is None, reason="timm is not installed"
@@ -286,3 +289,23 @@ def test_wrong_values_are_refused() -> None:
             config.replace(**values)
     with pytest.raises(CheckpointError):
         load("nowhere.pth", name="deiqt")
+
+
+@needs_timm
+def test_loda_learns_through_the_loop(tmp_path: Path) -> None:
+    parts = [QualityPart(tiny_dataset("live", tmp_path), tuple(range(8)))]
+    task = QualityTask(parts, policy=CropsPolicy(size=224, count=1))
+    torch.manual_seed(0)
+    model = LoDa(SMALL_LODA).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    for step in range(3):
+        examples = [task.example(4 * step + i, torch.Generator().manual_seed(i)) for i in range(4)]
+        batch = {key: torch.stack([each[key] for each in examples]) for key in examples[0]}
+        loss = task.loss(model, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        assert torch.isfinite(loss)
+    assert model.moments[4] > 0
+    # The second step already had a slope to follow or was left alone; both leave a whole map.
+    assert torch.isfinite(model.output_scale) and model.output_scale > 0

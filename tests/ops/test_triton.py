@@ -18,7 +18,8 @@ import torch
 from qmamba.ops.triton import operators
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CHECKS = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/ops/triton_checks.py"]
+PYTEST = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+CHECKS = [*PYTEST, "tests/ops/triton_checks.py", "tests/ops/triton_layer_checks.py"]
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed"

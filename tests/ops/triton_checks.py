@@ -101,22 +101,33 @@ def test_map_scan_equals_the_definition(
 
 
 def test_every_configuration_equals_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
-    from qmamba.ops.triton import kernels
+    from qmamba.ops.triton import configurations
 
     x, projected, *rest = (t.float().to(DEVICE) for t in map_inputs(1, 5, 7, 40, 2, 2, 2))
     routes = route_tables(5, 7, routes=2).to(DEVICE)
     expected = ss2d_naive(x, projected, routes, *rest)
-    for configuration in kernels.SCAN_CONFIGURATIONS:
-        monkeypatch.setattr(kernels.scan, "configs", [configuration])
+    for configuration in configurations.SCAN_CONFIGURATIONS:
+        monkeypatch.setattr(configurations.scan, "rule", lambda _, chosen=configuration: chosen)
         actual = ss2d_triton(x, projected, routes, *rest)
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
     if INTERPRETED:
         return  # The others differ only in what the interpreter does not know of.
-    monkeypatch.setattr(kernels.scan, "configs", kernels.SCAN_CONFIGURATIONS[:1])
-    for configuration in kernels.BACKWARD_CONFIGURATIONS:
+    monkeypatch.setattr(
+        configurations.scan, "rule", lambda _: configurations.SCAN_CONFIGURATIONS[0]
+    )
+    for configuration in configurations.BACKWARD_CONFIGURATIONS:
         if 32 * configuration.kwargs["VECTOR"] * configuration.num_warps == 64:
-            monkeypatch.setattr(kernels.scan_backward, "configs", [configuration])
+            monkeypatch.setattr(configurations.scan_backward, "rule", lambda _, c=configuration: c)
             check_map((2, 4, 5, 100, 1, 3), 1, True)
+
+
+def test_no_trial_is_run_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from qmamba.ops.triton import configurations
+
+    for launched in (configurations.scan, configurations.scan_backward):
+        monkeypatch.setattr(launched, "trials", None)
+    monkeypatch.delenv("QMAMBA_AUTOTUNE", raising=False)
+    check_map((1, 3, 4, 40, 3, 2), 1, True, 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -127,4 +127,4 @@ def test_what_is_missing(tmp_path: Path) -> None:
     assert cold.missing(ALONE) == ["live is torn", "no weights to start qmamba-nano from"]
     (tmp_path / "qmamba-nano.pth").touch()
     assert cold.missing(ALONE) == ["live is torn"]
-    assert cold.start("qmamba-nano") == tmp_path / "qmamba-nano.pth"
+    assert cold.start("qmamba-nano") == (tmp_path / "qmamba-nano.pth",)

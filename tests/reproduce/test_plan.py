@@ -9,7 +9,7 @@ import pytest
 from qmamba.errors import ConfigError, DataError
 from qmamba.models import list_models
 from qmamba.prompts import TuningConfig
-from qmamba.reproduce import EXPERIMENTS, Protocol, Training, make_plan
+from qmamba.reproduce import EXPERIMENTS, Protocol, Sources, Training, make_plan
 from qmamba.reproduce.cost import measured_speed, multiply_adds
 from qmamba.reproduce.paper_tables import GENERATED, MIXED, TABLES
 from qmamba.reproduce.plan import (
@@ -23,6 +23,7 @@ from qmamba.reproduce.plan import (
     paper_table,
     with_bases,
 )
+from qmamba.training import TrainingOptions
 
 TRAININGS = {
     "table1": 17 * 8,
@@ -163,3 +164,38 @@ def test_wrong_folders(tmp_path: Path) -> None:
         Protocol(seeds=0)
     with pytest.raises(ConfigError, match="No backbone of figure 3 fits"):
         make_plan("figure3", tmp_path, Protocol(), rows="vgg*")
+
+
+def test_schedules_of_the_rivals() -> None:
+    paper, own = Protocol(seeds=1), Protocol(seeds=1, own_schedules=True)
+    assert paper.options("loda", 5000, 3) == TrainingOptions(batch_size=128, seed=3)
+    options = own.options("loda", 5000, 3, precision="bf16")
+    assert (options.epochs, options.learning_rate, options.clip_norm) == (10, 3e-4, None)
+    assert (options.seed, options.precision) == (3, "bf16")
+    assert own.options("deiqt", 100, 0).warmup == pytest.approx(1 / 3)
+    assert own.options("qmamba-tiny", 100, 0) == paper.options("qmamba-tiny", 100, 0)
+    assert (own.crops_used("loda"), own.crops_used("deiqt")) == (15, 10)
+    assert (own.training_crops("loda", "tid2013"), own.training_crops("loda", "flive")) == (10, 1)
+    assert paper.training_crops("loda", "flive") == 10
+    assert (own.shorter("loda", "livec"), own.shorter("deiqt", "livec")) == (384, None)
+    assert own.shorter("deiqt", "spaq") == 384
+    assert (own.flips("loda"), paper.flips("loda")) == ("both", "horizontal")
+    assert "r2" in str(own.loss("loda")) and str(own.loss("swin-tiny")) == "smooth_l1"
+    assert own.examples("loda", {"flive": 100, "spaq": 10}) == 10 * (100 + 30)
+    assert own.to_dict() != paper.to_dict() and "own_schedules" not in paper.to_dict()
+    quick = Protocol(seeds=1, quick=True, own_schedules=True)
+    assert quick.crops_used("loda") == 1 and quick.options("loda", 9, 0).steps
+
+
+def test_loda_starts_from_its_own_file_or_from_those_of_its_parts(tmp_path: Path) -> None:
+    sources = Sources({}, {}, tmp_path)
+    (tmp_path / "vit-base.safetensors").touch()
+    assert sources.start("loda") == ()
+    training = Training("loda", (), 0)
+    assert any("vit-base and resnet-50" in reason for reason in sources.missing(training))
+    (tmp_path / "resnet-50.pth").touch()
+    names = [path.name for path in sources.start("loda")]
+    assert names == ["vit-base.safetensors", "resnet-50.pth"]
+    (tmp_path / "loda.pth").touch()
+    assert sources.start("loda") == (tmp_path / "loda.pth",)
+    assert sources.start("deiqt") == ()

@@ -68,7 +68,7 @@ def test_comma_separated() -> None:
         *(f"KonIQ+LIVEC to KADID PLCC {kind}" for kind in ("ours", "paper", "difference")),
     ]
     assert rows[0][:4] == ["DEIQT", "0.600", "0.583", "+0.017"]
-    assert all(len(row) == 1 + 3 * 17 for row in rows)
+    assert all(len(row) == 1 + 3 * 17 + 1 for row in rows)
 
 
 def test_latex() -> None:
@@ -94,3 +94,13 @@ def test_every_table_can_be_written(name: str, tmp_path: Path) -> None:
 def test_rows_can_be_chosen() -> None:
     result = collect(paper_table("table1"), 1, measured, pattern="lqmamba-*")
     assert [row.label for row in result.rows] == ["LQMamba-T", "LQMamba-S", "LQMamba-B"]
+
+
+def test_what_stands_beside_a_row() -> None:
+    result = collect(paper_table("table3"), 1, measured, remarks={"LoDa": "no weights"})
+    assert "| LoDa (no weights) | 0.500 |" in markdown(result)
+    assert "| DEIQT | 0.500 |" in markdown(result)
+    rows = list(csv.reader(io.StringIO(comma_separated(result))))
+    assert rows[0][-1] == "remark" and [row[-1] for row in rows[1:3]] == ["", "no weights"]
+    assert "LoDa (no weights) & 0.500" in latex(result)
+    assert result.to_dict()["rows"][1]["remark"] == "no weights"

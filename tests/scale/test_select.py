@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 from qmamba.assess import Scorer
 from qmamba.cli import app
 from qmamba.errors import ConfigError
+from qmamba.scale.choice.select import Wanted, _best, parse_top
 from qmamba.scale.rows import COLUMNS, Row
-from qmamba.scale.select import Wanted, _best, parse_top
 from qmamba.scale.worker import Worker
 from tests.scale.sets import make_job, planned, write_set
 
@@ -120,8 +120,8 @@ def test_identifiers_of_datacomp(scored: Path, tmp_path: Path) -> None:
     result = run(scored / "scores", *options, "-o", tmp_path / "k.npy")
     # The set has images without an identifier, too.
     assert result.exit_code == 2 and "has no identifier of 32" in result.stderr
-    from qmamba.scale.select import Selection
-    from qmamba.scale.subsets import write_list
+    from qmamba.scale.choice.select import Selection
+    from qmamba.scale.choice.subsets import write_list
 
     file = sorted((scored / "scores").glob("*.parquet"))[0]
     keep = np.ones(10, bool)

@@ -119,7 +119,8 @@ def test_wrong_usage_is_found_before_the_images_are_read(
 ) -> None:
     monkeypatch.setattr("qmamba.training.quality.task.Images", None)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    result = run("--data", table, "-o", tmp_path / "run", "--from", start, *QUICK, *arguments)
+    source = () if "--from" in arguments else ("--from", start)
+    result = run("--data", table, "-o", tmp_path / "run", *source, *QUICK, *arguments)
     assert result.exit_code == 2 and message in result.stderr, result.stderr
 
 

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qmamba.errors import ConfigError
+from qmamba.inference.gpu.quality import GpuQMamba
+from qmamba.inference.gpu.restoration import GpuMambaIR
 from qmamba.inference.precision import Precision, ProcessBound
 from qmamba.inference.quality import PreparedQMamba
 from qmamba.inference.quantized_networks import quantized_mambair, quantized_qmamba
@@ -34,6 +36,7 @@ from qmamba.models import (
 )
 from qmamba.ops.native.library import unavailable_reason
 from qmamba.ops.scan.dispatch import kernel_is_live
+from qmamba.ops.triton.operators import unavailable_reason as gpu_unavailable_reason
 from qmamba.quantization.layers import FrozenTensor
 from qmamba.quantization.quantizers import DLS
 
@@ -57,17 +60,21 @@ class MappingNetwork(Protocol):
 
 @dataclass(frozen=True)
 class _Family:
-    """How the networks of a family are prepared on the CPU."""
+    """How the networks of a family are prepared."""
 
     network: type[Network]
     plain: Callable[..., PreparedNetwork]
+    """On the CPU."""
     quantized: Callable[[Any], PreparedNetwork]
+    """On the CPU, on codes."""
+    gpu: Callable[[Any, Precision], PreparedNetwork] | None
+    """On a GPU, None where the module itself runs."""
 
 
 _FAMILIES = {
-    QMambaConfig.architecture: _Family(QMamba, PreparedQMamba, quantized_qmamba),
-    MambaIRConfig.architecture: _Family(MambaIR, PreparedMambaIR, quantized_mambair),
-    MambaIRv2Config.architecture: _Family(MambaIRv2, PreparedMambaIR, quantized_mambair),
+    QMambaConfig.architecture: _Family(QMamba, PreparedQMamba, quantized_qmamba, GpuQMamba),
+    MambaIRConfig.architecture: _Family(MambaIR, PreparedMambaIR, quantized_mambair, GpuMambaIR),
+    MambaIRv2Config.architecture: _Family(MambaIRv2, PreparedMambaIR, quantized_mambair, None),
 }
 """By the name of the architecture."""
 
@@ -79,7 +86,10 @@ def prepare(
 
     On the CPU a QMamba gives a :class:`~qmamba.inference.quality.PreparedQMamba` and a MambaIR a
     :class:`~qmamba.inference.restoration.PreparedMambaIR`; with the C++ kernel, a quantized one
-    gives a :class:`QuantizedNetwork`. Else the module itself runs, under autocast for ``"bf16"``.
+    gives a :class:`QuantizedNetwork`. On a GPU with Triton the two give a
+    :class:`~qmamba.inference.gpu.quality.GpuQMamba` and a
+    :class:`~qmamba.inference.gpu.restoration.GpuMambaIR`. Else the module itself runs, under
+    autocast for ``"bf16"``.
     The weights are those of this moment: later changes of the model are not followed.
 
     Args:
@@ -108,7 +118,10 @@ def prepare(
     device = next(iter(model.state_dict().values())).device.type
     family = _FAMILIES.get(model.config.architecture)
     # A stand-in may have the configuration of a family and not its layers.
-    if device != "cpu" or family is None or not isinstance(model, family.network):
+    if family is None or not isinstance(model, family.network):
+        family = None
+    on_gpu = None if family is None or device == "cpu" else family.gpu
+    if device != "cpu":
         family = None
     if model.quantization is not None:
         if precision != "fp32":
@@ -129,6 +142,8 @@ def prepare(
         )
     if family is not None:
         return family.plain(model, precision, timed=timed)
+    if on_gpu is not None and gpu_unavailable_reason(device) is None:
+        return on_gpu(model, precision)
     return ModuleNetwork(model, precision)
 
 

@@ -30,13 +30,13 @@ def multiply_adds(plan: Mapping[Training, tuple[str, ...]], protocol: Protocol) 
     total = 0.0
     for training, tests in plan.items():
         per_crop = count_flops(model_config(training.model)).total
-        learned = sum(TRAIN_SHARE * ADAPTERS[name].count for name in training.sets)
+        learned = {name: round(TRAIN_SHARE * ADAPTERS[name].count) for name in training.sets}
         judged = sum(
             protocol.images(round((1 - TRAIN_SHARE) * ADAPTERS[name].count)) for name in tests
         )
         method = "full" if training.tuning is None else training.tuning.method
-        passes = _FACTORS.get(method, _FROZEN) * protocol.examples(round(learned))
-        total += per_crop * (passes + judged * protocol.crops_used)
+        passes = _FACTORS.get(method, _FROZEN) * protocol.examples(training.model, learned)
+        total += per_crop * (passes + judged * protocol.crops_used(training.model))
     return total
 
 

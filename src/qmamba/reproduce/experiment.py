@@ -11,14 +11,18 @@ from qmamba.errors import QMambaError
 from qmamba.models import RatingNetwork
 from qmamba.reproduce.cost import multiply_adds
 from qmamba.reproduce.figure3 import damage_kind, deep_features, feature_map, write_figure
-from qmamba.reproduce.paper_tables import TABLES
+from qmamba.reproduce.paper_tables import TABLES, PaperTable
 from qmamba.reproduce.plan import (
     FIGURE_SET,
     Measurement,
     Training,
     figure_trainings,
+    is_ours,
+    measurement,
     measurements,
+    members,
     paper_table,
+    rows_of,
     with_bases,
 )
 from qmamba.reproduce.protocol import Protocol
@@ -35,8 +39,15 @@ QUICK_NOTE = (
     "A quick trial: small stand-ins, a few steps, a few images. These figures show that the way"
     " is free and mean nothing else."
 )
+NO_WEIGHTS = "no ImageNet weights"
+"""What stands beside a row whose model has none to start from."""
 FRESH_NOTE = (
-    "Models without weights to start from were trained from random ones, unlike the paper's."
+    f'Rows marked "{NO_WEIGHTS}" were trained from random ones, unlike the paper\'s, so that they'
+    " say nothing about the methods."
+)
+OWN_NOTE = (
+    "DEIQT and LoDa were trained and tested by the schedules of their authors, all others by the"
+    " paper's protocol."
 )
 
 
@@ -172,7 +183,14 @@ def run_plan(
         return laboratory.result(Measurement(stand_in, found.test))
 
     table = paper_table(plan.name)
-    result = collect(table, plan.protocol.seeds, lookup, pattern=plan.rows, notes=notes)
+    result = collect(
+        table,
+        plan.protocol.seeds,
+        lookup,
+        pattern=plan.rows,
+        notes=notes,
+        remarks=_remarks(plan, table),
+    )
     return write_table(result, conditions.out), failures
 
 
@@ -186,7 +204,9 @@ def _figure(plan: Plan, laboratory: Laboratory, notes: tuple[str, ...]) -> list[
         kinds = [damage_kind(dataset[index].distortion) for index in indices]
         model = laboratory.trained(step.training)
         assert isinstance(model, RatingNetwork)
-        features = deep_features(model, dataset, indices, plan.protocol.crops_used)
+        features = deep_features(
+            model, dataset, indices, plan.protocol.crops_used(step.training.model)
+        )
         maps.append(feature_map(step.training.model, features, kinds))
     if not maps:
         raise QMambaError("Figure 3 has nothing to show, because no backbone could be trained.")
@@ -195,12 +215,28 @@ def _figure(plan: Plan, laboratory: Laboratory, notes: tuple[str, ...]) -> list[
 
 def _notes(plan: Plan) -> tuple[str, ...]:
     notes = [QUICK_NOTE] if plan.protocol.quick else []
-    starts = [plan.sources.start(step.training.model) for step in plan.possible]
-    if not plan.protocol.quick and None in starts:
+    if plan.protocol.own_schedules:
+        notes.append(OWN_NOTE)
+    fresh = [step for step in plan.possible if not plan.sources.start(step.training.model)]
+    if fresh and not plan.protocol.quick:
         notes.append(FRESH_NOTE)
     if plan.missing():
         notes.append(f"Not run: {_listed(plan.missing())}.")
     return tuple(notes)
+
+
+def _remarks(plan: Plan, table: PaperTable) -> dict[str, str]:
+    """What is to be said beside rows, by label."""
+    remarks = {}
+    column = next(each for each in table.columns if each.metric not in ("parameters", "gflops"))
+    for row in rows_of(table, plan.rows):
+        if not is_ours(table, row):
+            continue
+        wanted = measurement(table, row, members(table, column)[0], 0).training
+        training = plan.protocol.standing_in(wanted.base or wanted)
+        if not plan.sources.start(training.model):
+            remarks[row.label] = NO_WEIGHTS
+    return remarks
 
 
 def _listed(missing: Mapping[str, int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 from qmamba.errors import ConfigError
 from qmamba.reproduce.plan import Training
 from qmamba.training.options import TrainingOptions
+from qmamba.training.quality.losses import Loss, parse_loss
+from qmamba.training.quality.presets import PRESETS, Preset
+from qmamba.training.quality.task import PAPER_SHORTER
 
 TRAIN_SHARE = 0.8
 """Share of the contents of a data set that train; the others test."""
@@ -51,6 +55,8 @@ class Protocol:
     crops: int = 10
     """Crops of each image, in an epoch of training and at test."""
     epochs: float = 9.0
+    own_schedules: bool = False
+    """Train and test DEIQT and LoDa as their authors did instead."""
 
     def __post_init__(self) -> None:
         for name in ("seeds", "crops"):
@@ -74,10 +80,37 @@ class Protocol:
             base=None if base is None else self.standing_in(base),
         )
 
-    @property
-    def crops_used(self) -> int:
-        """Crops of each image."""
-        return 1 if self.quick else self.crops
+    def preset(self, model: str) -> Preset | None:
+        """The schedule of its own that a model has, None where it follows the protocol."""
+        return PRESETS.get(model) if self.own_schedules and not self.quick else None
+
+    def crops_used(self, model: str) -> int:
+        """Crops of each image that a model is tested on."""
+        if self.quick:
+            return 1
+        return int(self._asked(model, "test_crops", self.crops))
+
+    def training_crops(self, model: str, name: str) -> int:
+        """Crops of each image of a data set in one epoch of training."""
+        usual = self._asked(model, "usual_crops", {})
+        return int(usual.get(name, self._asked(model, "crops", self.crops)))
+
+    def shorter(self, model: str, name: str) -> int | None:
+        """Shorter side in pixels that images of a data set are scaled to; None: as they are."""
+        sizes: Mapping[str, int] = self._asked(model, "usual_shorter", PAPER_SHORTER)
+        return sizes.get(name)
+
+    def loss(self, model: str) -> Loss:
+        """What the outputs of a model are judged by in training."""
+        return parse_loss(self._asked(model, "loss", "smooth_l1"))
+
+    def flips(self, model: str) -> str:
+        """Which mirror images train."""
+        return str(self._asked(model, "flips", "horizontal"))
+
+    def _asked(self, model: str, field: str, otherwise: Any) -> Any:
+        preset = self.preset(model)
+        return otherwise if preset is None else preset.request.get(field, otherwise)
 
     def chosen(self, positions: tuple[int, ...]) -> tuple[int, ...]:
         """The positions of a part that are used: all, or a few evenly spaced ones."""
@@ -88,10 +121,11 @@ class Protocol:
         """How many images of a part are used."""
         return min(there, _QUICK_IMAGES) if self.quick else there
 
-    def options(self, images: int, seed: int, **others: Any) -> TrainingOptions:
+    def options(self, model: str, images: int, seed: int, **others: Any) -> TrainingOptions:
         """The schedule of a training.
 
         Args:
+            model: name of the model.
             images: number of training images, which decides the batch.
             seed: seed of the run.
             others: fields of the options that do not belong to the protocol.
@@ -100,15 +134,27 @@ class Protocol:
             return TrainingOptions(
                 epochs=None, steps=_QUICK_STEPS, batch_size=_QUICK_BATCH, seed=seed, **others
             )
+        preset = self.preset(model)
+        if preset is not None and preset.training:
+            return TrainingOptions(**{**preset.training, "seed": seed, **others})
         batch = 128 if images >= _LARGE_SET else 32
         return TrainingOptions(epochs=self.epochs, batch_size=batch, seed=seed, **others)
 
-    def examples(self, images: int) -> int:
-        """Crops that a training sees in all."""
+    def examples(self, model: str, images: Mapping[str, float]) -> int:
+        """Crops that a training sees in all.
+
+        Args:
+            model: name of the model.
+            images: number of training images of each data set.
+        """
         if self.quick:
             return _QUICK_STEPS * _QUICK_BATCH
-        return round(self.epochs * images * self.crops)
+        epochs = self.options(model, 1, 0).epochs
+        assert epochs is not None
+        crops = sum(count * self.training_crops(model, name) for name, count in images.items())
+        return round(epochs * crops)
 
     def to_dict(self) -> dict[str, Any]:
         """What results of one folder must share, as JSON: all but the number of seeds."""
-        return {"quick": self.quick, "crops": self.crops, "epochs": self.epochs}
+        shared = {"quick": self.quick, "crops": self.crops, "epochs": self.epochs}
+        return {**shared, "own_schedules": True} if self.own_schedules else shared

@@ -77,6 +77,7 @@ def markdown(result: TableResult) -> str:
     ]
     for row in result.rows:
         label = f"{row.label} *" if row.label_is_ours else row.label
+        label += f" ({row.remark})" if row.remark else ""
         figures = [text for cell in row.cells for text in _texts(cell, "-")]
         lines.append(f"| {' | '.join([label, *figures])} |")
     return "\n".join([*lines, "", *(f"- {note}" for note in _notes(result))]) + "\n"
@@ -88,9 +89,12 @@ def comma_separated(result: TableResult) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     titles = [heading(column) for column in result.table.columns]
     kinds = ("ours", "paper", "difference")
-    writer.writerow(["method", *(f"{title} {kind}" for title in titles for kind in kinds)])
+    writer.writerow(
+        ["method", *(f"{title} {kind}" for title in titles for kind in kinds), "remark"]
+    )
     for row in result.rows:
-        writer.writerow([row.label, *(text for cell in row.cells for text in _texts(cell, ""))])
+        figures = [text for cell in row.cells for text in _texts(cell, "")]
+        writer.writerow([row.label, *figures, row.remark])
     return stream.getvalue()
 
 
@@ -109,7 +113,8 @@ def latex(result: TableResult) -> str:
     ]
     for row in result.rows:
         figures = [text for cell in row.cells for text in _texts(cell, "--")]
-        lines.append(f"{' & '.join([row.label.translate(_LATEX), *figures])} \\\\")
+        label = f"{row.label} ({row.remark})" if row.remark else row.label
+        lines.append(f"{' & '.join([label.translate(_LATEX), *figures])} \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,9 @@ class ResultRow:
     label: str
     label_is_ours: bool
     cells: tuple[Cell, ...]
+    remark: str = ""
+    """What a reader must know of our figures, such as that the model had no weights to start
+    from."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,11 @@ class TableResult:
             "title": self.table.title,
             "notes": list(self.notes),
             "rows": [
-                {"label": row.label, "cells": [cell.to_dict() for cell in row.cells]}
+                {
+                    "label": row.label,
+                    "remark": row.remark,
+                    "cells": [cell.to_dict() for cell in row.cells],
+                }
                 for row in self.rows
             ],
         }
@@ -102,6 +109,7 @@ def collect(
     *,
     pattern: str = "*",
     notes: tuple[str, ...] = (),
+    remarks: Mapping[str, str] | None = None,
 ) -> TableResult:
     """Fill a table from what has been measured.
 
@@ -111,6 +119,7 @@ def collect(
         lookup: finds measurements.
         pattern: which rows.
         notes: for the reader.
+        remarks: what stands beside rows, by label.
     """
     rows = []
     for row in rows_of(table, pattern):
@@ -118,7 +127,8 @@ def collect(
             _cell(table, row, column, paper, seeds, lookup)
             for column, paper in zip(table.columns, row.figures, strict=True)
         )
-        rows.append(ResultRow(row.label, row.label_is_ours, cells))
+        remark = (remarks or {}).get(row.label, "")
+        rows.append(ResultRow(row.label, row.label_is_ours, cells, remark))
     return TableResult(table, tuple(rows), notes)
 
 

@@ -26,7 +26,7 @@ from qmamba.training.checkpoints import CHECKPOINT_NAME
 from qmamba.training.loop import TrainingProgress
 from qmamba.training.quality.initial_network import starting_model
 from qmamba.training.quality.run import train_quality
-from qmamba.training.quality.task import PAPER_SHORTER, QualityPart, QualityTask
+from qmamba.training.quality.task import QualityPart, QualityTask
 from qmamba.training.quality.tuning import TUNED_NAME, facing, tune
 from qmamba.training.run import MODEL_NAME
 
@@ -144,8 +144,8 @@ class Laboratory:
 
     def _train(self, training: Training, folder: Path) -> None:
         start = self.sources.start(training.model)
-        model = starting_model(training.model, start, seed=training.seed)
-        task = self._task(self._parts(training))
+        model = starting_model(training.model, start or None, seed=training.seed)
+        task = self._task(self._parts(training), training.model)
         result = train_quality(
             model,
             task,
@@ -160,7 +160,8 @@ class Laboratory:
 
     def _tune(self, training: Training, base: Network, folder: Path) -> None:
         assert training.tuning is not None
-        task = self._task(facing(self._parts(training), base, training.tuning))
+        used = facing(self._parts(training), base, training.tuning)
+        task = self._task(used, training.model)
         result = tune(
             base,
             task,
@@ -180,20 +181,27 @@ class Laboratory:
         for name in training.sets:
             dataset = self.sources.datasets[name]
             split = parts(dataset, training.seed, self.protocol)
-            found.append(QualityPart(dataset, split.train, (), PAPER_SHORTER.get(name)))
+            shorter = self.protocol.shorter(training.model, name)
+            crops = self.protocol.training_crops(training.model, name)
+            # A number that all sets share belongs to the task.
+            own = crops if self.protocol.preset(training.model) else None
+            found.append(QualityPart(dataset, split.train, (), shorter, own))
         return found
 
-    def _task(self, used: list[QualityPart]) -> QualityTask:
+    def _task(self, used: list[QualityPart], model: str) -> QualityTask:
         return QualityTask(
             used,
-            policy=CropsPolicy(count=self.protocol.crops_used),
+            loss=self.protocol.loss(model),
+            policy=CropsPolicy(count=self.protocol.crops_used(model)),
             crops=self.protocol.crops,
+            flips=self.protocol.flips(model),
             memory=self.conditions.memory,
         )
 
     def _options(self, task: QualityTask, training: Training) -> Any:
         images = sum(len(part.train) for part in task.parts)
         return self.protocol.options(
+            training.model,
             images,
             training.seed,
             precision=self.conditions.precision,
@@ -203,7 +211,10 @@ class Laboratory:
     def _measure(self, training: Training, model: Network, test: str) -> None:
         dataset = self.sources.datasets[test]
         judged = dataset.take(self.test_part(test, training.seed))
-        policy = CropsPolicy(count=self.protocol.crops_used, shorter=PAPER_SHORTER.get(test))
+        policy = CropsPolicy(
+            count=self.protocol.crops_used(training.model),
+            shorter=self.protocol.shorter(training.model, test),
+        )
         scorer = Scorer(model, policy=policy)
         predictions = predict(scorer, judged)
         bad = [str(found.error) for found in predictions if found.raw is None]

@@ -16,6 +16,8 @@ from qmamba.reproduce.plan import Training
 from qmamba.reproduce.protocol import TRAIN_SHARE, Protocol
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+BUILT_ON = {"loda": ("vit-base", "resnet-50")}
+"""Models that start from the weights of others."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,19 @@ class Sources:
     fresh: bool = False
     """Start from random weights where there are none."""
 
-    def start(self, model: str) -> Path | None:
-        """The weights that a model starts from, None for random ones."""
+    def start(self, model: str) -> tuple[Path, ...]:
+        """The files that a model starts from, none for random weights.
+
+        A model that is built on others starts from theirs where it has no file of its own.
+        """
+        own = self._file(model)
+        if own is not None:
+            return (own,)
+        parts = [self._file(part) for part in BUILT_ON.get(model, ())]
+        found = tuple(part for part in parts if part is not None)
+        return found if len(found) == len(parts) else ()
+
+    def _file(self, model: str) -> Path | None:
         if self.weights is None:
             return None
         paths = (self.weights / f"{model}{suffix}" for suffix in WEIGHT_SUFFIXES)
@@ -52,8 +65,10 @@ class Sources:
             and find_spec("timm") is None
         ):
             lacking[f'{training.model} needs timm (pip install "qmamba[timm]")'] = None
-        if not self.fresh and self.start(training.model) is None:
-            lacking[f"no weights to start {training.model} from"] = None
+        if not self.fresh and not self.start(training.model):
+            wanted = " and ".join(BUILT_ON.get(training.model, ()))
+            of = f" (its own, or those of {wanted})" if wanted else ""
+            lacking[f"no weights to start {training.model} from{of}"] = None
         return list(lacking)
 
 

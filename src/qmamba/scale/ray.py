@@ -297,6 +297,13 @@ def _root(paths: Sequence[str]) -> str:
     return os.path.commonpath(folders) + "/" if folders else ""
 
 
+def local_root(paths: Sequence[str]) -> str | None:
+    """The folder that the keys of images lie under; None for archives and object stores."""
+    if any("://" in path or _kind(path) != "files" for path in paths):
+        return None
+    return _root(paths)
+
+
 def _require_record(path: Path, record: dict[str, Any]) -> None:
     if create_exclusively(path, json.dumps(record, indent=1).encode()):
         return

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from qmamba.errors import ConfigError
 from qmamba.training.options import TrainingOptions
 
-_NEVER_DECAYED = (".bias", "A_logs", "Ds", "dt_projs_bias")
+_NEVER_DECAYED = (
+    ".bias",
+    "A_logs",
+    "Ds",
+    "dt_projs_bias",
+    "pos_embed",
+    "cls_token",
+    "relative_position_bias_table",
+)
 
 
 def build_optimizer(

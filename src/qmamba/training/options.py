@@ -51,7 +51,8 @@ class TrainingOptions:
     warmup: float = 0.0
     """Fraction of the run in which the rate rises linearly."""
     weight_decay: float = 0.05
-    """Decay of matrices and kernels; vectors, biases and the state's decay rates have none."""
+    """Decay of matrices and kernels; vectors, biases, what stands for positions and the
+    state's decay rates have none."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Memory of the optimizer's two moments."""
     clip_norm: float | None = 5.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,7 @@ def write_report(
     rows: Sequence[ImageRow],
     *,
     paths: dict[str, str] | None = None,
+    unlinked: Collection[str] = (),
     maps: dict[str, QualityMap] | None = None,
     title: str = "",
     command: str = "",
@@ -88,6 +89,7 @@ def write_report(
         rows: the images; those with errors are listed as such.
         paths: where the images lie, by name; ``None`` takes the names. Those that cannot be read
             are shown without a thumbnail.
+        unlinked: names of images that a click does not open, because their files will be gone.
         maps: quality maps of some of them, by name.
         title: of the page.
         command: how the report was made, for the reader.
@@ -118,7 +120,7 @@ def write_report(
             found |= {"reasons": score_record(ImageRow("", maps[row.image].score))["reasons"]}
         if row.score is not None:
             found["thumb"] = _thumbnail(file, max_pixels)
-            found["link"] = _link(file, folder)
+            found["link"] = None if row.image in unlinked else _link(file, folder)
         return found
 
     images = []

@@ -87,9 +87,9 @@ def open_frames(
         QMambaError: PyAV is not installed and the file needs it.
     """
     if not 1 <= count <= MOST_FRAMES:
-        raise ConfigError(f"count must be from 1 to {MOST_FRAMES}, got {count}.")
+        raise ConfigError(f"The count must be from 1 to {MOST_FRAMES}, got {count}.")
     if every is not None and not every > 0:
-        raise ConfigError(f"every must be a positive number of seconds, got {every:g}.")
+        raise ConfigError(f"The option every must be a positive number of seconds, got {every:g}.")
     path = Path(path)
     if not path.is_file():
         raise ImageError(f"The video {str(path)!r} is not a file; check the name.")

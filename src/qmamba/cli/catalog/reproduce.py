@@ -40,6 +40,8 @@ def reproduce(
     weights: Annotated[
         Path | None,
         typer.Option(
+            "--weights",
+            "--from",
             metavar="FOLDER",
             help="ImageNet weights to start from, one file per model, such as qmamba-tiny.pth.",
             show_default=False,
@@ -55,6 +57,13 @@ def reproduce(
         int | None,
         typer.Option(min=1, metavar="N", help="Random splits (10; 1 with --quick)."),
     ] = None,
+    own_schedules: Annotated[
+        bool,
+        typer.Option(
+            "--own-schedules",
+            help="Train and test DEIQT and LoDa as their authors did, not by the paper's protocol.",
+        ),
+    ] = False,
     quick: Annotated[
         bool,
         typer.Option(
@@ -103,7 +112,9 @@ def reproduce(
     if precision not in PRECISIONS:
         raise ConfigError(f"--precision is {' or '.join(PRECISIONS)}, got {precision!r}.")
     usable_device(device)
-    protocol = Protocol(seeds=seeds or (1 if quick else 10), quick=quick)
+    protocol = Protocol(
+        seeds=seeds or (1 if quick else 10), quick=quick, own_schedules=own_schedules
+    )
     plan = make_plan(experiment, data, protocol, rows=rows, weights=weights, fresh=fresh)
     for reason, count in plan.missing().items():
         say(f"missing: {shown(reason)} ({count} of {len(plan.steps)} trainings)")

@@ -7,7 +7,19 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, get_type_hints
 
+import typer
+
 _Result = TypeVar("_Result")
+
+
+def given_options(context: typer.Context) -> set[str]:
+    """Names of the parameters of a command that stood on the command line."""
+    return {
+        name
+        for name in context.params
+        # By name, because typer brings a copy of click of its own or uses the one that is there.
+        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    }
 
 
 def with_group(

@@ -42,7 +42,7 @@ OPTIONS: dict[str, Any] = {
         str,
         typer.Option(
             metavar="SUM",
-            help="Weighted sum such as smooth_l1+0.5*plcc of smooth_l1, l1, mse, plcc, rank,"
+            help="Weighted sum such as smooth_l1+0.5*plcc of smooth_l1, l1, mse, plcc, r2, rank,"
             " fidelity.",
         ),
     ],
@@ -51,6 +51,13 @@ OPTIONS: dict[str, Any] = {
     ],
     "crops": Annotated[
         int, typer.Option(min=1, metavar="N", help="Crops of a training image in one epoch.")
+    ],
+    "flips": Annotated[
+        str,
+        typer.Option(
+            metavar="horizontal|both|none",
+            help="Mirror images that train as well; both: also upside down.",
+        ),
     ],
     "test_crops": Annotated[
         int, typer.Option(min=1, metavar="N", help="Crops of an image that is scored.")
@@ -93,19 +100,21 @@ OPTIONS: dict[str, Any] = {
         float, typer.Option(min=0, metavar="GIB", help="Memory for decoded images, per process.")
     ],
 }
-"""What typer has to know of each field of :class:`RatingRequest`."""
+"""What typer has to know of each field of :class:`RatingRequest` that is an option."""
 
 _NAMES = {"scales": "scale"}
 _Result = TypeVar("_Result")
 
 
 def with_rating_options(command: Callable[..., _Result]) -> Callable[..., _Result]:
-    """Give a command one option for each field of :class:`RatingRequest`.
+    """Give a command the options of :data:`OPTIONS`.
 
     They take the place of its parameter ``request: RatingRequest``.
     """
     options = []
     for field in fields(RatingRequest):
+        if field.name not in OPTIONS:
+            continue
         default = inspect.Parameter.empty if field.default is MISSING else field.default
         if field.default_factory is not MISSING or default == ():
             default = None

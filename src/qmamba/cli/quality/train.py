@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from qmamba.cli.display.training import TrainingDisplay
+from qmamba.cli.options.grouped import given_options
 from qmamba.cli.options.rating import Reading, tell, with_rating_options
 from qmamba.cli.options.shared import (
     ResumeOption,
@@ -23,6 +24,7 @@ from qmamba.training.quality.request import RatingRequest
 @with_training_options()
 @with_rating_options
 def train(
+    context: typer.Context,
     request: RatingRequest,
     out: RunFolderOption,
     options: TrainingOptions,
@@ -35,11 +37,20 @@ def train(
         ),
     ] = None,
     weights: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--from",
             metavar="WEIGHTS",
-            help="Weights to start from: embedded name, file (also official VMamba), or hub id.",
+            help="Weights to start from: embedded name, file (also official VMamba), or hub id;"
+            " again for a second file with another part of the network.",
+            show_default=False,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="qmamba|deiqt|loda",
+            help="Take options that are not given from the published schedule of a method.",
             show_default=False,
         ),
     ] = None,
@@ -66,13 +77,16 @@ def train(
     The folder receives model.safetensors, options.json, splits.json, log.jsonl and checkpoint.pt.
     The test part of a split is never opened; `qmamba evaluate` measures on it. A run that was
     killed goes on with the same command and --resume. Under torchrun it runs on several GPUs or
-    machines.
+    machines. Presets are described in docs/rivals.md.
 
     Exit code: 0 finished, 2 wrong usage or data, 130 stopped by a signal after a checkpoint.
     """
+    from qmamba.training.quality.presets import with_preset
     from qmamba.training.quality.request import train_on_ratings
     from qmamba.training.run import MODEL_NAME
 
+    if preset is not None:
+        request, options = with_preset(preset, request, options, given_options(context))
     display = TrainingDisplay()
     result = train_on_ratings(
         request,

@@ -99,9 +99,9 @@ def select(
     Exit code: 0 done, 3 the folder is not complete yet (see --partial), 2 wrong usage.
     """
     from qmamba.scale import read_status
-    from qmamba.scale.select import Wanted, parse_top
-    from qmamba.scale.select import select as chosen
-    from qmamba.scale.subsets import LIST_SUFFIXES, write_list, write_tars
+    from qmamba.scale.choice.select import Wanted, parse_top
+    from qmamba.scale.choice.select import select as chosen
+    from qmamba.scale.choice.subsets import LIST_SUFFIXES, write_list, write_tars
 
     share, count = (None, None) if top is None else parse_top(top)
     wanted = Wanted(least=least, most=most, share=share, count=count, per_key=per_key)

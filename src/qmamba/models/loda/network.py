@@ -80,7 +80,8 @@ class LoDa(RatingNetwork):
         Raises:
             ShapeError: the images have another shape.
         """
-        return self.cosine(images) * self.output_scale + self.output_shift
+        # A copy, because the gradient needs the slope that `observe` changes before it is taken.
+        return self.cosine(images) * self.output_scale.clone() + self.output_shift
 
     def cosine(self, images: Tensor) -> Tensor:
         """The output before the map, ``(batch, 1)`` in [-1, 1]."""

@@ -95,7 +95,7 @@ class MambaIR(Network):
         mean = images.new_tensor(input_mean(config)).view(1, -1, 1, 1)
         height, width = (config.scale * side for side in images.shape[2:])
         x = (mirrored_to_multiple(images, self.multiple) - mean) * config.image_range
-        restored = self._reconstruct(x[:, : config.channels], self.forward_features(x))
+        restored = self.reconstruct(x[:, : config.channels], self.forward_features(x))
         restored = restored / config.image_range + mean[:, : config.channels]
         return restored[..., :height, :width]
 
@@ -110,7 +110,8 @@ class MambaIR(Network):
         deep = self.norm(self.layers(self.patch_embed(shallow)))
         return (self.conv_after_body(deep) + shallow).permute(0, 3, 1, 2)
 
-    def _reconstruct(self, x: Tensor, features: Tensor) -> Tensor:
+    def reconstruct(self, x: Tensor, features: Tensor) -> Tensor:
+        """The end: images less their mean and features, both channel-first, to restored images."""
         task = self.config.task
         if task == "sr-light":
             return self.upsample(features)

@@ -31,11 +31,13 @@ _SIZES = {
     "large": _BASE.replace(depths=(6,) * 9),
 }
 _DENOISE = _BASE.replace(task="denoise", scale=1)
+_NANO = MambaIRv2Config(dim=32, depths=(2, 2, 2), heads=2, window=8, state_size=4, classes=32)
 
 MAMBAIRV2 = Architecture(
     config=MambaIRv2Config,
     build=MambaIRv2,
     models={
+        **{f"mambairv2-nano-x{scale}": _NANO.replace(scale=scale) for scale in (2, 3, 4)},
         **{f"mambairv2-light-x{scale}": _LIGHT.replace(scale=scale) for scale in (2, 3, 4)},
         **{
             f"mambairv2-{size}-x{scale}": config.replace(scale=scale)

@@ -25,12 +25,12 @@ MOST_SHORT_ADDRESS = 2**31
 
 
 @cache
-def _modules() -> tuple[ModuleType, ModuleType]:
+def _modules() -> tuple[ModuleType, ModuleType, ModuleType]:
     try:
-        from qmamba.ops.triton import kernels, segments
+        from qmamba.ops.triton import configurations, kernels, segments
     except ImportError as error:
         raise BackendError(f"The Triton scan cannot be loaded: {error}.") from error
-    return kernels, segments
+    return configurations, kernels, segments
 
 
 def _power_of_two(number: int, least: int) -> int:
@@ -83,7 +83,7 @@ class Scan:
         arguments = (x, projected, order, dt_weight, dt_bias, A, D, delta)
         check_map_scan(*arguments, may_have_own_maps=not merge)
         require_routes(order, x.shape[-2])
-        self.kernels, self.segment_kernels = _modules()
+        self.scans, self.kernels, self.segment_kernels = _modules()
         self.x, self.A = x.contiguous(), A.contiguous()
         self.batch, self.pixels, self.channels = x.shape[0], x.shape[-2], x.shape[-1]
         self.routes, self.steps = order.shape[-2:]
@@ -140,7 +140,7 @@ class Scan:
         saved = empty_states(self.x, self.routes, self.steps, self.states, save)
         entry = self.chain(self.x, self.shared, backward=False)
         y = self.maps()
-        self.kernels.scan[self.grid(self.batch)](
+        self.scans.scan[self.grid(self.batch)](
             x_ptr=self.x,
             skip_ptr=self.skip,
             entry_ptr=self.x if entry is None else entry,
@@ -179,7 +179,7 @@ class Scan:
             for rest in ((self.rank,), (), (self.states,), ())
         ]
         weight, bias, decay, skip = parameters
-        self.kernels.scan_backward[self.grid(groups)](
+        self.scans.scan_backward[self.grid(groups)](
             grad_y_ptr=grad_y,
             x_ptr=self.x,
             skip_ptr=self.skip,

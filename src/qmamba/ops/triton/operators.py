@@ -8,8 +8,8 @@ The state and all arithmetic are float32. Maps, per-route partial maps and their
 dtype of ``x``. With float32 maps the low-rank products run on the tensor cores as three products of
 tf32 parts, which keeps float32 precision; with half-precision maps as one tf32 product.
 
-Results have the same bits in every run with the same kernel configuration. The configuration is
-chosen by timing, once per kind of call, and kept on disk.
+Results have the same bits in every run with the same kernel configuration, which a rule chooses
+(:mod:`qmamba.ops.triton.choices`), or trial runs where ``QMAMBA_AUTOTUNE=1`` asks for them.
 
 Beyond its arguments and results, a forward pass needs one map per route in the dtype of ``x``; for
 training it keeps one float32 state per route, channel and state in every 16 steps (32 from 3 states

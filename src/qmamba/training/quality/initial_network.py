@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Container
+from collections.abc import Container, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ _OUTPUT = re.compile(
 
 def starting_model(
     name: str | None,
-    weights: str | Path | None = None,
+    weights: str | Path | Sequence[str | Path] | None = None,
     *,
     seed: int = 0,
     **config_overrides: Any,
@@ -35,7 +37,8 @@ def starting_model(
 
     Args:
         name: one of :func:`qmamba.models.list_models`; None takes the model of the file.
-        weights: embedded name, path or hub id, as for :func:`qmamba.checkpoints.load`.
+        weights: embedded name, path or hub id, as for :func:`qmamba.checkpoints.load`; or several
+            that hold different parts of one network, such as the two that a LoDa stands on.
         seed: seed of whatever is drawn. The global random state is left as it was.
         config_overrides: fields of the model's configuration, such as ``drop_path=0.1``.
 
@@ -43,21 +46,56 @@ def starting_model(
         ConfigError: neither name nor weights are given, or one of them is not allowed.
         CheckpointError: the weights cannot be found or do not fit.
     """
-    if name is None and weights is None:
+    files = _listed(weights)
+    if name is None and not files:
         raise ConfigError("Give the name of a model, weights to start from, or both.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "weights"))
-        if weights is None:
+        if not files:
             assert name is not None
             model = create_model(name, **config_overrides)
             if isinstance(model, QMamba):
                 spread_out(model)
             clear_output(model)
         else:
-            model = load(weights, name=name, **config_overrides)
+            model = load(files[0], name=name, **config_overrides)
+            for file in files[1:]:
+                _add(model, load(file, name=name, **config_overrides))
             if model.load_report is not None:
                 clear_output(model, model.load_report.fresh)
     return model
+
+
+def _listed(weights: str | Path | Sequence[str | Path] | None) -> Sequence[str | Path]:
+    if weights is None:
+        return []
+    return [weights] if isinstance(weights, str | Path) else list(weights)
+
+
+def _add(model: Network, other: Network) -> None:
+    """Take over what another file of the same network holds and the model has fresh."""
+    first, second = model.load_report, other.load_report
+    assert first is not None and second is not None
+    held = [key for key in first.fresh if key not in second.fresh]
+    if model.config != other.config or not held:
+        raise ConfigError(
+            f"The file {second.source} holds nothing that {first.source} lacks; give several files"
+            " only where they hold different parts of one network."
+        )
+    state = other.state_dict()
+    model.load_state_dict({key: state[key] for key in held}, strict=False)
+    model.load_report = replace(
+        first,
+        source=f"{first.source} + {second.source}",
+        fresh=tuple(key for key in first.fresh if key in second.fresh),
+        dropped=first.dropped + second.dropped,
+        converted=first.converted + second.converted,
+        file_bytes=first.file_bytes + second.file_bytes,
+    )
+    if model.metadata is not None and other.metadata is not None:
+        digests = f"{model.metadata.sha256} {other.metadata.sha256}"
+        digest = hashlib.sha256(digests.encode()).hexdigest()
+        model.metadata = replace(model.metadata, sha256=digest, source=model.load_report.source)
 
 
 def spread_out(model: nn.Module) -> None:

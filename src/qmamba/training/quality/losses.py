@@ -39,15 +39,18 @@ def plcc_loss(prediction: Tensor, target: Tensor, group: Tensor) -> Tensor:
     Returns:
         A scalar in [0, 1].
     """
-    same = (group[:, None] == group[None]).to(prediction.dtype)
-    share = same / same.sum(1, keepdim=True)
-    first, second = prediction - share @ prediction, target - share @ target
-    covariance = share @ (first * second)
-    # Outputs that are all equal, as at the start of a run, have a finite gradient this way.
-    variances = (share @ first.square() + _VARIANCE_FLOOR) * (
-        share @ second.square() + _VARIANCE_FLOOR
-    )
-    return 0.5 * (1 - (covariance / variances.sqrt()).mean())
+    return 0.5 * (1 - _correlation(prediction, target, group).mean())
+
+
+def r2_loss(prediction: Tensor, target: Tensor, group: Tensor) -> Tensor:
+    """``1 - r^2`` with Pearson's correlation r within each group, mean over the rows.
+
+    The share of the targets' variance that the best line through the predictions leaves. Arguments
+    as for :func:`plcc_loss`; a scalar in [0, 1].
+
+    Source: the second term of the loss of LoDa (Xu et al., CVPR 2024), four times.
+    """
+    return 1 - _correlation(prediction, target, group).square().mean()
 
 
 def rank_loss(prediction: Tensor, target: Tensor, group: Tensor) -> Tensor:
@@ -86,6 +89,7 @@ _ROW_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 _COUPLED_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "plcc": plcc_loss,
+    "r2": r2_loss,
     "rank": rank_loss,
     "fidelity": fidelity_loss,
 }
@@ -165,6 +169,19 @@ def parse_loss(text: str) -> Loss:
                 f" {', '.join(LOSSES)}."
             ) from None
     return Loss(tuple(terms))
+
+
+def _correlation(prediction: Tensor, target: Tensor, group: Tensor) -> Tensor:
+    """For each row Pearson's correlation within its group, (n,)."""
+    same = (group[:, None] == group[None]).to(prediction.dtype)
+    share = same / same.sum(1, keepdim=True)
+    first, second = prediction - share @ prediction, target - share @ target
+    covariance = share @ (first * second)
+    # Outputs that are all equal, as at the start of a run, have a finite gradient this way.
+    variances = (share @ first.square() + _VARIANCE_FLOOR) * (
+        share @ second.square() + _VARIANCE_FLOOR
+    )
+    return covariance / variances.sqrt()
 
 
 def _pairs(prediction: Tensor, target: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -60,13 +60,19 @@ class RatingRequest:
     """Side of the square training crops in pixels."""
     crops: int = 10
     """Crops of a training image in one epoch."""
+    usual_crops: Mapping[str, int] = field(default_factory=dict)
+    """The same of the images of single data sets by name; others have ``crops``."""
+    flips: str = "horizontal"
+    """Mirror images that train: ``horizontal``, ``both`` for upside down as well, or ``none``."""
     test_crops: int = 10
     """Crops of an image that is scored."""
     test_size: int | None = None
     """Side of the crops of an image that is scored; None: that of the training crops."""
     shorter: Sequence[str] = ()
     """Shorter side in pixels to which images are scaled down first, or ``none``; ``NAME=...`` for
-    one data set of several. By default what the paper does with the data set."""
+    one data set of several. By default that of ``usual_shorter``."""
+    usual_shorter: Mapping[str, int] | None = None
+    """Shorter side by name of data set; others are not scaled. None is what the paper does."""
     sampling: str = "proportional"
     """``proportional``: every image comes equally often; ``balanced``: every data set does."""
     head_factor: float = 1.0
@@ -92,7 +98,7 @@ def train_on_ratings(
     options: TrainingOptions,
     *,
     model: str | None = None,
-    weights: str | Path | None = None,
+    weights: str | Path | Sequence[str | Path] | None = None,
     name: str | None = None,
     resume: bool = False,
     device: torch.device | str = "cpu",
@@ -111,7 +117,8 @@ def train_on_ratings(
         folder: where the run leaves its files; created if missing.
         options: schedule and optimizer.
         model: name of the architecture; None takes that of the weights.
-        weights: embedded name, path or hub id to start from; None: fresh weights.
+        weights: embedded name, path or hub id to start from, or several that hold different parts
+            of the network; None: fresh weights.
         name: name of the weights; None: that of the folder.
         resume: go on with the run in the folder.
         device: where to train.
@@ -184,7 +191,9 @@ def quality_task(
     from qmamba.training.quality.task import QualityTask, check_options
 
     tell = tell if is_main() else silent
-    check_options(request.crop_size, request.crops, request.sampling, request.head_factor)
+    check_options(
+        request.crop_size, request.crops, request.sampling, request.head_factor, request.flips
+    )
     if options.tensorboard:
         require_tensorboard()
     loss = parse_loss(request.loss)
@@ -215,6 +224,7 @@ def quality_task(
         policy=policy,
         crop_size=request.crop_size,
         crops=request.crops,
+        flips=request.flips,
         sampling=request.sampling,  # type: ignore[arg-type]
         head_factor=request.head_factor,
         memory=round(request.memory * _GIBIBYTE),
@@ -234,19 +244,21 @@ def _parts(
     from qmamba.training.quality.task import QualityPart
 
     names = [dataset.name for dataset in datasets]
-    sizes = for_each(request.shorter, names, "paper", "The shorter side")
+    sizes = for_each(request.shorter, names, "usual", "The shorter side")
     rules = split_rules(request.split, datasets)
     parts = []
     for dataset in datasets:
-        rule, shorter = rules[dataset.name], _shorter(sizes[dataset.name], dataset.name)
+        name = dataset.name
+        rule, shorter = rules[name], _shorter(sizes[name], name, request.usual_shorter)
+        crops = request.usual_crops.get(name)
         if rule == "none":
             if request.validation_share:
                 raise ConfigError("The split 'none' leaves no image for a validation share.")
-            parts.append(QualityPart(dataset, tuple(range(len(dataset))), (), shorter))
+            parts.append(QualityPart(dataset, tuple(range(len(dataset))), (), shorter, crops))
             continue
         path = splits_path(folder, dataset, datasets)
         split = kept_split(path, dataset, partial(_drawn, request, dataset, rule), resume=resume)
-        parts.append(QualityPart.of_split(dataset, split, shorter))
+        parts.append(QualityPart.of_split(dataset, split, shorter, crops))
     return parts
 
 
@@ -259,11 +271,11 @@ def _drawn(request: RatingRequest, dataset: RatedDataset, rule: str) -> Split:
     return hold_out(dataset, split, share, seed) if share else split
 
 
-def _shorter(text: str, name: str) -> int | None:
+def _shorter(text: str, name: str, usual: Mapping[str, int] | None) -> int | None:
     from qmamba.training.quality.task import PAPER_SHORTER
 
-    if text == "paper":
-        return PAPER_SHORTER.get(name)
+    if text == "usual":
+        return (PAPER_SHORTER if usual is None else usual).get(name)
     if text == "none":
         return None
     if not text.isdecimal() or int(text) < 1:

@@ -8,6 +8,7 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qmamba.assess import CropsPolicy, Scorer, policy_to_metadata
@@ -23,6 +24,8 @@ from qmamba.training.quality.losses import Loss
 from qmamba.training.quality.targets import Target, common_scale, fit_target
 
 Sampling = Literal["proportional", "balanced"]
+FLIPS = ("horizontal", "both", "none")
+"""Which mirror images train beside the images."""
 
 PAPER_CROPS = 10
 """Crops of each training image in an epoch, and of each image at test."""
@@ -33,6 +36,7 @@ after the code that QMamba's paper follows (DEIQT), with the shape of the images
 _METRICS = {"srcc": srcc, "plcc": plcc}
 _LEAST_VALIDATION = 3
 _LARGEST_FACTOR = 1000.0
+_FLIPPED = {"horizontal": (2,), "both": (2, 1), "none": ()}
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,19 @@ class QualityPart:
     shorter: int | None = None
     """Pixels to which the shorter side of its images is scaled down first; None: the images stay as
     they are."""
+    crops: int | None = None
+    """Crops of each training image in one epoch; None: those of the task."""
 
     @classmethod
     def of_split(
-        cls, dataset: RatedDataset, split: Split, shorter: int | None = None
+        cls,
+        dataset: RatedDataset,
+        split: Split,
+        shorter: int | None = None,
+        crops: int | None = None,
     ) -> QualityPart:
         """The training and validation part of a split; its test part is left alone."""
-        return cls(dataset, split.train, split.validation, shorter)
+        return cls(dataset, split.train, split.validation, shorter, crops)
 
 
 class QualityTask:
@@ -68,7 +78,8 @@ class QualityTask:
         loss: what outputs are judged by.
         policy: crops of the validation images, and of those that the weights will score.
         crop_size: side of the training crops; that of the policy's if None.
-        crops: crops of each training image in one epoch.
+        crops: crops of each training image in one epoch, where a part says no other number.
+        flips: mirror images that train as well, one of :data:`FLIPS`.
         sampling: "proportional" uses every image of every part equally often; "balanced" every
             part equally often, drawing its images at random.
         head_factor: learning rate of the output layer as a multiple of that of the others.
@@ -90,6 +101,7 @@ class QualityTask:
         policy: CropsPolicy | None = None,
         crop_size: int | None = None,
         crops: int = PAPER_CROPS,
+        flips: str = "horizontal",
         sampling: Sampling = "proportional",
         head_factor: float = 1.0,
         memory: int = DEFAULT_MEMORY,
@@ -97,7 +109,7 @@ class QualityTask:
         report: Callable[[int, int, int], None] | None = None,
     ) -> None:
         _check_parts(parts)
-        check_options(crop_size, crops, sampling, head_factor)
+        check_options(crop_size, crops, sampling, head_factor, flips)
         self.loss_function = loss or Loss()
         """What outputs are judged by."""
         self.policy = policy or CropsPolicy()
@@ -106,6 +118,8 @@ class QualityTask:
         """Side of the training crops."""
         self.crops = crops
         """Crops of each training image in one epoch."""
+        self.flips = flips
+        """Mirror images that train as well."""
         self.sampling = sampling
         """How the parts of a mix share the batches."""
         self.head_factor = head_factor
@@ -124,12 +138,12 @@ class QualityTask:
             target.learned(part.dataset.scores[list(part.train)])
             for part, target in zip(self.parts, self.targets, strict=True)
         ]
-        self._starts = np.cumsum([0, *(len(part.train) for part in self.parts)])
+        self._rounds = _rounds(self.parts, crops)
 
     @property
     def examples(self) -> int:
         """Crops of one epoch: the images of all parts times the crops of each."""
-        return int(self._starts[-1]) * self.crops
+        return sum(len(each) for each in self._rounds)
 
     @property
     def metric(self) -> str | None:
@@ -144,8 +158,9 @@ class QualityTask:
         image, _ = pad_to(torch.from_numpy(pixels).permute(2, 0, 1), side)
         height, width = image.shape[1:]
         crop = take_crops(image, random_crops(height, width, side, 1, generator), side)[0]
-        if torch.rand((), generator=generator, dtype=torch.float32, device="cpu") < 0.5:
-            crop = crop.flip(2)
+        for axis in _FLIPPED[self.flips]:
+            if torch.rand((), generator=generator, dtype=torch.float32, device="cpu") < 0.5:
+                crop = crop.flip(axis)
         return {
             "image": crop.contiguous(),
             "target": torch.tensor(self._learnt[part][place], dtype=torch.float32, device="cpu"),
@@ -218,6 +233,7 @@ class QualityTask:
                     "shorter": part.shorter,
                     "mean": target.mean,
                     "std": target.std,
+                    **({} if part.crops is None else {"crops": part.crops}),
                 }
                 for part, target in zip(self.parts, self.targets, strict=True)
             ],
@@ -228,6 +244,7 @@ class QualityTask:
             "crops": self.crops,
             "sampling": self.sampling,
             "head_factor": self.head_factor,
+            **({} if self.flips == "horizontal" else {"flips": self.flips}),
         }
 
     def _place(self, index: int, generator: torch.Generator) -> tuple[int, int]:
@@ -238,9 +255,12 @@ class QualityTask:
             return part, int(
                 torch.randint(count, (), generator=generator, dtype=torch.int64, device="cpu")
             )
-        image = index % int(self._starts[-1])
-        part = int(np.searchsorted(self._starts, image, side="right")) - 1
-        return part, image - int(self._starts[part])
+        index %= self.examples
+        for each in self._rounds:
+            if index < len(each):
+                return each.place(index)
+            index -= len(each)
+        raise AssertionError
 
     def _predicted(self, model: nn.Module, part: QualityPart, policy: CropsPolicy) -> list[float]:
         metadata = ModelMetadata(name="the model in training", score=self.scale)
@@ -252,7 +272,39 @@ class QualityTask:
         return [each.raw for each in predictions if each.raw is not None]
 
 
-def check_options(crop_size: int | None, crops: int, sampling: str, head_factor: float) -> None:
+@dataclass(frozen=True)
+class _Round:
+    """One crop of every image of some parts."""
+
+    parts: tuple[int, ...]
+    starts: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def place(self, index: int) -> tuple[int, int]:
+        """Part and position in it of an image of the round."""
+        found = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return self.parts[found], index - int(self.starts[found])
+
+
+def _rounds(parts: Sequence[QualityPart], crops: int) -> list[_Round]:
+    counts = [crops if part.crops is None else part.crops for part in parts]
+    rounds = []
+    for done in range(max(counts)):
+        left = tuple(place for place, count in enumerate(counts) if count > done)
+        sizes = [len(parts[place].train) for place in left]
+        rounds.append(_Round(left, np.cumsum([0, *sizes])))
+    return rounds
+
+
+def check_options(
+    crop_size: int | None,
+    crops: int,
+    sampling: str,
+    head_factor: float,
+    flips: str = "horizontal",
+) -> None:
     """Check the options of :class:`QualityTask` that need no images.
 
     Raises:
@@ -263,6 +315,8 @@ def check_options(crop_size: int | None, crops: int, sampling: str, head_factor:
             raise ConfigError(f"{name} must be at least 1, got {value}.")
     if sampling not in get_args(Sampling):
         raise ConfigError(f"The option sampling is proportional or balanced, got {sampling!r}.")
+    if flips not in FLIPS:
+        raise ConfigError(f"The option flips is one of {', '.join(FLIPS)}, got {flips!r}.")
     if not 0 < head_factor <= _LARGEST_FACTOR:
         raise ConfigError(
             f"The option head_factor must be above 0 and at most 1000, got {head_factor:g}."
@@ -272,6 +326,11 @@ def check_options(crop_size: int | None, crops: int, sampling: str, head_factor:
 def _check_parts(parts: Sequence[QualityPart]) -> None:
     if not parts:
         raise ConfigError("Training needs at least one data set.")
+    for part in parts:
+        if part.crops is not None and part.crops < 1:
+            raise ConfigError(
+                f"The crops of {part.dataset.name!r} must be at least 1, got {part.crops}."
+            )
     names = [part.dataset.name for part in parts]
     twice = [name for name in names if names.count(name) > 1]
     if twice:

@@ -16,9 +16,9 @@ import numpy as np
 
 from qmamba.errors import ConfigError, DataError
 from qmamba.files import atomic_write, make_folder, owned_output
+from qmamba.scale.choice.select import Selection
 from qmamba.scale.members import is_image_name, member_key, members, tar_samples
 from qmamba.scale.plan import Plan, ScoresFolder, Shard
-from qmamba.scale.select import Selection
 from qmamba.scale.shard_file import read_columns, require_arrow
 from qmamba.scale.sources import Root
 
@@ -140,7 +140,7 @@ def write_tars(
     their keys.
 
     Args:
-        selections: from :func:`~qmamba.scale.select.select`.
+        selections: from :func:`~qmamba.scale.choice.select.select`.
         scores: the folder of scores.
         output: folder to make; it must be empty or missing.
         samples: number of samples in a tar file.

@@ -1,0 +1,1 @@
+"""Which images of a folder of scores to keep, and which to look at."""
