@@ -110,7 +110,9 @@ class Degradation:
             pixels = np.repeat(pixels[..., None], 3, axis=2)
         return crop_to_multiple(pixels, self.scale)
 
-    def benchmark(self, clean: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def benchmark(
+        self, clean: NDArray[np.uint8], *, seed: int = _FIXED_DRAW
+    ) -> NDArray[np.float32]:
         """The whole image degraded as published results have it, at the hard end of the range.
 
         Real noise is that of published results, cut and rounded to 8 bits, with its true deviation
@@ -118,6 +120,7 @@ class Degradation:
 
         Args:
             clean: uint8 ``(height, width, channels)``, sides multiples of the scale.
+            seed: of the draw of small real images.
 
         Returns:
             float32 ``(height / scale, width / scale, channels + condition_channels)``, about 0 to
@@ -134,7 +137,7 @@ class Degradation:
             assert self.quality is not None
             return unit(_jpeg(clean, self.quality[0]))
         if self.real:
-            return unit(small_file(clean, self.scale, torch.Generator().manual_seed(_FIXED_DRAW)))
+            return unit(small_file(clean, self.scale, torch.Generator().manual_seed(seed)))
         return unit(shrink(clean, self.scale))
 
     def crop(
