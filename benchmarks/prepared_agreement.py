@@ -24,8 +24,8 @@ from benchmarks.measure import write
 from qmamba.checkpoints import load, save_quantized
 from qmamba.images import read_image, to_tensor
 from qmamba.inference import prepare
-from qmamba.models import MambaIR, ModelMetadata
-from qmamba.quantization import QuantConfig, calibrate, quantize_
+from qmamba.models import ModelMetadata, Network
+from qmamba.quantization import QuantConfig, calibrate, dequantized, quantize_
 
 HERE = Path(__file__).parent
 
@@ -48,28 +48,15 @@ def photographs() -> list[Tensor]:
     ]
 
 
-def full_precision(model: Any) -> MambaIR:
-    """The network of the values that the codes of a converted one stand for."""
-    full = MambaIR(model.config)
-    own, state = model.state_dict(), {}
-    for key in full.state_dict():
-        owner, _, name = key.rpartition(".")
-        frozen = getattr(model.get_submodule(owner), f"frozen_{name}", None)
-        value = own[key] if frozen is None else frozen()
-        state[key] = torch.log(-value) if frozen is not None and name == "A_logs" else value
-    full.load_state_dict(state)
-    return full.eval()
-
-
 def decibels(actual: Tensor, expected: Tensor) -> float:
     """With a peak of 1, of images cut to [0, 1]."""
     error = (actual.double().clamp(0, 1) - expected.double().clamp(0, 1)).square().mean()
     return 10 * math.log10(1 / max(float(error), 1e-16))
 
 
-def compared(label: str, model: Any, full: MambaIR | None, images: list[Tensor]) -> Any:
+def compared(label: str, model: Any, full: Network | None, images: list[Tensor]) -> Any:
     """The least and the greatest ratio over all images, for each comparison."""
-    network, double = prepare(model), copy.deepcopy(model).double()
+    network, double = prepare(model, "codes"), copy.deepcopy(model).double()
     generator = torch.Generator().manual_seed(0)
     found: dict[str, list[float]] = {}
     for x in images:
@@ -97,7 +84,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     images = photographs()
     embedded = load(NETWORK)
-    full = full_precision(embedded)
+    full = dequantized(embedded)
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         rows = [compared("4, trained", embedded, None, images)]
         for bits in BITS:

@@ -25,6 +25,7 @@ from typing import Any, cast
 
 import torch
 
+from benchmarks.goals import CHOSEN
 from benchmarks.measure import take_turns, write
 from qmamba.checkpoints import load, save_model
 from qmamba.checkpoints.packed_file import save_quantized
@@ -66,8 +67,9 @@ def written(name: str, folder: Path) -> Files:
     save_model(model, full, metadata=metadata, dtype=torch.float32)
     files: Files = {"fp32": (full, "fp32"), "bf16": (full, "bf16")}
     for bits in BITS:
-        files[f"W{bits}A{bits}"] = folder / f"{name}-{bits}.safetensors", "fp32"
+        files[f"W{bits}A{bits}"] = folder / f"{name}-{bits}.safetensors", "codes"
         save_quantized(simulated(name, bits), files[f"W{bits}A{bits}"][0], metadata)
+    files[CHOSEN] = files["W4A4"][0], "auto"
     return files
 
 

@@ -89,6 +89,20 @@ def agreement_table(rows: Rows) -> str:
     )
 
 
+def value_table(rows: Rows) -> str:
+    """PSNR with the original by precision, and between the codes and the others."""
+    precisions = list(rows[0]["original"])
+    return table(
+        ["network", *(f"{p} to original" for p in precisions)]
+        + [f"{p} to codes" for p in precisions[1:]],
+        (
+            [row["model"], *(f"{row['original'][p]:.2f}" for p in precisions)]
+            + ["{:.0f} to {:.0f}".format(*row["codes"][p]) for p in precisions[1:]]
+            for row in rows
+        ),
+    )
+
+
 def nano_table(rows: Rows) -> str:
     """The costs of the networks whose trained weights are in the package."""
     return cost_table([row for row in rows if row["model"].startswith("mambair-nano")])
@@ -96,6 +110,7 @@ def nano_table(rows: Rows) -> str:
 
 TABLES: dict[str, tuple[str, str, str, Callable[[Rows], str]]] = {
     "agreement": ("quantization", "prepared_agreement", "rows", agreement_table),
+    "values": ("quantization", "codes_or_values", "rows", value_table),
     "sizes": ("quantization", "packed_size", "rows", size_table),
     "cost": ("quantization", "quantized", "networks", cost_table),
     "scans": ("quantization", "quantized", "scans", scan_table),

@@ -237,6 +237,8 @@ TABLES: dict[str, tuple[str, Callable[[Rows], str]]] = {
     "fallback": ("models", lambda rows: models_table(rows, ("fallback",))),
     "avx2": ("models", lambda rows: models_table(rows, ("avx2",))),
     "restoration": ("models", restoration_table),
+    "amx": ("models_amx", models_table),
+    "amx restoration": ("models_amx", restoration_table),
     "parts": ("parts", parts_table),
     "iqa": ("iqa", iqa_table),
     "memory": ("memory", memory_table),

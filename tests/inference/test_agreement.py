@@ -75,7 +75,10 @@ def test_a_trained_network_at_8_bits_is_within_the_rule_as_a_whole(tmp_path: Pat
     save_quantized(model, tmp_path / "m.safetensors", ModelMetadata(name="m"), rest="fp32")
     loaded = load(tmp_path / "m.safetensors")
     for size in SIZES:
-        assert decibels(prepare(loaded)(crops(size)), definition(model, crops(size))) >= DECIBELS
+        assert (
+            decibels(prepare(loaded, "codes")(crops(size)), definition(model, crops(size)))
+            >= DECIBELS
+        )
 
 
 def values_of(model: MambaIR) -> dict[str, Tensor]:
@@ -94,7 +97,7 @@ def values_of(model: MambaIR) -> dict[str, Tensor]:
 def test_a_trained_network_of_few_bits_is_within_the_rule_block_by_block() -> None:
     """As a whole it is not: a value that falls on the other side of a threshold moves others."""
     trained = embedded()
-    network = prepare(trained)
+    network = prepare(trained, "codes")
     for size in SIZES:
         x = crops(size)
         assert check_blocks(trained, x) == sum(trained.config.depths)

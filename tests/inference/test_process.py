@@ -113,8 +113,8 @@ def test_half_precision_is_converted(dtype: torch.dtype) -> None:
     model.to(dtype)
     assert torch.equal(network(x), expected)
     # Weights that were rounded to half precision, computed in float32 on codes.
-    rounded = prepare(model)(x)
-    assert torch.equal(rounded, prepare(copy.deepcopy(model).float())(x))
+    rounded = prepare(model, "codes")(x)
+    assert torch.equal(rounded, prepare(copy.deepcopy(model).float(), "codes")(x))
     assert (rounded - expected).abs().max() < 0.3
     with torch.no_grad():
         first = model(x.to(dtype))

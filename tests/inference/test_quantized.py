@@ -15,7 +15,6 @@ from torch import Tensor
 from qmamba.assess import Scorer
 from qmamba.checkpoints import load
 from qmamba.checkpoints.packed_file import load_quantized, save_quantized
-from qmamba.errors import ConfigError
 from qmamba.images import read_image, to_tensor
 from qmamba.inference import QuantizedNetwork, prepare
 from qmamba.inference.quantized_layers import Chain, NotPreparable
@@ -80,14 +79,14 @@ def test_borders_of_padded_convolutions_are_right(name: str, height: int, width:
 def test_a_prepared_network_computes_the_definition(name: str) -> None:
     model = converted(name, weight_bits=8, activation_bits=8)
     expected = definition(model, images(2, seed=1))
-    network = prepare(model)
+    network = prepare(model, "codes")
     assert isinstance(network, QuantizedNetwork)
     assert decibels(network(images(2, seed=1)), expected) >= 50
     assert torch.equal(definition(model, images(2, seed=1)), expected)
 
 
 def test_an_image_does_not_depend_on_its_batch_or_on_threads() -> None:
-    model = prepare(converted("light"))
+    model = prepare(converted("light"), "codes")
     batch = images(2, side=8, seed=1)
     together = model(batch)
     before = torch.get_num_threads()
@@ -104,7 +103,7 @@ def test_an_image_does_not_depend_on_its_batch_or_on_threads() -> None:
 def test_statistics_of_a_batch_are_left_to_the_definition() -> None:
     model = converted("light", statistics="batch")
     expected = definition(model, images(2, seed=1))
-    assert torch.equal(prepare(model)(images(2, seed=1)), expected)
+    assert torch.equal(prepare(model, "codes")(images(2, seed=1)), expected)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +115,7 @@ def test_what_the_kernel_cannot_compute_runs_as_it_is(options: dict[str, Any]) -
     block = next(module for module in model.modules() if isinstance(module, ScaledSkipBlock))
     with pytest.raises(NotPreparable):
         QuantizedSkipBlock(block, Buffers())
-    assert torch.allclose(prepare(model)(images(1, seed=1)), expected, atol=2e-2)
+    assert torch.allclose(prepare(model, "codes")(images(1, seed=1)), expected, atol=2e-2)
 
 
 def test_without_a_kernel_or_codes_the_module_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,12 +125,12 @@ def test_without_a_kernel_or_codes_the_module_runs(monkeypatch: pytest.MonkeyPat
     x = images(1, seed=1)
     assert torch.equal(prepare(faked.eval())(x), definition(faked, x))
     monkeypatch.setattr("qmamba.inference.preparation.unavailable_reason", lambda: "none was built")
-    assert torch.equal(prepare(model)(x), definition(model, x))
+    assert torch.equal(prepare(model, "codes")(x), definition(model, x))
 
 
 def test_the_model_stays_a_module_of_its_own() -> None:
     model = converted("light")
-    network = prepare(model)
+    network = prepare(model, "codes")
     x = images(1, seed=1)
     expected, before = definition(model, x), network(x)
     copied = pickle.loads(pickle.dumps(copy.deepcopy(model)))
@@ -149,7 +148,7 @@ def test_gradients_reach_the_pixels_of_the_module() -> None:
 
 
 def test_results_are_kept_when_the_network_runs_again() -> None:
-    model = prepare(converted("denoise"))
+    model = prepare(converted("denoise"), "codes")
     first = model(images(1, seed=1))
     kept = first.clone()
     with torch.inference_mode():
@@ -161,7 +160,7 @@ def test_results_are_kept_when_the_network_runs_again() -> None:
 
 def test_weights_are_held_as_codes_only() -> None:
     model = converted("light")
-    network: Any = prepare(model)
+    network: Any = prepare(model, "codes")
     frozen = sum(m.codes.numel() for m in model.modules() if isinstance(m, FrozenTensor))
     held = tensors_of(network._network, set())
     floats = sum(tensor.numel() for tensor in held if tensor.is_floating_point())
@@ -185,12 +184,6 @@ def tensors_of(value: Any, seen: set[int]) -> Iterator[Tensor]:
             yield from tensors_of(item, seen)
     elif hasattr(value, "__dict__") and not isinstance(value, type):
         yield from tensors_of(vars(value), seen)
-
-
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_a_quantized_network_brings_its_own_precision(precision: Any) -> None:
-    with pytest.raises(ConfigError, match="quantized"):
-        prepare(converted("light"), precision)
 
 
 def test_a_scorer_takes_a_packed_file(tmp_path: Path) -> None:
@@ -226,4 +219,4 @@ def test_the_rule_on_photographs(bits: int, shared: Path, tmp_path: Path) -> Non
         assert check_blocks(loaded, crop) == sum(config.depths)
     if bits == 8:
         # With fewer bits a value between two levels makes a difference that the network amplifies.
-        assert decibels(prepare(loaded)(crops[0]), definition(model, crops[0])) >= 50
+        assert decibels(prepare(loaded, "codes")(crops[0]), definition(model, crops[0])) >= 50

@@ -1,5 +1,5 @@
-// Calls the scan kernel a given number of times, so that its instructions can be counted.
-// Usage: count_driver LIBRARY PASS(forward|backward) LANES REPEATS
+// Calls the scan or a linear layer on integers a given number of times, so that instructions can be counted.
+// Usage: count_driver LIBRARY PASS(forward|backward|integer) LANES REPEATS
 #include <dlfcn.h>
 
 #include <cmath>
@@ -8,6 +8,7 @@
 #include <cstring>
 #include <vector>
 
+#include "integer/integer.h"
 #include "scan/scan.h"
 
 namespace {
@@ -15,6 +16,31 @@ std::vector<float> values(int64_t count, float scale, float shift) {
   std::vector<float> result(count);
   for (int64_t i = 0; i < count; i++) result[i] = scale * std::sin(0.37f * i) + shift;
   return result;
+}
+// 196 normalized rows of 64 numbers, each on 8 bits of its own range, to 64 outputs and a residual.
+void integer_linear(void* library, int lanes, int repeats) {
+  typedef void (*pass_function)(const qmamba_integer_call*, qmamba_parallel_for, int32_t, int32_t);
+  typedef int64_t (*size_function)(const qmamba_integer_call*, int32_t);
+  const auto pass = (pass_function)dlsym(library, "qmamba_integer_linear");
+  const auto size = (size_function)dlsym(library, "qmamba_integer_workspace");
+  const int64_t rows = 196, channels = 64;
+  std::vector<int8_t> codes(channels * channels);
+  for (size_t i = 0; i < codes.size(); i++) codes[i] = int8_t(i * 37 % 255 - 127);
+  auto x = values(rows * channels, 1, 0), ones = values(channels, 0, 1), zeros = values(channels, 0, 0);
+  std::vector<float> y(x.size());
+  qmamba_integer_call call{};
+  call.x = x.data();
+  call.residual = x.data();
+  call.norm_weight = ones.data();
+  call.norm_bias = zeros.data();
+  call.norm_epsilon = 1e-5f;
+  call.y = y.data();
+  call.rows = rows;
+  call.stride = 1;
+  call.first = {codes.data(), ones.data(), nullptr, zeros.data(), zeros.data(), channels, channels};
+  std::vector<char> workspace(size(&call, 1) + 64);
+  call.workspace = (char*)(((uintptr_t)workspace.data() + 63) / 64 * 64);
+  for (int i = 0; i < repeats; i++) pass(&call, nullptr, 1, lanes);
 }
 }  // namespace
 
@@ -27,6 +53,11 @@ int main(int argc, char** argv) {
   }
   typedef void (*pass_function)(const qmamba_scan*, qmamba_parallel_for, int32_t, int32_t);
   typedef int64_t (*size_function)(const qmamba_scan*, int32_t, int32_t);
+  if (!std::strcmp(argv[2], "integer")) {
+    // Negative lanes leave dot products out, which valgrind does not know.
+    integer_linear(library, -std::atoi(argv[3]), std::atoi(argv[4]));
+    return 0;
+  }
   const bool backward = !std::strcmp(argv[2], "backward");
   const auto pass =
       (pass_function)dlsym(library, backward ? "qmamba_backward" : "qmamba_forward");

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import gc
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qmamba.ops.native import library
+from qmamba.ops import ss2d
+from qmamba.ops.native import library, scan_call
 from qmamba.ops.native.prepared_scan import PackedScan
+from qmamba.ops.native.scan_call import PackedParameters
 from qmamba.ops.scan.naive import ss2d_naive
 from tests.ops.cases import map_inputs, route_tables
 
@@ -45,3 +50,57 @@ def test_packed_parameters_give_the_scan(merge: bool) -> None:
     actual = PackedScan(*parameters, merge=merge)(x, projected, routes)
     expected = ss2d_naive(x, projected, routes, *parameters, merge)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_parameters_are_packed_once_and_again_after_every_edit() -> None:
+    x, projected, *parameters = (t.float() for t in map_inputs(1, 6, 5, 24, 2, 3))
+    weight, bias, A, D = parameters
+    routes = route_tables(6, 5)
+
+    def scanned() -> torch.Tensor:
+        found = ss2d(x, projected, routes, weight, bias, A, D, backend="native")
+        expected = ss2d_naive(x, projected, routes, weight, bias, A, D)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        return found
+
+    first = scanned()
+    kept = PackedParameters.kept(*parameters, True)
+    assert PackedParameters.kept(weight, bias.clone(), A.clone(), D.clone(), True) is kept
+    assert PackedParameters.kept(*parameters, False) is not kept
+    # Neither of these moves a version counter.
+    weight.data.mul_(1.5)
+    A.numpy()[0, 0] -= 1
+    assert not torch.equal(scanned(), first)
+    strided = A.transpose(1, 2).contiguous().transpose(1, 2)
+    kept = PackedParameters.kept(weight, bias, A, D, True)
+    assert PackedParameters.kept(weight, bias, strided, D, True) is kept
+    D.data = D + 1
+    bias[0] += 1
+    scanned()
+
+
+def test_packed_parameters_go_with_their_tensor() -> None:
+    parameters = [t.float() for t in map_inputs(1, 6, 5, 24, 2, 3)[2:]]
+    before = len(scan_call._PACKED)
+    PackedParameters.kept(*parameters, True)
+    PackedParameters.kept(*parameters, False)
+    assert len(scan_call._PACKED) == before + 2
+    del parameters
+    gc.collect()
+    assert len(scan_call._PACKED) == before
+
+
+def test_gradients_do_not_depend_on_what_was_packed_before() -> None:
+    x, projected, *parameters = (t.float() for t in map_inputs(1, 6, 5, 24, 2, 3))
+    routes = route_tables(6, 5)
+    weight = parameters[0].requires_grad_()
+    for _ in range(2):
+        gradient = []
+        for scan in (partial(ss2d, backend="native"), ss2d_naive):
+            (found,) = torch.autograd.grad(
+                scan(x, projected, routes, *parameters).square().sum(), weight
+            )
+            gradient.append(found)
+        torch.testing.assert_close(*gradient, rtol=1e-3, atol=1e-3)
+        with torch.no_grad():
+            weight -= 0.01 * gradient[0] / gradient[0].abs().max()

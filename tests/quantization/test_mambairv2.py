@@ -111,7 +111,7 @@ def test_training_with_fake_quantization_reaches_every_parameter(model: MambaIRv
 @pytest.mark.parametrize("bits", [8, 4, 2])
 def test_blocks_on_codes_are_their_definition(model: MambaIRv2, bits: int) -> None:
     quantized = converted(model, bits)
-    assert isinstance(prepare(quantized), QuantizedNetwork)
+    assert isinstance(prepare(quantized, "codes"), QuantizedNetwork)
     x = torch.randn(2, 8, 12, CONFIG.dim, generator=torch.Generator().manual_seed(3))
     blocks = [m for m in quantized.modules() if isinstance(m, AttentiveBlock)]
     assert len(blocks) == 2

@@ -24,7 +24,7 @@ from qmamba.assess.views import ImageInput, ImageViews, cut_views, read_views
 from qmamba.checkpoints import Publishable, load, load_tuned, load_tuned_model
 from qmamba.errors import ConfigError, ImageError, QMambaError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, normalize
-from qmamba.inference import MappingNetwork, Precision, prepare
+from qmamba.inference import MappingNetwork, Precision, chosen_precision, prepare
 from qmamba.models import ModelMetadata, Network, ScoreScale
 
 DEFAULT_WEIGHTS = "qmamba-mini-biq2021"
@@ -69,9 +69,10 @@ class Scorer(Publishable):
         metadata: what the model is for; ``None`` takes ``model.metadata``.
         policy: which views of an image are scored, as an object or as a text such as
             ``"crops:count=5"`` whose other fields are the model's own; ``None`` takes the model's.
-        precision: ``"fp32"``; ``"bf16"`` for bfloat16 weights and activations; ``"int8"``, on the
-            CPU, for products of 8-bit integers. Both are faster where the processor has
-            instructions for them and change scores slightly.
+        precision: ``"auto"``: ``"fp32"``, or of a quantized model what
+            :func:`~qmamba.inference.chosen_precision` says; ``"bf16"`` for bfloat16 weights and
+            activations; ``"int8"``, on the CPU, for products of 8-bit integers. Both are faster
+            where the processor has instructions for them and change scores slightly.
         batch_size: number of images that are sent to a GPU before the first result is waited
             for. Scores do not depend on it; the CPU finishes one image after the other.
         batch_images: number of neighboring images of one view size that share a call of the
@@ -99,7 +100,7 @@ class Scorer(Publishable):
         metadata: ModelMetadata | None = None,
         *,
         policy: Policy | str | None = None,
-        precision: Precision = "fp32",
+        precision: Precision = "auto",
         batch_size: int = 16,
         batch_images: int = 1,
         max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -116,9 +117,9 @@ class Scorer(Publishable):
         if self.device.type == "meta":
             raise ConfigError("The device 'meta' computes nothing; choose cpu, cuda or mps.")
         self.model = model.eval()
-        self.precision: Precision = precision
-        """How the network computes."""
-        self._network = prepare(self.model, precision)
+        self.precision: Precision = chosen_precision(self.model, precision)
+        """How the network computes; never ``"auto"``."""
+        self._network = prepare(self.model, self.precision)
         self.metadata = metadata
         self.scale: ScoreScale = scale
         """The range and direction of the scores."""
@@ -140,7 +141,7 @@ class Scorer(Publishable):
         *,
         device: torch.device | str = "cpu",
         policy: Policy | str | None = None,
-        precision: Precision = "fp32",
+        precision: Precision = "auto",
         batch_size: int = 16,
         batch_images: int = 1,
         max_pixels: int = DEFAULT_MAX_PIXELS,

@@ -35,7 +35,7 @@ from qmamba.models.registry import (
     recognize,
 )
 from qmamba.models.state_dicts import Conversion, Refit, find_state_dict
-from qmamba.quantization.dequantized import dequantized
+from qmamba.quantization.dequantization import dequantized
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

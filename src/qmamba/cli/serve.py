@@ -51,7 +51,7 @@ def serve(
         ),
     ] = None,
     device: DeviceOption = "cpu",
-    precision: PrecisionOption = "fp32",
+    precision: PrecisionOption = "auto",
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Where to serve; 0.0.0.0 lets others in.")
     ] = "127.0.0.1",

@@ -1,6 +1,6 @@
 """Prepared networks: the fastest way to run a trained network where it is."""
 
-from qmamba.inference.precision import Precision
+from qmamba.inference.precision import Precision, chosen_precision
 from qmamba.inference.preparation import (
     MappingNetwork,
     ModuleNetwork,
@@ -19,5 +19,6 @@ __all__ = [
     "PreparedNetwork",
     "PreparedQMamba",
     "QuantizedNetwork",
+    "chosen_precision",
     "prepare",
 ]

@@ -4,7 +4,7 @@ What preparation trades: the weights are those of the moment, there are no gradi
 use the plain module for those. In return linear layers run on packed weights with GELU and residual
 fused, the scan is one call from the projection to the norm, and nothing changes layout. The scan
 is the one that is live at that moment, so all but ``int8`` needs no compiled code of this package.
-A quantized network computes on its codes.
+A quantized network computes on its codes, or in full precision with the weights of the codes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from torch import Tensor
 from qmamba.errors import ConfigError
 from qmamba.inference.gpu.quality import GpuQMamba
 from qmamba.inference.gpu.restoration import GpuMambaIR
-from qmamba.inference.precision import Precision, ProcessBound
+from qmamba.inference.precision import Precision, ProcessBound, chosen_precision
 from qmamba.inference.quality import PreparedQMamba
 from qmamba.inference.quantized_networks import quantized_mambair, quantized_qmamba
 from qmamba.inference.restoration import PreparedMambaIR
@@ -37,6 +37,7 @@ from qmamba.models import (
 from qmamba.ops.native.library import unavailable_reason
 from qmamba.ops.scan.dispatch import kernel_is_live
 from qmamba.ops.triton.operators import unavailable_reason as gpu_unavailable_reason
+from qmamba.quantization import dequantized
 from qmamba.quantization.layers import FrozenTensor
 from qmamba.quantization.quantizers import DLS
 
@@ -80,22 +81,23 @@ _FAMILIES = {
 
 
 def prepare(
-    model: Network, precision: Precision = "fp32", *, timed: bool = False
+    model: Network, precision: Precision = "auto", *, timed: bool = False
 ) -> PreparedNetwork:
     """Prepare a model for inference on the device where it is.
 
     On the CPU a QMamba gives a :class:`~qmamba.inference.quality.PreparedQMamba` and a MambaIR a
-    :class:`~qmamba.inference.restoration.PreparedMambaIR`; with the C++ kernel, a quantized one
-    gives a :class:`QuantizedNetwork`. On a GPU with Triton the two give a
+    :class:`~qmamba.inference.restoration.PreparedMambaIR`; with the C++ kernel, the codes of a
+    quantized one give a :class:`QuantizedNetwork`. On a GPU with Triton the two give a
     :class:`~qmamba.inference.gpu.quality.GpuQMamba` and a
     :class:`~qmamba.inference.gpu.restoration.GpuMambaIR`. Else the module itself runs, under
-    autocast for ``"bf16"``.
-    The weights are those of this moment: later changes of the model are not followed.
+    autocast for ``"bf16"``. The weights are those of this moment: later changes of the model are
+    not followed.
 
     Args:
         model: a network of any family, in evaluation mode.
-        precision: see :data:`~qmamba.inference.precision.Precision`; a quantized network brings
-            its own, which is called ``"fp32"``.
+        precision: see :data:`~qmamba.inference.precision.Precision`. A quantized network in another
+            one than its ``"codes"`` has the weights of the codes and activations that are not
+            quantized, so its results differ from those of the network that was trained.
         timed: choose between the packed operator and ``F.linear`` for each linear layer by timing
             both once for its sizes, instead of by the rule that the packed one is taken where it
             works. The two differ in the last bits, so a result is the same from one process to the
@@ -111,10 +113,9 @@ def prepare(
         >>> prepare(model)(torch.rand(1, 3, 8, 8)).shape
         torch.Size([1, 3, 16, 16])
     """
-    if precision not in get_args(Precision):
-        raise ConfigError(
-            f"The option precision={precision!r} is unknown; choose fp32, bf16 or int8."
-        )
+    precision = chosen_precision(model, precision)
+    if model.quantization is not None and precision != "codes":
+        model = dequantized(model)
     device = next(iter(model.state_dict().values())).device.type
     family = _FAMILIES.get(model.config.architecture)
     # A stand-in may have the configuration of a family and not its layers.
@@ -123,11 +124,7 @@ def prepare(
     on_gpu = None if family is None or device == "cpu" else family.gpu
     if device != "cpu":
         family = None
-    if model.quantization is not None:
-        if precision != "fp32":
-            raise ConfigError(
-                f"A quantized network brings its own precision; leave precision={precision!r} out."
-            )
+    if precision == "codes":
         converted = any(isinstance(module, FrozenTensor) for module in model.modules())
         if family is not None and converted and unavailable_reason() is None:
             # The kernel reads float32, and parts of the model would follow its later changes.

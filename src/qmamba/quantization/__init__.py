@@ -1,7 +1,7 @@
 """Quantization: fake-quantized training, calibration, and fixed codes."""
 
 from qmamba.quantization.config import LayerSettings, QuantConfig
-from qmamba.quantization.dequantized import dequantized
+from qmamba.quantization.dequantization import dequantized
 from qmamba.quantization.layers import FrozenTensor, QuantizedConv2d, QuantizedLinear
 from qmamba.quantization.methods import METHODS, quantization_of
 from qmamba.quantization.placement import quantized_names

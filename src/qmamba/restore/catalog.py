@@ -89,6 +89,12 @@ def purpose_of(metadata: ModelMetadata | None) -> Degradation | None:
         return None
 
 
+def is_for_jpeg_files(metadata: ModelMetadata | None) -> bool:
+    """Whether a model restores JPEG files of any quality, as people have them."""
+    purpose = purpose_of(metadata)
+    return purpose is not None and purpose.real and purpose.task == "jpeg"
+
+
 def check_request(
     request: RestorationRequest, config: RestorationConfig, metadata: ModelMetadata | None
 ) -> None:

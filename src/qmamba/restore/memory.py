@@ -24,7 +24,7 @@ _OVERHEAD = 2.25
 _BFLOAT16 = 0.6
 
 
-def bytes_per_pixel(config: RestorationConfig, precision: Precision = "fp32") -> int:
+def bytes_per_pixel(config: RestorationConfig, precision: Precision = "auto") -> int:
     """Estimate of the memory that the network takes for one pixel of its input, from above.
 
     The figure counts the feature maps that are alive at once and a measured surplus. It holds for

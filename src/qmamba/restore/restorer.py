@@ -15,18 +15,31 @@ from torch import Tensor
 from qmamba.checkpoints import Publishable, load
 from qmamba.errors import CheckpointError, ConfigError, ImageError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS
-from qmamba.inference import Precision, prepare
+from qmamba.inference import Precision, chosen_precision, prepare
 from qmamba.models import ModelMetadata, Network, RestorationConfig
 from qmamba.restore import memory
 from qmamba.restore.adaptive_tiles import Progress, Watch, restore_tiles
-from qmamba.restore.catalog import RestorationRequest, check_request, find_weights, purpose_of
+from qmamba.restore.catalog import (
+    RestorationRequest,
+    check_request,
+    find_weights,
+    is_for_jpeg_files,
+    purpose_of,
+)
 from qmamba.restore.degradations import Degradation, TaskName
 from qmamba.restore.inputs import ImageInput, as_layers
 from qmamba.restore.margins import Margins, margins_of, needs_margin
 from qmamba.restore.measuring import Measuring, takes_noise_map
 from qmamba.restore.planes import Alpha, PlaneNetwork
 from qmamba.restore.restored import RestoredImage
-from qmamba.restore.tiles import MIN_TILE, RestoreTile, TilePlan, plan_tiles
+from qmamba.restore.tiles import (
+    MIN_TILE,
+    RestoreTile,
+    TilePlan,
+    plan_tiles,
+    plan_within,
+    tiling_notes,
+)
 
 DEFAULT_OVERLAP = 32
 """Pixels of the input that neighboring tiles share."""
@@ -57,8 +70,10 @@ class Restorer(Publishable):
             a tile in pixels of the input. Where memory runs out all the same, tiles of half the
             size are tried, except with ``"whole"``.
         overlap: pixels of the input that neighboring tiles share, at most a quarter of a tile.
-        precision: ``"fp32"``; ``"bf16"``: half the memory for activations; ``"int8"``: products of
-            8-bit integers, on the CPU. Both change pixels slightly.
+        precision: ``"auto"``: ``"fp32"``, or of a quantized network what
+            :func:`~qmamba.inference.chosen_precision` says, its ``"codes"`` or ``"fp32"``;
+            ``"bf16"``: half the memory for activations; ``"int8"``: products of 8-bit integers, on
+            the CPU. The last two change pixels slightly.
         ensemble: mean over the eight flips and turns of the image: eight times the work, a
             little better.
         alpha: ``"resample"`` enlarges transparency by bicubic interpolation and keeps it where the
@@ -90,7 +105,7 @@ class Restorer(Publishable):
         *,
         tile: Tile = "auto",
         overlap: int = DEFAULT_OVERLAP,
-        precision: Precision = "fp32",
+        precision: Precision = "auto",
         ensemble: bool = False,
         alpha: Alpha = "resample",
         max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -134,14 +149,14 @@ class Restorer(Publishable):
             raise ConfigError("The device 'meta' computes nothing; choose cpu, cuda or mps.")
         self.tile = tile
         self.overlap = overlap
-        self.precision: Precision = precision
+        self.precision: Precision = chosen_precision(self.model, precision)
+        """How the network computes; never ``"auto"``."""
         self.max_pixels = max_pixels
         self.memory_budget = memory_budget
         self._ensemble, self._alpha = ensemble, alpha
-        purpose = purpose_of(metadata)
-        jpeg_files = purpose is not None and purpose.real and purpose.task == "jpeg"
-        blocks = jpeg_files and quality is None
-        self._measuring = Measuring(config, sigma, strength, blocks=blocks)
+        self._measuring = Measuring(
+            config, sigma, strength, blocks=quality is None and is_for_jpeg_files(metadata)
+        )
         self._planes = self._prepared()
 
     def _prepared(self) -> PlaneNetwork:
@@ -176,7 +191,7 @@ class Restorer(Publishable):
         revision: str | None = None,
         tile: Tile = "auto",
         overlap: int = DEFAULT_OVERLAP,
-        precision: Precision = "fp32",
+        precision: Precision = "auto",
         ensemble: bool = False,
         alpha: Alpha = "resample",
         max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -304,7 +319,7 @@ class Restorer(Publishable):
                 colors=colors,
                 alpha=alpha,
                 metadata=metadata,
-                notes=(*layers.notes, *measured.notes, *treatment, *_tiling_notes(plan, used)),
+                notes=(*layers.notes, *measured.notes, *treatment, *tiling_notes(plan, used)),
             ),
             task=self.task,
             scale=scale,
@@ -406,15 +421,4 @@ class Restorer(Publishable):
         if budget is None:
             budget = int(memory.free_memory(self.device) * memory.USABLE_SHARE)
         pixels = budget // memory.bytes_per_pixel(self.config, self.precision)
-        if height * width <= pixels:
-            return plan_tiles(height, width, None, 0)
-        side = math.isqrt(pixels)
-        shorter = min(height, width)
-        side = max(MIN_TILE, side if shorter > side else pixels // shorter)
-        return plan_tiles(height, width, side, self.overlap)
-
-
-def _tiling_notes(planned: TilePlan, used: TilePlan) -> list[str]:
-    if used != planned:
-        return [f"memory ran out, so tiles were made smaller: {used}"]
-    return [str(used)] if len(used) > 1 else []
+        return plan_within(height, width, pixels, self.overlap)

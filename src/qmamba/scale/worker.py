@@ -48,7 +48,7 @@ class Job:
     """Views of an image."""
     device: str = "cpu"
     """Where the network runs."""
-    precision: Precision = "fp32"
+    precision: Precision = "auto"
     """How the network computes."""
     max_pixels: int = 100_000_000
     """Largest image that is decoded."""

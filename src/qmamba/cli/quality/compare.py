@@ -55,7 +55,7 @@ def compare(
         typer.Option(metavar="POLICY", help="Views of an image, as in score.", show_default=False),
     ] = None,
     device: DeviceOption = "cpu",
-    precision: PrecisionOption = "fp32",
+    precision: PrecisionOption = "auto",
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="Go into the folders inside folders.")
     ] = False,

@@ -157,7 +157,7 @@ def evaluate(
         int, typer.Option(min=0, metavar="N", help="Seed of random crops and of the intervals.")
     ] = 0,
     device: DeviceOption = "cpu",
-    precision: PrecisionOption = "fp32",
+    precision: PrecisionOption = "auto",
     batch_size: Annotated[
         int, typer.Option(min=1, metavar="N", help="Images sent to a GPU before waiting.")
     ] = 16,

@@ -101,7 +101,7 @@ def score(
         ),
     ] = None,
     device: DeviceOption = "cpu",
-    precision: PrecisionOption = "fp32",
+    precision: PrecisionOption = "auto",
     batch_size: Annotated[
         int,
         typer.Option(

@@ -103,7 +103,7 @@ def score_video_command(
         typer.Option(metavar="POLICY", help="Views of a frame.", show_default=False),
     ] = None,
     device: DeviceOption = "cpu",
-    precision: PrecisionOption = "fp32",
+    precision: PrecisionOption = "auto",
     max_pixels: MaxPixelsOption = None,
 ) -> None:
     """Score the quality of videos over time.

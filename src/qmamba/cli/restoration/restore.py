@@ -170,7 +170,7 @@ def restore(
         typer.Option(help="Enlarge transparency by bicubic interpolation, or by the network."),
     ] = AlphaTreatment.resample,
     device: DeviceOption = "cpu",
-    precision: PrecisionOption = "fp32",
+    precision: PrecisionOption = "auto",
     file_format: Annotated[
         FileFormat,
         typer.Option("--format", help="Format in an output folder; same makes PNG of GIF and BMP."),
@@ -359,6 +359,7 @@ def _legend(restorer: Restorer) -> str:
     quantization = getattr(restorer.model, "quantization", None)
     numbers: str = restorer.precision
     if quantization is not None:
-        numbers = f"W{quantization.weight_bits}A{quantization.activation_bits}"
+        codes = f"W{quantization.weight_bits}A{quantization.activation_bits}"
+        numbers = codes if numbers == "codes" else f"{numbers} from {codes}"
     reduced = f", reduced to x{restorer.scale}" if restorer.scale < restorer.config.scale else ""
     return f"{what}{reduced}: {named}{digest}, {restorer.device}, {numbers}"

@@ -45,6 +45,7 @@ class Kernel:
         self.lanes = _choose_lanes(int(library.qmamba_lanes()))
         # A set that is asked for by name is that set alone.
         self.dot_products = not os.environ.get(INSTRUCTION_SET_VARIABLE)
+        """Whether instructions for dot products of 8-bit integers may be used where there are."""
         self._kept = threading.local()
 
     @property
@@ -153,6 +154,16 @@ def _load() -> Kernel | str:
         "the C++ kernel was not built at installation; install a C++ compiler (GCC or Clang) and "
         "reinstall"
     )
+
+
+def multiplies_codes() -> bool:
+    """Whether the kernel is there and multiplies 8-bit integers by instructions made for it."""
+    found = _load()
+    if isinstance(found, str) or not found.dot_products:
+        return False
+    # A library that was built earlier does not tell, and has the same structs.
+    tells = hasattr(found.library, "qmamba_dot_products")
+    return tells and bool(found.library.qmamba_dot_products(found.lanes))
 
 
 def unavailable_reason() -> str | None:

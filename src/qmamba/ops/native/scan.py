@@ -39,7 +39,9 @@ def _scan_call(
     merge: bool,
     softplus: bool,
 ) -> ScanCall:
-    parameters = PackedParameters.pack(dt_weight, dt_bias, A, D, merge)
+    # Parameters that come with a given delta are made for one call.
+    pack = PackedParameters.kept if delta is None else PackedParameters.pack
+    parameters = pack(dt_weight, dt_bias, A, D, merge)
     scan = ScanCall(x, projected, order, parameters, merge=merge, softplus=softplus)
     if delta is not None:
         scan.use_delta(delta)
