@@ -74,18 +74,15 @@ class Restorer(Publishable):
             :func:`~qmamba.inference.chosen_precision` says, its ``"codes"`` or ``"fp32"``;
             ``"bf16"``: half the memory for activations; ``"int8"``: products of 8-bit integers, on
             the CPU. The last two change pixels slightly.
-        ensemble: mean over the eight flips and turns of the image: eight times the work, a
-            little better.
+        ensemble: mean over the eight flips and turns: eight times the work, a little better.
         alpha: ``"resample"`` enlarges transparency by bicubic interpolation and keeps it where the
             size stays; ``"restore"`` sends it through the network too.
         max_pixels: largest image, in pixels, that is decoded from a file.
         memory_budget: bytes that the network may take; ``None`` takes half of what is free.
         scale: factor of the result, where it is to be smaller than that of the network; what the
             network gives is then reduced by bicubic interpolation.
-        sigma, strength: of a denoiser that is given a noise map, see
-            :class:`~qmamba.restore.measuring.Measuring`.
-        quality: known quality of the JPEG files; otherwise, weights for JPEG of any quality correct
-            the less the fainter the blocks are that are found in an image.
+        sigma, strength: of the noise, see :class:`~qmamba.restore.measuring.Measuring`.
+        quality: known quality of the JPEG files; without, fainter blocks are corrected less.
 
     Raises:
         CheckpointError: the model is not a restoration network.
@@ -208,8 +205,7 @@ class Restorer(Publishable):
             task: ``"sr"`` (the default), ``"denoise"`` or ``"jpeg"``.
             scale: factor of ``sr``; the smallest there is where none is given. Without embedded
                 weights for it the next larger ones are taken and their result is reduced.
-            sigma: deviation of the noise on the scale 0 to 255, for ``denoise``; measured in each
-                image where none is given and the weights are told of it.
+            sigma: deviation of the noise, 0 to 255, for ``denoise``; None measures each image.
             quality: of the JPEG file that is to be restored, for ``jpeg``.
             device: where the network runs, for example ``"cpu"``, ``"cuda:0"`` or ``"mps"``.
             revision: branch, tag or commit of a hub repository.
