@@ -1,12 +1,13 @@
-"""Run every benchmark of docs/performance.md, one after the other, each in a process of its own.
+"""Run every benchmark that needs no GPU, one after the other, each in a process of its own.
 
     python -m benchmarks.all -o benchmarks/results --photographs FOLDER
 
-takes about twenty minutes; `python -m benchmarks.render` then puts the tables and plots into the
+takes up to an hour; `python -m benchmarks.render` then puts the tables and plots into the
 page. A part that fails or takes too long does not stop the others, and `--resume` goes on with a
 run that was cut off. The folder holds `scores.csv` and `images/`, as for
 `benchmarks/score_agreement.py`; without it the scores of the precisions are not compared and no
-folder is scored. Packed networks have a script of their own, `benchmarks/quantized.py`.
+folder is scored. `--quick` tries every script here, also those that need other data or a GPU, and
+leaves no figures behind unless a folder is named.
 """
 
 from __future__ import annotations
@@ -15,11 +16,22 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SCRIPTS = ("scan", "models", "parts", "memory", "scaling", "iqa")
+PAGE = ("scan", "models", "parts", "memory", "scaling", "iqa")
+"""Scripts of docs/performance.md, which take the number of threads."""
+OTHERS = (
+    *("quantized", "packed_size", "prepared_agreement", "quantized_training", "quantizer_error"),
+    *("onnx_speed", "scale", "restore_memory"),
+)
+"""Scripts of other pages, which need no data."""
+RATED = ("feature_baseline", "trust", "quantizer_start", "equal_results", "gpu")
+"""Scripts that need data, another checkout or a GPU, but for a trial."""
+PAGES = ("render", "quantized_page")
+"""Scripts that write pages, of which a trial makes a copy."""
 PROGRESS = "progress.json"
 """Which parts of a run are done, beside their results."""
 
@@ -28,7 +40,14 @@ def commands(arguments: argparse.Namespace) -> dict[str, list[str]]:
     """The name of each part, which is that of its JSON, and its script with the options."""
     quick = ["--quick"] if arguments.quick else []
     shared = ["--threads", str(arguments.threads), *quick]
-    found = {name: [name, *shared] for name in SCRIPTS}
+    found = {name: [name, *shared] for name in PAGE}
+    found |= {name: [name, *quick] for name in OTHERS}
+    networks = ("mambair-nano-x2", "mambair-light-x4")
+    found["restore_memory"] = ["restore_memory", *(quick or networks)]
+    if quick:
+        found |= {name: [name, *quick] for name in (*RATED, *PAGES)}
+        if arguments.photographs is None:
+            found |= {name: [name, *quick] for name in ("score_folder", "score_agreement")}
     if arguments.photographs is None:
         return found
     for precision in ("fp32", "bf16", "int8"):
@@ -46,10 +65,13 @@ def commands(arguments: argparse.Namespace) -> dict[str, list[str]]:
 def succeeds(command: list[str], out: Path, seconds: float) -> bool:
     """Run one part; its JSON takes its place only when it is complete."""
     unfinished = out.with_suffix(".unfinished")
-    script = [sys.executable, "-m", f"benchmarks.{command[0]}", *command[1:], "-o", str(unfinished)]
+    script = [sys.executable, "-m", f"benchmarks.{command[0]}", *command[1:]]
+    if command[0] not in PAGES:
+        script += ["-o", str(unfinished)]
     try:
         subprocess.run(script, timeout=seconds, check=True)
-        unfinished.replace(out)
+        if command[0] not in PAGES:
+            unfinished.replace(out)
     except (subprocess.SubprocessError, OSError) as error:
         print(f"{out.stem} failed: {error}", file=sys.stderr, flush=True)
         unfinished.unlink(missing_ok=True)
@@ -63,7 +85,7 @@ def clock(seconds: float) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("-o", "--out", type=Path, default=HERE / "results", help="folder of JSON")
+    parser.add_argument("-o", "--out", type=Path, help="folder of JSON (benchmarks/results)")
     parser.add_argument("--photographs", type=Path, help="rated images for score_agreement")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="a few rounds each: do they run?")
@@ -73,14 +95,22 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60, help="no part starts after these")
     parser.add_argument("--limit", type=float, default=10, help="longest that a part may take")
     arguments = parser.parse_args()
+    if arguments.out is not None or not arguments.quick:
+        return run(parser, arguments, arguments.out or HERE / "results")
+    with tempfile.TemporaryDirectory() as folder:
+        return run(parser, arguments, Path(folder))
+
+
+def run(parser: argparse.ArgumentParser, arguments: argparse.Namespace, out: Path) -> int:
+    """Run the parts that are asked for; the number of those that did not end well."""
     parts = commands(arguments)
     if arguments.list:
         print("\n".join(parts))
         return 0
     if unknown := set(arguments.only or ()) - set(parts):
         parser.error(f"no part is called {', '.join(sorted(unknown))}; there are {list(parts)}")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    progress = arguments.out / PROGRESS
+    out.mkdir(parents=True, exist_ok=True)
+    progress = out / PROGRESS
     done: dict[str, int] = {}
     if arguments.resume and progress.exists():
         done = json.loads(progress.read_text())["seconds"]
@@ -93,7 +123,7 @@ def main() -> int:
             failed += names[index - 1 :]
             break
         print(f"== {index} of {len(names)}, {name}: at {clock(started - begun)}", flush=True)
-        if succeeds(parts[name], arguments.out / f"{name}.json", 60 * arguments.limit):
+        if succeeds(parts[name], out / f"{name}.json", 60 * arguments.limit):
             done[name] = round(time.perf_counter() - started)
             progress.write_text(json.dumps({"seconds": done}, indent=1) + "\n")
         else:

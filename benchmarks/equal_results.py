@@ -92,10 +92,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("other", type=Path, help="folder `src` of another checkout")
+    parser.add_argument("other", nargs="?", type=Path, help="folder `src` of another checkout")
     parser.add_argument("-o", "--output", type=Path, help="JSON file for the digests")
-    parser.add_argument("--quick", action="store_true", help="scores alone")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="scores alone",
+    )
     arguments = parser.parse_args()
+    if arguments.other is None:
+        if not arguments.quick:
+            parser.error("name the folder `src` of another checkout")
+        arguments.other = REPOSITORY / "src"
     rows = {}
     for name in list(COMMANDS)[: 1 if arguments.quick else None]:
         found = []

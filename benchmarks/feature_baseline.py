@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.examples import rated_examples
 from qmamba.errors import DataError, QMambaError
 from qmamba.evaluation.metrics.correlation import bootstrap_interval, plcc, rmse, srcc
 from qmamba.evaluation.metrics.natural_scenes import (
@@ -197,7 +198,7 @@ def _progress(images: tuple[str, ...]) -> Iterator[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("folder", type=Path, help="folder with scores.csv and images/")
+    parser.add_argument("folder", nargs="?", type=Path, help="folder with scores.csv and images/")
     parser.add_argument("--features", choices=FEATURE_SETS, default="brisque")
     parser.add_argument(
         "--halving",
@@ -210,7 +211,18 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the folds and the bootstrap")
     parser.add_argument("--jobs", type=int, default=1, help="processes of the search")
     parser.add_argument("-o", "--output", type=Path, help="JSON file to write")
+    parser.add_argument("--quick", action="store_true", help="a few examples: does it run?")
     options = parser.parse_args()
+    if options.quick and options.folder is None:
+        with rated_examples() as options.folder:
+            return measure(options)
+    if options.folder is None:
+        parser.error("name a folder with scores.csv and images/")
+    return measure(options)
+
+
+def measure(options: argparse.Namespace) -> int:
+    """Features, search and figures of a folder."""
     start = time.perf_counter()
     try:
         ratings = Ratings.read(options.folder)

@@ -415,7 +415,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128, help="images of the whole models")
     parser.add_argument("--seconds", type=float, help="time for everything; without it all rows")
     parser.add_argument("--only", nargs="+", choices=PARTS)
-    parser.add_argument("--dry-run", action="store_true", help="tiny sizes in the interpreter")
+    parser.add_argument(
+        "--dry-run", "--quick", action="store_true", help="tiny sizes in the interpreter, no GPU"
+    )
     arguments = parser.parse_args()
     arguments.device = "cpu" if arguments.dry_run else "cuda"
     if arguments.dry_run:

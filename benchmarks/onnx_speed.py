@@ -24,8 +24,11 @@ def main() -> None:
     parser.add_argument("--model", default="qmamba-nano-biq2021")
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/onnx_speed.json"))
+    parser.add_argument("-o", "--out", type=Path, help="JSON file to write besides")
+    parser.add_argument("--quick", action="store_true", help="two rounds: does it run?")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rounds = 2
     torch.set_num_threads(1)
     scorer = Scorer.from_pretrained(arguments.model)
     network = prepare(scorer.model)
@@ -54,7 +57,8 @@ def main() -> None:
         "milliseconds": medians,
         "ratio": {name: value / medians["qmamba"] for name, value in medians.items()},
     }
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 
 

@@ -57,7 +57,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("-o", "--out", type=Path, help="JSON file to write")
     parser.add_argument("--models", nargs="+", default=list(NETWORKS), choices=NETWORKS)
+    parser.add_argument("--quick", action="store_true", help="the smallest network: does it run?")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.models = ["mambair-nano-x2"]
     with tempfile.TemporaryDirectory() as folder:
         rows = [row for name in arguments.models for row in sizes(name, Path(folder))]
     if arguments.out is not None:

@@ -22,15 +22,19 @@ from qmamba.inference import Precision, prepare
 from qmamba.inference.layers import LayerNorm, integer_weight
 from qmamba.inference.packed import PackedConv2d, PackedLinear
 from qmamba.models import count_flops, create_model
+from qmamba.ops.native.depthwise import DepthwiseConvolution
 from qmamba.ops.native.integer import IntegerCall
 from qmamba.ops.native.prepared_scan import PackedScan
+from qmamba.ops.native.quantized_scan import QuantizedScan
+from qmamba.quantization import QuantConfig, calibrate, quantize_
+from qmamba.quantization.calibration_images import calibration_inputs
 
-KINDS: dict[str, type] = {
-    "linear": PackedLinear,
-    "integer linear": IntegerCall,
-    "convolution": PackedConv2d,
-    "norm": LayerNorm,
-    "scan": PackedScan,
+KINDS: dict[str, tuple[type, ...]] = {
+    "linear": (PackedLinear,),
+    "integer linear": (IntegerCall,),
+    "convolution": (PackedConv2d, DepthwiseConvolution),
+    "norm": (LayerNorm,),
+    "scan": (PackedScan, QuantizedScan),
 }
 CASES: tuple[tuple[str, Precision, int, int], ...] = (
     ("qmamba-tiny", "fp32", 1, 224),
@@ -41,12 +45,17 @@ CASES: tuple[tuple[str, Precision, int, int], ...] = (
     ("mambair-light-x4", "fp32", 1, 64),
     ("mambair-light-x4", "bf16", 1, 64),
     ("mambair-light-x4", "int8", 1, 64),
+    ("qmamba-tiny", "codes", 1, 224),
+    ("mambair-light-x4", "codes", 1, 64),
+    ("mambair-nano-x2", "fp32", 1, 128),
+    ("mambair-nano-x2", "codes", 1, 128),
 )
+"""Networks, precisions (codes are those of 4 bits), images and their side."""
 
 
-def timed(kinds: dict[str, type], spent: dict[str, float]) -> Callable[[], None]:
+def timed(kinds: dict[str, tuple[type, ...]], spent: dict[str, float]) -> Callable[[], None]:
     """Have the calls of some classes add their seconds to an account; gives the way back."""
-    originals = {kind: kind.__call__ for kind in kinds.values()}
+    originals = {kind: kind.__call__ for each in kinds.values() for kind in each}
 
     def wrapped(label: str, call: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def run(*args: Any, **options: Any) -> Tensor:
@@ -57,8 +66,9 @@ def timed(kinds: dict[str, type], spent: dict[str, float]) -> Callable[[], None]
 
         return run
 
-    for label, kind in kinds.items():
-        kind.__call__ = wrapped(label, originals[kind])  # type: ignore[method-assign]
+    for label, each in kinds.items():
+        for kind in each:
+            kind.__call__ = wrapped(label, originals[kind])  # type: ignore[method-assign]
 
     def restore() -> None:
         for kind, call in originals.items():
@@ -71,7 +81,7 @@ def best_rate(precision: Precision) -> float:
     """Multiply-adds per second of a large product, 1024 rows, inputs and outputs."""
     weight, x = torch.randn(1024, 1024), torch.randn(1024, 1024)
     run: Callable[[Tensor], Tensor]
-    if precision == "int8":
+    if precision in ("int8", "codes"):
         run = IntegerCall(integer_weight(weight))
     else:
         dtype = torch.float32 if precision == "fp32" else torch.bfloat16
@@ -86,7 +96,13 @@ def best_rate(precision: Precision) -> float:
 
 
 def profile(name: str, precision: Precision, batch: int, side: int, repeats: int) -> dict[str, Any]:
+    torch.manual_seed(0)
     model = create_model(name).eval()
+    flops = count_flops(model, side, side)
+    if precision == "codes":
+        quantize_(model, QuantConfig(weight_bits=4, activation_bits=4, step="ptq"))
+        calibrate(model, calibration_inputs(model, count=2))
+        quantize_(model, QuantConfig(step="convert"))
     network = prepare(model, precision)
     images = torch.rand(batch, 3, side, side)
     network(images)
@@ -100,7 +116,6 @@ def profile(name: str, precision: Precision, batch: int, side: int, repeats: int
         restore()
     whole = (time.perf_counter() - before) / repeats
     parts = {label: 1e3 * seconds / repeats for label, seconds in spent.items()}
-    flops = count_flops(model, side, side)
     operations = batch * (flops.convolution + flops.linear)
     rate = best_rate(precision)
     return {

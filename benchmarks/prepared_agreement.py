@@ -80,6 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("-o", "--out", type=Path, help="JSON file to write")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="4 bits alone: does it run?")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     images = photographs()
@@ -87,7 +88,7 @@ def main() -> None:
     full = dequantized(embedded)
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         rows = [compared("4, trained", embedded, None, images)]
-        for bits in BITS:
+        for bits in (4,) if arguments.quick else BITS:
             model: Any = quantize_(copy.deepcopy(full), QuantConfig(bits, bits, step="ptq"))
             calibrate(model, images)
             path = Path(folder) / "m.safetensors"

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,16 +125,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of JSON")
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the pages")
+    parser.add_argument("--quick", action="store_true", help="write into a copy that goes away")
     arguments = parser.parse_args()
+    if not arguments.quick:
+        return fill(arguments.results, arguments.docs)
+    with tempfile.TemporaryDirectory() as folder:
+        for page, *_ in TABLES.values():
+            shutil.copy(arguments.docs / f"{page}.md", folder)
+        fill(arguments.results, Path(folder))
+
+
+def fill(results: Path, docs: Path) -> None:
+    """Put every table that there is JSON for into its page."""
     for name, (page, source, part, draw) in TABLES.items():
-        path, target = arguments.results / f"{source}.json", arguments.docs / f"{page}.md"
+        path, target = results / f"{source}.json", docs / f"{page}.md"
         if path.exists():
             text = put(
                 target.read_text(encoding="utf-8"), name, draw(json.loads(path.read_text())[part])
             )
             target.write_text(text, encoding="utf-8")
         else:
-            print(f"{name} stays: {path.name} is not in {arguments.results}")
+            print(f"{name} stays: {path.name} is not in {results}")
 
 
 if __name__ == "__main__":

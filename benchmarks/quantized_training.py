@@ -48,7 +48,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("-o", "--out", type=Path, help="JSON file to write besides")
+    parser.add_argument(
+        "--quick", action="store_true", help="two rounds of the smallest network: does it run?"
+    )
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.models, arguments.repeats = ["mambair-nano-x2"], 2
     torch.set_num_threads(arguments.threads)
     rows = []
     for name in arguments.models:
@@ -61,6 +66,7 @@ def main() -> None:
             {"exact": exact, "quantized": quantized, "in PyTorch": without_kernel(quantized)},
             arguments.repeats,
             seconds=60,
+            fewest=min(3, arguments.repeats),
         )
         times = {key: entry["median_ms"] for key, entry in found.items()}
         rows.append({"model": name, "ms": found})

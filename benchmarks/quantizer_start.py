@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.examples import EXAMPLES
 from benchmarks.measure import write
+from benchmarks.prepared_agreement import NETWORK, full_precision
 from qmamba.checkpoints import load
 from qmamba.datasets.clean.images import find_clean_images, read_clean
 from qmamba.datasets.clean.test_sets import find_restoration_set
@@ -51,15 +53,21 @@ def crops(folder: Path, degradation: Degradation, count: int) -> Iterator[Tensor
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", required=True, help="a super-resolution model")
-    parser.add_argument("--calibration", type=Path, required=True, help="folder of images")
-    parser.add_argument("--test", type=Path, required=True, help="folder of test images")
+    parser.add_argument("--weights", help="a super-resolution model")
+    parser.add_argument("--calibration", type=Path, help="folder of images")
+    parser.add_argument("--test", type=Path, help="folder of test images")
     parser.add_argument("--count", type=int, default=16, help="crops to start from")
     parser.add_argument("--bits", type=int, nargs="+", default=[8, 4, 3, 2])
     parser.add_argument("-o", "--out", type=Path, help="JSON file to write besides")
+    parser.add_argument("--quick", action="store_true", help="the examples at 4 bits: does it run?")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.calibration = arguments.test = EXAMPLES
+        arguments.count, arguments.bits = 2, [4]
+    elif not (arguments.weights and arguments.calibration and arguments.test):
+        parser.error("--weights, --calibration and --test are needed")
     torch.set_num_threads(1)
-    model = load(arguments.weights)
+    model = load(arguments.weights) if arguments.weights else full_precision(load(NETWORK))
     assert isinstance(model, MambaIR)
     degradation = Degradation("sr", scale=model.config.scale)
     batch = torch.cat(list(crops(arguments.calibration, degradation, arguments.count)))

@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -259,20 +261,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of JSON")
     parser.add_argument("--page", type=Path, default=PAGE, help="Markdown with the places")
+    parser.add_argument("--quick", action="store_true", help="write into a copy that goes away")
     arguments = parser.parse_args()
-    reports = {
-        path.stem: json.loads(path.read_text()) for path in sorted(arguments.results.glob("*.json"))
-    }
+    if not arguments.quick:
+        return fill(arguments.results, arguments.page)
+    with tempfile.TemporaryDirectory() as folder:
+        fill(arguments.results, Path(shutil.copy(arguments.page, folder)))
+
+
+def fill(folder: Path, target: Path) -> None:
+    """Put every table that there is JSON for into the page, and draw its plots."""
+    reports = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     results: Results = {
         name: report["rows"] for name, report in reports.items() if "rows" in report
     }
     for part in ("networks", "scans"):
         if part in reports.get("quantized", {}):
             results[f"quantized {part}"] = reports["quantized"][part]
-    page = arguments.page.read_text(encoding="utf-8")
+    page = target.read_text(encoding="utf-8")
     for name, (source, draw) in TABLES.items():
         if source not in results:
-            print(f"{name} stays: {source}.json is not in {arguments.results}")
+            print(f"{name} stays: {source}.json is not in {folder}")
             continue
         try:
             page = put(page, name, draw(results[source]))
@@ -280,13 +289,13 @@ def main() -> None:
             print(f"{name} stays: {source}.json is of another version, without {error}")
     page = put(page, "folder", folder_table(reports))
     page = put(page, "goals", goals_table(results))
-    arguments.page.write_text(page, encoding="utf-8")
+    target.write_text(page, encoding="utf-8")
     try:
         from benchmarks.plots import draw_plots
     except ImportError as error:
         print(f"plots stay ({error})")
         return
-    draw_plots(results, arguments.page.parent / "figures", label)
+    draw_plots(results, target.parent / "figures", label)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ Each size runs in a process of its own, because freed memory is not given back a
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +20,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="+", help="names of MambaIR networks")
+    parser.add_argument("models", nargs="*", help="names of MambaIR networks")
     parser.add_argument("--sides", nargs="+", type=int, default=[128, 256, 384])
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("-o", "--out", type=Path, help="JSON file to write besides")
+    parser.add_argument("--quick", action="store_true", help="one small network: does it run?")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.models, arguments.sides = ["mambair-nano-x2"], [64, 96]
+    elif not arguments.models:
+        parser.error("name networks")
+    rows = []
     print("| network | input | bytes per pixel | estimate |\n|---|---|---|---|")
     for name in arguments.models:
         for side in arguments.sides:
@@ -31,7 +39,12 @@ def main() -> None:
                 [sys.executable, "-c", code], capture_output=True, text=True, check=True
             )
             taken, estimate = map(int, result.stdout.split())
+            rows.append({"model": name, "side": side, "bytes": taken, "estimate": estimate})
             print(f"| {name} | {side}x{side} | {taken} | {estimate} |", flush=True)
+    if arguments.out is not None:
+        arguments.out.write_text(
+            json.dumps({"precision": arguments.precision, "rows": rows}) + "\n"
+        )
 
 
 def measured(name: str, side: int, precision: str) -> str:

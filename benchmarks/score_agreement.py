@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.examples import rated_examples
 from benchmarks.measure import write
 from qmamba.assess import DEFAULT_WEIGHTS, Scorer
 from qmamba.evaluation.metrics.correlation import bootstrap_interval, plcc, rmse, srcc
@@ -33,13 +34,23 @@ SETTINGS: tuple[tuple[Precision, str | None], ...] = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder with scores.csv and images/")
+    parser.add_argument("folder", nargs="?", type=Path, help="folder with scores.csv and images/")
     parser.add_argument("--split", default="val")
     parser.add_argument("--model", default=DEFAULT_WEIGHTS)
     parser.add_argument("-o", "--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--limit", type=int, help="images to score, the first ones of the split")
     parser.add_argument("--quick", action="store_true", help="20 images: does it run?")
     arguments = parser.parse_args()
+    if arguments.quick and arguments.folder is None:
+        with rated_examples() as arguments.folder:
+            return compare(arguments)
+    if arguments.folder is None:
+        parser.error("name a folder with scores.csv and images/")
+    compare(arguments)
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Scores of each precision beside the ratings and beside each other."""
     with open(arguments.folder / "scores.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == arguments.split]
     rows = rows[: 20 if arguments.quick else arguments.limit]

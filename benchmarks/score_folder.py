@@ -19,6 +19,9 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.examples import EXAMPLES
+from qmamba.images import IMAGE_SUFFIXES
+
 
 def run(images: list[Path], extra: list[str]) -> dict[str, float]:
     """Score links to these images in a process of its own; seconds, peak megabytes and rows."""
@@ -47,13 +50,19 @@ def run(images: list[Path], extra: list[str]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="folder with enough images")
+    parser.add_argument("folder", nargs="?", type=Path, help="folder with enough images")
     parser.add_argument("--sizes", type=int, nargs="+", default=[20, 125, 500])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--option", action="append", default=[], help="handed on to qmamba score")
     parser.add_argument("-o", "--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--quick", action="store_true", help="few of the examples: does it run?")
     arguments = parser.parse_args()
-    images = sorted(p for p in arguments.folder.iterdir() if p.is_file())
+    if arguments.quick:
+        arguments.sizes, arguments.repeats = [1, 3], 1
+    folder = arguments.folder or (EXAMPLES if arguments.quick else None)
+    if folder is None:
+        parser.error("name a folder of images")
+    images = [path for path in sorted(folder.iterdir()) if path.suffix in IMAGE_SUFFIXES]
     rows = []
     for size in arguments.sizes:
         runs = [run(images[:size], arguments.option) for _ in range(arguments.repeats)]

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.examples import EXAMPLES, rated_examples
 from benchmarks.measure import write
 from qmamba.assess import Scorer
 from qmamba.datasets.distortions import DISTORTIONS, Pixels, distort
@@ -216,7 +217,21 @@ def main() -> None:
     parser.add_argument("--model", help="weights; without it the default")
     parser.add_argument("--policy", help="views of an image; without it the model's own")
     parser.add_argument("-o", "--out", type=Path, help="JSON file to write")
+    parser.add_argument("--quick", action="store_true", help="a few examples: does it run?")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.photographs, arguments.count, arguments.sizes = EXAMPLES, 1, 2
+        arguments.model = arguments.model or "qmamba-nano-biq2021"
+        with rated_examples() as folder:
+            arguments.rated = arguments.rated or folder
+            arguments.other = arguments.other or folder
+            measure(arguments)
+    else:
+        measure(arguments)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Everything that there are images for."""
     scorer = Scorer.from_pretrained(arguments.model, policy=arguments.policy)
     report: dict[str, Any] = {
         "model": scorer.metadata.name,

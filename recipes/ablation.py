@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from trial import parse
 
 from qmamba.assess import CropsPolicy, Scorer
 from qmamba.datasets import RatedDataset, read_csv_dataset
@@ -105,6 +106,7 @@ def run(
     pretrained: Path,
     folder: Path,
     device: str = "cpu",
+    epochs: float | None = SCHEDULE.epochs,
 ) -> dict[str, Any]:
     """Train one variant with one seed; its predictions on `val` by the number of crops."""
     positions = {
@@ -118,7 +120,7 @@ def run(
         crops=1,
         head_factor=HEAD_FACTOR,
     )
-    options = replace(SCHEDULE, seed=seed)
+    options = replace(SCHEDULE, seed=seed, epochs=epochs)
     model = starting_point(variant, pretrained, seed)
     result = train(
         model,
@@ -212,10 +214,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of runs and results")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--epochs", type=float, default=SCHEDULE.epochs, help="of the images")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--table", action="store_true", help="only write the table")
-    arguments = parser.parse_args()
+    arguments = parse(
+        parser,
+        "--data {data}/iqa/biq2021 --pretrained {pretrained} --out {out} --variants local "
+        "--seeds 0 --epochs 1",
+    )
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
     data = read_csv_dataset(arguments.data / "scores.csv", name="BIQ2021", scale=(0.0, 1.0))
@@ -227,7 +234,9 @@ def main() -> None:
             print(f"{name}, seed {seed}", flush=True)
             folder = arguments.out / f"{name}-{seed}"
             variant, device = VARIANTS[name], arguments.device
-            result = run(variant, seed, data, arguments.pretrained, folder, device)
+            result = run(
+                variant, seed, data, arguments.pretrained, folder, device, arguments.epochs
+            )
             with atomic_write(stored, "w") as file:
                 json.dump(result, file)
     text = table(arguments.out, data, arguments.seeds)

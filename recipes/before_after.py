@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from trial import EXAMPLES, parse
 
 from qmamba.datasets.clean.images import read_clean
 from qmamba.evaluation.restoration.protocol import judge
@@ -30,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("original", type=Path, help="a clean photograph")
+    parser.add_argument("original", nargs="?", type=Path, help="a clean photograph")
     parser.add_argument("-o", "--out", type=Path, required=True, help="PNG file to write")
     parser.add_argument("--model", help="weights; without it the embedded ones for the task")
     parser.add_argument("--task", choices=("sr", "denoise", "jpeg"))
@@ -39,7 +40,10 @@ def main() -> None:
     parser.add_argument("--quality", type=int, help="quality of the JPEG file")
     parser.add_argument("--crop", help="left,top,side of what is shown; the middle without it")
     parser.add_argument("--zoom", type=int, default=2, help="screen pixels per pixel")
-    arguments = parser.parse_args()
+    arguments = parse(parser, "-o {out}.png --scale 2 --crop 0,0,64")
+    if arguments.original is None and not arguments.quick:
+        parser.error("name a clean photograph")
+    original = arguments.original or EXAMPLES / "coffee_small.png"
     restorer = Restorer.from_pretrained(
         arguments.model,
         task=arguments.task,
@@ -53,7 +57,7 @@ def main() -> None:
         restorer.scale,
         **_strength(restorer, arguments),
     )
-    clean = degradation.clean(read_clean(arguments.original))
+    clean = degradation.clean(read_clean(original))
     damaged = np.round(degradation.benchmark(clean).clip(0, 1) * 255).astype(np.uint8)
     restored = restorer.restore(damaged).pixels
     shown = enlarge(damaged, restorer.scale) if restorer.scale > 1 else damaged

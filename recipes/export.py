@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import torch
+from trial import parse
 
 from qmamba.assess.policies import CropsPolicy, policy_to_metadata
 from qmamba.checkpoints import save_model
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder that finetune.py wrote")
     parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--name", default="qmamba-nano")
-    arguments = parser.parse_args()
+    arguments = parse(parser, "--run {finetuned} --out {out}.safetensors")
     model = create_model(arguments.name)
     model.load_state_dict(torch.load(arguments.run / "finetuned.pt", weights_only=True))
     result = json.loads((arguments.run / "result.json").read_text())

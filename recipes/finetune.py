@@ -16,6 +16,7 @@ from PIL import Image
 from pretext import STATISTICS
 from pretrain import HEAD_FACTOR, PretextModel, fresh_backbone, schedule
 from torch import Tensor, nn
+from trial import parse
 
 from qmamba.evaluation.metrics.correlation import bootstrap_interval, plcc, srcc
 from qmamba.evaluation.metrics.natural_scenes import brisque_features, image_statistics
@@ -194,7 +195,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    arguments = parse(parser, "--data {data}/iqa/biq2021 --out {out} --steps 2 --batch 4")
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from trial import parse
 
 from qmamba.datasets.distortions import DISTORTIONS, random_distortion_chain
 from qmamba.evaluation.metrics.fidelity import gmsd, ssim
@@ -49,12 +50,12 @@ def source_images(data: Path) -> list[Path]:
     return clean + [data / "iqa" / "biq2021" / "images" / name for name in rated]
 
 
-def make_chunk(number: int, sources: list[Path]) -> Chunk:
+def make_chunk(number: int, sources: list[Path], count: int = CHUNK) -> Chunk:
     generator = np.random.default_rng([20261121, number])
-    damaged = np.empty((CHUNK, CROP, CROP, 3), np.uint8)
+    damaged = np.empty((count, CROP, CROP, 3), np.uint8)
     original = np.empty_like(damaged)
-    levels = np.zeros((CHUNK, len(KINDS)), np.float32)
-    for i in range(CHUNK):
+    levels = np.zeros((count, len(KINDS)), np.float32)
+    for i in range(count):
         original[i] = random_crop(sources[generator.integers(len(sources))], generator)
         damaged[i] = original[i]
         if generator.random() >= UNDAMAGED_SHARE:
@@ -62,7 +63,7 @@ def make_chunk(number: int, sources: list[Path]) -> Chunk:
             for name, level in chain:
                 levels[i, KINDS.index(name)] = level / 5
     measured = []
-    for start in range(0, CHUNK, 50):
+    for start in range(0, count, 50):
         batch = slice(start, start + 50)
         images, before = (
             torch.from_numpy(p[batch]).permute(0, 3, 1, 2).float() / 255
@@ -98,14 +99,14 @@ def random_crop(path: Path, generator: np.random.Generator) -> NDArray[np.uint8]
     return np.ascontiguousarray(pixels[:, ::-1] if generator.random() < 0.5 else pixels)
 
 
-def write_chunks(data: Path, folder: Path, numbers: range) -> None:
+def write_chunks(data: Path, folder: Path, numbers: range, count: int = CHUNK) -> None:
     sources = source_images(data)
     folder.mkdir(parents=True, exist_ok=True)
     for number in numbers:
         path = folder / f"chunk_{number:03d}.npz"
         if path.exists():
             continue
-        chunk = make_chunk(number, sources)
+        chunk = make_chunk(number, sources, count)
         with atomic_write(path, "wb") as file:
             np.savez(file, images=chunk.images, targets=chunk.targets)
         print(f"wrote {path}", flush=True)
@@ -126,10 +127,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where the chunks go")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--chunks", type=int, default=24)
-    arguments = parser.parse_args()
+    parser.add_argument("--samples", type=int, default=CHUNK, help="of a chunk")
+    arguments = parse(parser, "--data {data} --out {out} --chunks 1 --samples 20")
     torch.set_num_threads(1)
     numbers = range(arguments.first, arguments.first + arguments.chunks)
-    write_chunks(arguments.data, arguments.out, numbers)
+    write_chunks(arguments.data, arguments.out, numbers, arguments.samples)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from pretext import CROP, FIDELITIES, KINDS, STATISTICS, Chunk, read_chunks
 from torch import Tensor, nn
+from trial import parse
 
 from qmamba.files import atomic_write
 from qmamba.images import normalize
@@ -128,7 +129,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    arguments = parse(parser, "--chunks {chunks} --out {out} --steps 2 --batch 4")
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     model = PretextModel(fresh_backbone(arguments.name))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from trial import parse
 
 from qmamba.checkpoints import load
 from qmamba.datasets.clean.images import CleanImage, find_clean_images, split_clean_images
@@ -127,6 +128,7 @@ def run_cell(
     indices: Places,
     training: tuple[CleanImage, ...],
     validation: tuple[CleanImage, ...],
+    steps: int | None = None,
 ) -> dict[str, Any] | None:
     """Train and measure a cell; None where it was stopped."""
     lesson, weights = LESSONS[cell.task], indices.full / cell.task / MODEL_NAME
@@ -145,6 +147,8 @@ def run_cell(
             checkpoint_every=100,
             log_every=100,
         )
+    if steps is not None:
+        options = replace(options, steps=steps, checkpoint_every=steps)
     started = time.process_time()
     result = train_restoration(
         network,
@@ -271,8 +275,14 @@ def main() -> None:
     parser.add_argument("--task", action="append", choices=list(LESSONS), help="only these")
     parser.add_argument("--long", action="store_true", help="the networks that are handed out")
     parser.add_argument("--table", action="store_true", help="print what is done and stop")
+    parser.add_argument("--cells", type=int, help="stop after so many new ones")
+    parser.add_argument("--steps", type=int, help="of a cell, instead of its schedule")
     parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
+    arguments = parse(
+        parser,
+        "--data {data}/clean --sets {data}/sets --full {networks} --out {out} --task x2 --cells 1 "
+        "--steps 2",
+    )
     if arguments.table:
         print(table(arguments.out))
         return
@@ -283,16 +293,20 @@ def main() -> None:
     training, validation = split_clean_images(
         find_clean_images([arguments.data], exclude=[arguments.sets])
     )
+    new = 0
     for cell in long_cells() if arguments.long else grid():
+        if new == arguments.cells:
+            return
         path = indices.out / cell.name / "result.json"
         there = (indices.full / cell.task / MODEL_NAME).exists()
         if cell.task not in tasks or path.exists() or not there:
             continue
         print(f"{time.strftime('%H:%M:%S')} {cell.name}", flush=True)
-        result = run_cell(cell, indices, training, validation)
+        result = run_cell(cell, indices, training, validation, arguments.steps)
         if result is None:
             print("stopped; the same command goes on", flush=True)
             return
+        new += 1
         write_result(path, result)
         print(json.dumps(result["sets"]), flush=True)
 

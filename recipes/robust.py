@@ -34,6 +34,7 @@ from damage import (
     without_content,
 )
 from torch import Tensor, nn
+from trial import parse
 
 from qmamba.assess import DEFAULT_WEIGHTS
 from qmamba.checkpoints import load, save_model
@@ -151,7 +152,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--classifier-only", action="store_true", help="keep the backbone")
-    arguments = parser.parse_args()
+    arguments = parse(
+        parser, "--rated {data}/iqa/biq2021 --clean {examples} --out {out} --steps 2 --batch 2"
+    )
     model = load(arguments.weights, device=arguments.device)
     before = load(arguments.weights, device=arguments.device)
     assert isinstance(model, QMamba) and isinstance(before, QMamba)

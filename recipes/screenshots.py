@@ -8,6 +8,7 @@ The page is served with the embedded weights; its figures are therefore those of
 
 from __future__ import annotations
 
+import argparse
 import io
 import re
 import shutil
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from trial import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "docs" / "figures"
@@ -45,17 +46,26 @@ def served() -> Iterator[str]:
         process.communicate()
 
 
-def keep(page: Any, name: str) -> None:
+def keep(page: Any, path: Path) -> None:
     """Store what is in sight, with few enough colors to be small."""
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     palette = image.quantize(256, Image.Quantize.MEDIANCUT)
     dithered = image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
-    dithered.save(FIGURES / name, optimize=True)
-    if (FIGURES / name).stat().st_size > MOST_BYTES:
-        palette.save(FIGURES / name, optimize=True)
+    dithered.save(path, optimize=True)
+    if path.stat().st_size > MOST_BYTES:
+        palette.save(path, optimize=True)
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=FIGURES, help="folder of the screenshots")
+    out = parse(parser, "--out {out}").out
+    out.mkdir(parents=True, exist_ok=True)
+    # What a look at the options does not need may be missing.
+    from playwright.sync_api import sync_playwright
+
     chromium = shutil.which("chromium")
     if chromium is None:
         raise SystemExit("There is no chromium; apt-get install chromium.")
@@ -72,12 +82,12 @@ def main() -> None:
         page.wait_for_selector(".cell.reject")
         page.evaluate("() => document.activeElement.blur()")
         page.wait_for_timeout(500)
-        keep(page, "page_gallery.png")
+        keep(page, out / "page_gallery.png")
         page.locator(".cell", has_text="coffee_blurred").click()
         page.fill("#opacity", "0.5")
         page.check("#regions")
         page.wait_for_timeout(500)
-        keep(page, "page_map.png")
+        keep(page, out / "page_map.png")
         page.click("#close")
         page.locator(".cell", has_text="coffee_small").click()
         page.fill("#opacity", "0")
@@ -86,7 +96,7 @@ def main() -> None:
         page.click("#restore")
         page.wait_for_selector("#versions li[data-version] span")
         page.wait_for_timeout(500)
-        keep(page, "page_restored.png")
+        keep(page, out / "page_restored.png")
         browser.close()
 
 

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from trial import parse
 
 from qmamba.assess import CropsPolicy, Scorer
 from qmamba.checkpoints import load
@@ -266,11 +267,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of runs and results")
     parser.add_argument("--base", default="qmamba-nano-biq2021", help="weights trained on BIQ2021")
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
+    parser.add_argument("--tunings", nargs="+", default=list(TUNINGS), choices=list(TUNINGS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="only write the table")
-    arguments = parser.parse_args()
+    arguments = parse(
+        parser,
+        "--biq2021 {data}/iqa/biq2021/scores.csv --hecd {data}/iqa/hecd/scores.csv "
+        "--live {data}/iqa/live/scores.csv --out {out} --targets hecd --tunings none StylePrompt "
+        "--seeds 0 --steps 1",
+    )
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
     data = {name: read_csv_dataset(getattr(arguments, name), name=name) for name in NAMES}
@@ -280,7 +287,7 @@ def main() -> None:
     wanted = () if arguments.table else jobs(arguments.targets, arguments.seeds)
     for key, seed, fold, name in wanted:
         stored = stored_at(arguments.out, key, seed, fold, name)
-        if stored.exists():
+        if stored.exists() or name not in arguments.tunings:
             continue
 
         def task(index: tuple[str, int, int] = (key, seed, fold)) -> QualityTask:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import qmamba.assess.video as video_module
 from qmamba.assess import Scorer
 from qmamba.assess.video import open_frames, score_video
 from qmamba.assess.video.table import rows_of, write_table
@@ -217,3 +218,34 @@ def test_the_command(tmp_path: Path) -> None:
     assert result.exit_code == 2
     result = CliRunner().invoke(app, ["score", str(clip), "--json"])
     assert result.exit_code == 2 and "has no --as-json" in result.output
+
+
+def test_a_number_and_a_step_exclude_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "moving.gif"
+    path.touch()
+    result = CliRunner().invoke(app, ["score-video", str(path), "--count", "3", "--every", "1"])
+    assert result.exit_code == 2 and "--count or --every, not both" in result.stderr
+
+
+def test_what_was_scored_before_a_signal_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    frames = [Image.fromarray(picture(index)) for index in range(3)]
+    paths = [tmp_path / "first.gif", tmp_path / "second.gif"]
+    for path in paths:
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=100)
+    whole = video_module.score_video
+
+    def stop_at_the_second(scorer: Scorer, path: Path, **options: Any) -> Any:
+        if path == paths[1]:
+            raise KeyboardInterrupt
+        return whole(scorer, path, **options)
+
+    monkeypatch.setattr(video_module, "score_video", stop_at_the_second)
+    table = tmp_path / "videos.csv"
+    arguments = [*map(str, paths), "-o", str(table), "--model", "qmamba-nano-biq2021"]
+    result = CliRunner().invoke(app, ["score-video", *arguments, "--count", "1"])
+    assert result.exit_code != 0
+    lines = table.read_text().splitlines()
+    assert len(lines) == 2 and "first.gif" in lines[1]

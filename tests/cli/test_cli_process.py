@@ -38,6 +38,8 @@ def test_help_imports_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True
     )
     assert "score" in result.stdout and "backends" in result.stdout
+    assert "..." not in result.stdout.replace("[ARGS]...", "")
+    assert "restore" in result.stdout.partition("Options")[0]
     assert not {"torch", "numpy", "PIL", "safetensors"} & set(result.stderr.split())
 
 

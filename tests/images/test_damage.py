@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from PIL import Image
 
 from qmamba.errors import ImageError
 from qmamba.images import read_image, read_layers
+from qmamba.images.formats.jpeg import read_layout
 from tests.images.image_files import PNG_RGB, encoded, png_chunk, png_file, tiff_file
 
 HEIGHT, WIDTH = 40, 56
@@ -167,6 +171,52 @@ def test_jpeg_closed_early(
             continue
         with pytest.raises(ImageError, match=r"truncated|damaged"):
             read_image(cut + end)
+
+
+@pytest.mark.parametrize("options", [*JPEG_KINDS, {"subsampling": 0}, {"quality": 30}], ids=str)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("end", [b"", b"\xff\xd9"])
+def test_jpeg_cut_inside_its_last_block(
+    options: dict[str, Any], mode: str, end: bytes, photo: Image.Image
+) -> None:
+    """It is refused, or what is missing makes no difference."""
+    data = encoded(photo.convert(mode), "JPEG", **options)
+    whole = read_image(data).pixels
+    refused = 0
+    for missing in range(1, 16):
+        try:
+            cut = read_image(data[: -2 - missing].rstrip(b"\xff") + end)
+        except ImageError:
+            refused += 1
+        else:
+            assert np.array_equal(cut.pixels, whole)
+    assert refused >= 13
+
+
+@pytest.mark.parametrize("marker", [b"\xda", b"\xd1"])
+def test_jpeg_cut_in_front_of_another_marker(marker: bytes, photo: Image.Image) -> None:
+    """libjpeg goes on with the next scan or restart interval over what is missing."""
+    options = {"progressive": True} if marker == b"\xda" else {"restart_marker_blocks": 40}
+    data = encoded(photo.resize((200, 200)), "JPEG", **options)
+    position = data.index(b"\xff" + marker, data.index(b"\xff\xda") + 2)
+    # Tables stand in front of a scan.
+    while marker == b"\xda" and b"\xff\xc4" in data[data.index(b"\xff\xda") + 2 : position]:
+        position = data.index(b"\xff\xc4", data.index(b"\xff\xda") + 2)
+    with pytest.raises(ImageError, match="ends before the last pixel"):
+        read_image(data[: position - 12] + data[position:])
+
+
+def test_jpeg_fill_bytes_in_front_of_markers(photo: Image.Image) -> None:
+    data = encoded(photo, "JPEG", restart_marker_blocks=40)
+    filled = data[:-2] + b"\xff\xff" + data[-2:]
+    filled = filled.replace(b"\xff\xd0", b"\xff\xff\xff\xd0")
+    assert np.array_equal(read_image(filled).pixels, read_image(data).pixels)
+
+
+def test_jpeg_of_nothing_but_restart_markers_takes_little_memory(photo: Image.Image) -> None:
+    data = encoded(photo, "JPEG", restart_marker_blocks=1)
+    layout = read_layout(io.BytesIO(data[:-2] + b"\xff\xd0" * 300_000 + data[-2:]))
+    assert layout.scans[0].restarts > 300_000 and len(layout.scans[0].ends) < 110_000
 
 
 @pytest.mark.parametrize("options", JPEG_KINDS, ids=str)
@@ -342,3 +392,53 @@ def test_color_map_of_8_bits() -> None:
 def test_tiles_that_claim_gigabytes(shared: Path) -> None:
     with pytest.raises(ImageError, match="do not belong to an image of 16 x 16"):
         read_image(shared / "cases" / "tiff-tile-bomb" / "tile_46320.tif")
+
+
+def test_nothing_is_printed_about_too_many_samples() -> None:
+    """Pillow logs an error, which Python prints where nobody has set up logging."""
+    data = tiff_file(np.zeros((8, 8, 7), np.uint8), photometric=1)
+    script = (
+        "import sys\n"
+        "from qmamba.errors import ImageError\n"
+        "from qmamba.images import read_image\n"
+        "try: read_image(sys.stdin.buffer.read())\n"
+        "except ImageError: print('refused')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], input=data, capture_output=True)
+    assert (done.stdout, done.stderr) == (b"refused\n", b"")
+
+
+def _indexed(rows: list[bytes], packed: bytes | None = None, extra: bytes = b"") -> bytes:
+    header = struct.pack(">IIBBBBB", 8, len(rows), 8, 3, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row for row in rows)) if packed is None else packed
+    chunks = ((b"IHDR", header), (b"PLTE", bytes(range(12))), (b"IDAT", data), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+def test_png_pixels_without_a_color_in_the_palette() -> None:
+    assert not read_image(_indexed([bytes(8), bytes([3] * 8)])).notes
+    damaged = read_image(_indexed([bytes(8), bytes([9] * 8)]))
+    assert damaged.notes == ("pixels name color 9 of a palette of 4 colors",)
+
+
+def test_png_data_behind_the_last_row() -> None:
+    sound = _indexed([bytes(8)] * 2)
+    pixels = read_image(sound).pixels
+    packed = zlib.compress(bytes(18))
+    # The last one would take ten gigabytes.
+    for more in (packed + b"tail", zlib.compress(bytes(30)), zlib.compress(bytes(10**7)) * 1000):
+        started = time.monotonic()
+        found = read_image(_indexed([bytes(8)] * 2, more))
+        assert time.monotonic() - started < 5
+        assert found.notes == ("the pixel data goes on behind the last row",)
+        assert np.array_equal(found.pixels, pixels)
+    with pytest.raises(ImageError, match="no checksum at its end"):
+        read_image(_indexed([bytes(8)] * 2, packed[:-4]))
+
+
+def test_png_key_color_beside_alpha(photo: Image.Image) -> None:
+    data = encoded(photo.convert("RGBA"), "PNG")
+    keyed = data[:33] + png_chunk(b"tRNS", bytes(6)) + data[33:]
+    found = read_image(keyed)
+    assert found.notes == ("PNG chunk tRNS skipped: the image has an alpha channel",)
+    assert np.array_equal(found.pixels, read_image(data).pixels)

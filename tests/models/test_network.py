@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 
 import pytest
@@ -203,14 +202,6 @@ def test_compile_without_graph_breaks() -> None:
     assert_close(compiled(batch), model(batch))
     compiled(batch).sum().backward()
     assert model.patch_embed[0].weight.grad is not None
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
-def test_compile_to_machine_code() -> None:
-    model, batch = build(SHALLOW).eval(), images(1, 3, 32, 32)
-    compiled = torch.compile(model, fullgraph=True, backend="inductor")
-    with torch.no_grad():
-        assert_close(compiled(batch), model(batch))
 
 
 def test_names_of_the_paper() -> None:

@@ -15,6 +15,7 @@ from qmamba.cli.catalog.models import models
 from qmamba.cli.catalog.push import push
 from qmamba.cli.catalog.reproduce import reproduce
 from qmamba.cli.common import handled
+from qmamba.cli.display.command_list import CommandList
 from qmamba.cli.quality.aggregate import aggregate
 from qmamba.cli.quality.compare import compare
 from qmamba.cli.quality.evaluate import evaluate
@@ -32,7 +33,8 @@ from qmamba.cli.serve import serve
 
 app = typer.Typer(
     name="qmamba",
-    help="Quality scores of images with state space models.",
+    cls=CommandList,
+    help="Score the quality of images and restore them, with state space models.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qmamba.cli.common import EXIT_SOME_FAILED, handled, shown, table_lines
+from qmamba.cli.display.command_list import CommandList
 from qmamba.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from qmamba.datasets import CheckReport
 
 datasets = typer.Typer(
-    name="datasets", help="Data sets of images with scores.", no_args_is_help=True
+    name="datasets",
+    cls=CommandList,
+    help="Data sets of images with scores.",
+    no_args_is_help=True,
 )
 
 

@@ -76,8 +76,14 @@ def score_video_command(
         ),
     ] = None,
     count: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Frames, evenly over the whole time.")
-    ] = 32,
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Frames, evenly over the whole time (32).",
+            show_default=False,
+        ),
+    ] = None,
     every: Annotated[
         float | None,
         typer.Option(
@@ -116,6 +122,7 @@ def score_video_command(
     """
     from qmamba.assess import Scorer
     from qmamba.assess.video import score_video
+    from qmamba.assess.video.frames import DEFAULT_COUNT
     from qmamba.assess.video.table import (
         PLOT_SUFFIXES,
         TABLE_SUFFIXES,
@@ -136,6 +143,8 @@ def score_video_command(
             require_writable(path)
     if every is not None and not every > 0:
         raise ConfigError(f"--every must be a positive number of seconds, got {every:g}.")
+    if every is not None and count is not None:
+        raise ConfigError("Give --count or --every, not both.")
     absent = [path for path in paths if not path.is_file()]
     if absent:
         raise DataError(f"The video {str(absent[0])!r} is not a file; check the name.")
@@ -149,25 +158,28 @@ def score_video_command(
     )
     found: list[VideoScore] = []
     failed = 0
-    for path in paths:
-        try:
-            score = score_video(scorer, path, count=count, every=every)
-        except ImageError as error:
-            failed += 1
-            say(f"{shown(str(path))}: {shown(str(error))}")
-            continue
-        found.append(score)
-        _print(score, frames)
-        for note in score.notes:
-            say(f"{shown(str(path))}: {shown(note)}")
-    if output is not None:
-        write_table(output, rows_of(found, frames=frames))
+    try:
+        for path in paths:
+            try:
+                score = score_video(scorer, path, count=count or DEFAULT_COUNT, every=every)
+            except ImageError as error:
+                failed += 1
+                say(f"{shown(str(path))}: {shown(str(error))}")
+                continue
+            found.append(score)
+            _print(score, frames)
+            for note in score.notes:
+                say(f"{shown(str(path))}: {shown(note)}")
+    finally:
+        # Also when a signal ends it: what was scored is not lost.
+        if output is not None and found:
+            write_table(output, rows_of(found, frames=frames))
     if plot is not None and found:
         plot_scores(plot, found)
     say(
         f"{len(found)} videos scored"
         + (f", {failed} failed" if failed else "")
-        + (f", written to {output}" if output else "")
+        + (f", written to {output}" if output and found else "")
         + (f", plot in {plot}" if plot and found else "")
         + "; frame scores pooled over time, trained on no video ratings"
     )

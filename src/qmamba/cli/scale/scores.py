@@ -10,12 +10,14 @@ from typing import Annotated
 import typer
 
 from qmamba.cli.common import handled, say, shown, write
+from qmamba.cli.display.command_list import CommandList
 from qmamba.errors import ConfigError
 
 EXIT_INCOMPLETE = 3
 
 scores = typer.Typer(
     name="scores",
+    cls=CommandList,
     help="Folders of scores that `qmamba score --shards` writes.",
     no_args_is_help=True,
 )

@@ -1,9 +1,10 @@
 """Reading JPEG files: libjpeg invents what is missing, so it is found out here.
 
-The rules: a file whose compressed data ends before the last block of pixels is refused, also where
-an end marker closes it early, and so is a progressive one without its last scans.  One that lacks
-the end marker alone has all its pixels and is taken with a note.  JPEG has no checksums: damage
-that leaves the compressed data readable cannot be told from an image.
+The rules: a file whose compressed data ends before the last bit that its pixels need is refused,
+also where an end marker, the next scan or a restart marker closes it early, and so is a progressive
+one without its last scans.  One that lacks the end marker alone has all its pixels and is taken
+with a note.  Arithmetic coding leaves out zeros at the end, so there is no telling; a note says so.
+JPEG has no checksums: damage that leaves the compressed data readable cannot be told from an image.
 
 Source: ITU-T T.81 (1992).
 """
@@ -13,7 +14,6 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections import Counter
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
@@ -25,14 +25,16 @@ from qmamba.images.formats.record import Format
 _SOI, _EOI, _SOS, _DRI = 0xD8, 0xD9, 0xDA, 0xDD
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset((0xC2, 0xCA))
+_ARITHMETIC = frozenset(range(0xC9, 0xD0)) - {0xCC}
 _MARKER = re.compile(rb"\xff+([^\x00\xff])")
 _RESTARTS = range(0xD0, 0xD8)
 _READ_BYTES = 1 << 20
 _MAX_BYTES = 1 << 29
 _LAST_COEFFICIENT = 63
-_MIDDLE = 128
-_PADDING = (b"\x5a\xa5\x33", b"\xa6\x59\xcc")
-_PADDING_TIMES = 64
+_PADDING = (b"\x5a\xa5\x33" * 64, b"\xa6\x59\xcc" * 64)
+"""Neither the zeros that libjpeg reads where data is missing, nor one like the other."""
+_RESTART_PADDING = 12
+_MOST_RESTARTS = 100_000
 
 
 class _Scan(NamedTuple):
@@ -44,6 +46,8 @@ class _Scan(NamedTuple):
     low_bit: int
     restarts: int
     restart_interval: int
+    ends: tuple[int, ...]
+    """Positions where its data ends: behind a marker comes more, or another scan."""
 
 
 class Layout(NamedTuple):
@@ -55,6 +59,7 @@ class Layout(NamedTuple):
     scans: list[_Scan]
     end: int | None
     """Position of the end marker."""
+    arithmetic: bool = False
 
 
 class JpegFile(JpegImagePlugin.JpegImageFile):
@@ -84,7 +89,10 @@ def _check(image: ImageFile.ImageFile, stream: BinaryIO) -> list[str]:
                 "components are there"
             )
     _check_restarts(layout, *image.size)
-    return [] if layout.end is not None else ["the file has no end marker"]
+    notes = [] if layout.end is not None else ["the file has no end marker"]
+    if layout.arithmetic:
+        notes.append("whether the end of arithmetic-coded data is missing cannot be told")
+    return notes
 
 
 def _check_scans(layout: Layout) -> None:
@@ -129,38 +137,57 @@ def _check_restarts(layout: Layout, width: int, height: int) -> None:
 def _verify(image: ImageFile.ImageFile, stream: BinaryIO) -> list[str]:
     """Refuse an image that libjpeg had to complete.
 
-    What is missing comes out as middle gray up to the last pixel, in a progressive file merely less
-    sharp.  Whether it is missing shows in decoding again with other data in front of the end: a
-    complete image does not look at it.
+    Whether something is missing shows in decoding again with other data in front of every marker
+    that ends some: a complete image does not look at it.
     """
     assert isinstance(image, JpegFile), "opened by this module"
     layout = image.layout
-    corner = image.getpixel((image.width - 1, image.height - 1))
-    levels = corner if isinstance(corner, tuple) else (corner,)
-    gray = all(abs(int(level or 0) - _MIDDLE) <= 1 for level in levels)
-    if not (gray or layout.progressive or layout.end is None):
+    if layout.arithmetic:
         return []
     stream.seek(0)
     data = stream.read(_MAX_BYTES)
-    end = len(data) if layout.end is None else layout.end
-    for padding in _PADDING:
-        padded = b"".join((memoryview(data)[:end], padding * _PADDING_TIMES, b"\xff\xd9"))
-        other = JpegImagePlugin.JpegImageFile(io.BytesIO(padded), "")
+    # One filling may happen to be what libjpeg makes up; that takes longer to find out.
+    for padding in _PADDING[: 2 if _ends_gray(image) else 1]:
+        other = JpegImagePlugin.JpegImageFile(io.BytesIO(_padded(data, layout, padding)), "")
         if other.size != image.size:
             # The image was decoded at a fraction of its size, whose sides were rounded up.
             other.draft(image.mode, (max(1, image.width - 1), max(1, image.height - 1)))
         other.load()
         if other.tobytes() != image.tobytes():
             raise ImageError("the JPEG data is truncated: its data ends before the last pixel")
-        if not layout.progressive:
-            continue
-        break
     return []
+
+
+def _ends_gray(image: ImageFile.ImageFile) -> bool:
+    """Whether the last pixel is of the middle gray that stands for missing blocks."""
+    corner = image.getpixel((image.width - 1, image.height - 1))
+    levels = corner if isinstance(corner, tuple) else (corner,)
+    return all(127 <= int(level or 0) <= 129 for level in levels)
+
+
+def _padded(data: bytes, layout: Layout, padding: bytes) -> bytes:
+    """The file with something in front of every marker that ends data of a scan."""
+    view = memoryview(data)
+    pieces: list[bytes | memoryview] = []
+    begin = 0
+    for scan in layout.scans:
+        for end in scan.ends:
+            stop = end
+            # Fill bytes belong to the marker behind them.
+            while stop > begin and data[stop - 1] == 0xFF:
+                stop -= 1
+            last = end == scan.ends[-1]
+            pieces += [view[begin:stop], padding if last else padding[:_RESTART_PADDING]]
+            begin = stop
+    pieces.append(view[begin:])
+    if layout.end is None:
+        pieces.append(b"\xff\xd9")
+    return b"".join(pieces)
 
 
 def read_layout(stream: BinaryIO) -> Layout:
     """Walk through the markers up to the end of the first image."""
-    progressive = False
+    progressive = arithmetic = False
     components: dict[int, tuple[int, int]] = {}
     scans: list[_Scan] = []
     interval = 0
@@ -169,7 +196,8 @@ def read_layout(stream: BinaryIO) -> Layout:
     while True:
         marker, start = _next_marker(stream, position)
         if marker is None or marker == _EOI:
-            return Layout(progressive, components, scans, start if marker == _EOI else None)
+            end = start if marker == _EOI else None
+            return Layout(progressive, components, scans, end, arithmetic)
         position = start + 2
         if marker in _RESTARTS or marker in (_SOI, 0x01):
             continue
@@ -178,7 +206,7 @@ def read_layout(stream: BinaryIO) -> Layout:
         segment = stream.read(max(0, size - 2))
         position += max(2, size)
         if marker in _FRAMES:
-            progressive = marker in _PROGRESSIVE
+            progressive, arithmetic = marker in _PROGRESSIVE, marker in _ARITHMETIC
             count = segment[5] if len(segment) > 5 else 0
             for entry in range(6, min(len(segment) - 2, 6 + 3 * count), 3):
                 sampling = segment[entry + 1]
@@ -191,8 +219,9 @@ def read_layout(stream: BinaryIO) -> Layout:
             if len(body) < 3:
                 continue
             names = tuple(segment[1 + 2 * index] for index in range(count))
-            restarts, position = _skip_scan(stream, position)
-            scans.append(_Scan(names, body[0], body[1], body[2] & 15, restarts, interval))
+            restarts, ends = _skip_scan(stream, position)
+            position = ends[-1]
+            scans.append(_Scan(names, body[0], body[1], body[2] & 15, restarts, interval, ends))
 
 
 def _next_marker(stream: BinaryIO, position: int) -> tuple[int | None, int]:
@@ -205,16 +234,19 @@ def _next_marker(stream: BinaryIO, position: int) -> tuple[int | None, int]:
     return None, position
 
 
-def _skip_scan(stream: BinaryIO, position: int) -> tuple[int, int]:
-    """Restart markers in the data of a scan, and the position of the marker behind it."""
-    kinds: Counter[bool] = Counter()
-    end = position
+def _skip_scan(stream: BinaryIO, position: int) -> tuple[int, tuple[int, ...]]:
+    """Restart markers in the data of a scan, and where parts of its data end, the last one last."""
+    count, end = 0, position
+    ends: list[int] = []
     for start, code in _markers(stream, position):
         end = start
         if code not in _RESTARTS:
-            return kinds[True], start
-        kinds[True] += 1
-    return kinds[True], max(end, stream.tell())
+            return count, (*ends, start)
+        count += 1
+        # A file of nothing but markers must not take much memory.
+        if count <= _MOST_RESTARTS:
+            ends.append(start)
+    return count, (*ends, max(end, stream.tell()))
 
 
 def _markers(stream: BinaryIO, position: int) -> Iterator[tuple[int, int]]:

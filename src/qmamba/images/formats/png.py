@@ -1,9 +1,10 @@
 """Reading PNG files: chunks are checked here, Pillow unpacks the pixels.
 
 The rules: every byte that pixels are made of must be in the file and pass its checksum (IHDR,
-PLTE, IDAT, and that all rows are there), or the file is refused.  A damaged, oversized or misplaced
-chunk of any other kind is left out with a note, and so is a missing end.  What follows the end of
-the image is not looked at.  Pillow alone would do neither: it takes missing rows and wrong
+PLTE, IDAT, the end of the compressed data, and that all rows are there), or the file is refused.
+A damaged, oversized or misplaced chunk of any other kind is left out with a note, and so are a
+missing end and what the compressed data holds beyond the last row.  What follows the end of the
+image is not looked at.  Pillow alone would do neither: it takes missing rows and wrong
 checksums of pixel data, and refuses files for their texts.
 
 Source: PNG specification, third edition (W3C, 2025).
@@ -40,6 +41,7 @@ _STORED_BYTES = 65_535
 _READ_BYTES = 1 << 16
 _DEFLATE_RATIO = 1032
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_WITH_ALPHA = (4, 6)
 _PASSES = (
     (0, 0, 8, 8),
     (4, 0, 8, 8),
@@ -79,6 +81,9 @@ class PngFile(PngImagePlugin.PngImageFile):
         """Sound chunks of `COLOR_CHUNKS`, by kind and data."""
         self.other_chunks: tuple[str, ...] = ()
         """Kinds of ancillary chunks whose content is used nowhere."""
+        self.late_notes: list[str] = []
+        """What loading the pixels has found."""
+        self.palette_entries: int | None = None
         self.more_frames = False
         """Whether the file is an animation."""
         self._pixel_data: list[_Span] = []
@@ -166,9 +171,13 @@ class PngFile(PngImagePlugin.PngImageFile):
                     assert data is not None, "damage of these chunks is an error"
                     if self._pixel_data or (kind == b"IHDR") != (len(head) == len(SIGNATURE)):
                         self._skip(kind, "it is misplaced")
+                    elif kind == b"tRNS" and self._color in _WITH_ALPHA:
+                        self._skip(kind, "the image has an alpha channel")
                     else:
                         if kind == b"IHDR":
                             self._read_header(data)
+                        elif kind == b"PLTE":
+                            self.palette_entries = len(data) // 3
                         head += _chunk(kind, data)
                 elif data is not None:
                     self._take(kind, data)
@@ -279,10 +288,12 @@ class PngFile(PngImagePlugin.PngImageFile):
         passes = self.row_bytes
         expected = sum(rows * row for rows, row in passes)
         inflater = zlib.decompressobj()
-        count, checksum = 0, 1
+        count, checksum, surplus = 0, 1, False
         yield b"\x78\x01"
         for piece in self._packed_pieces():
-            while piece and not inflater.eof:
+            if piece and inflater.eof:
+                surplus = True
+            while piece and not (inflater.eof or surplus):
                 try:
                     data = inflater.decompress(piece, _STORED_BYTES)
                 except zlib.error as error:
@@ -290,6 +301,8 @@ class PngFile(PngImagePlugin.PngImageFile):
                         f"the PNG data is damaged: its pixel data cannot be decompressed ({error})"
                     ) from error
                 piece = inflater.unconsumed_tail
+                # Where there is too much, it may be gigabytes.
+                surplus = len(data) > expected - count or bool(inflater.unused_data)
                 data = data[: expected - count]
                 if data:
                     count += len(data)
@@ -300,6 +313,10 @@ class PngFile(PngImagePlugin.PngImageFile):
             if len(passes) == 1:
                 have = f"{count // passes[0][1]} of its {passes[0][0]} rows of pixels"
             raise ImageError(f"the PNG data is truncated or damaged: it holds {have}")
+        if surplus:
+            self.late_notes.append("the pixel data goes on behind the last row")
+        elif not inflater.eof:
+            raise ImageError("the PNG data is truncated: its pixel data has no checksum at its end")
         yield struct.pack("<BHH", 1, 0, 0xFFFF) + struct.pack(">I", checksum)
 
     def _packed_pieces(self) -> Iterator[bytes]:
@@ -346,4 +363,16 @@ def _check(image: ImageFile.ImageFile, stream: BinaryIO) -> list[str]:
     return image.notes
 
 
-PNG = Format("PNG", PngFile, check=_check)
+def _verify(image: ImageFile.ImageFile, stream: BinaryIO) -> list[str]:
+    assert isinstance(image, PngFile), "opened by this module"
+    notes = list(image.late_notes)
+    if image.mode == "P" and image.palette_entries is not None:
+        highest = image.getextrema()[1]
+        if isinstance(highest, int) and highest >= image.palette_entries:
+            notes.append(
+                f"pixels name color {highest} of a palette of {image.palette_entries} colors"
+            )
+    return notes
+
+
+PNG = Format("PNG", PngFile, check=_check, verify=_verify)

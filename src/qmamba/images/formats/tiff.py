@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import io
+import logging
 import os
 import struct
 import zlib
@@ -27,6 +28,9 @@ from PIL import ExifTags, Image, ImageFile, ImagePalette, TiffImagePlugin
 from qmamba.errors import ImageError
 from qmamba.images.formats.jpeg import read_layout
 from qmamba.images.formats.record import Format
+
+# What Pillow logs is raised as well; without a handler Python would print it.
+logging.getLogger(TiffImagePlugin.__name__).addHandler(logging.NullHandler())
 
 _NEW_SUBFILE, _SUBFILE = 254, 255
 _REDUCED, _MASK = 1, 4
