@@ -111,9 +111,8 @@ def test_real_damage_from_packed_weights(images: Path, tmp_path: Path) -> None:
     assert isinstance(network, MambaIR) and network.metadata is not None
     assert network.config.condition_channels == 1
     assert network.metadata.training["degradation"]["real"] is True
-    measured = run(
-        "evaluate-restoration", "--data", images, "--model", out / "model.safetensors", "--sigma", 9
-    )
+    weights = ("--model", out / "model.safetensors", "--sets", "Set5", "--sigma", 9)
+    measured = run("evaluate-restoration", "--data", images, *weights)
     assert measured.exit_code == 0, measured.output
     assert "noisy input" in measured.stdout and "blind" in measured.stdout
 
