@@ -21,11 +21,11 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PAGE = ("scan", "models", "parts", "memory", "scaling", "iqa")
+PAGE = ("scan", "models", "parts", "memory", "scaling", "iqa", "training")
 """Scripts of docs/performance.md, which take the number of threads."""
 OTHERS = (
     *("quantized", "packed_size", "prepared_agreement", "quantized_training", "quantizer_error"),
-    *("onnx_speed", "scale", "restore_memory"),
+    *("onnx_speed", "scale", "restore_memory", "codes_or_values"),
 )
 """Scripts of other pages, which need no data."""
 RATED = (
@@ -34,6 +34,7 @@ RATED = (
     "quantizer_start",
     "equal_results",
     "gpu",
+    "large",
     "restoration_files",
 )
 """Scripts that need data, another checkout or a GPU, but for a trial."""

@@ -64,6 +64,7 @@ def goals() -> Iterator[Goal]:
     yield from _restoration()
     yield from _quantized()
     yield from _scaling()
+    yield from _training()
 
 
 def _scan() -> Iterator[Goal]:
@@ -178,3 +179,22 @@ def _scaling() -> Iterator[Goal]:
         yield Goal(f"{name}: time {sizes}", 1.3, False, find)
         find = partial(growth, name=name, part="memory", value="bytes_per_pixel")
         yield Goal(f"{name}: memory {sizes}", 1.1, False, find)
+
+
+def _training() -> Iterator[Goal]:
+    def ratio(results: Results, model: str, precision: str, *, other: str, faster: bool) -> float:
+        medians = {
+            (row["model"], row["precision"], row["who"]): row["median_ms"]
+            for row in results["training"]
+        }
+        found = medians[model, precision, other] / medians[model, precision, "here"]
+        return found if faster else 1 / found
+
+    for precision in ("fp32", "bf16"):
+        find = partial(
+            ratio, model="qmamba-tiny", precision=precision, other="Swin-T", faster=False
+        )
+        yield Goal(f"QMamba-T training step {precision} to Swin-T, eager", 0.6, False, find)
+    for model, bound in (("qmamba-nano", 2), ("mambair-nano-x2", 1.5)):
+        find = partial(ratio, model=model, precision="fp32", other="before", faster=True)
+        yield Goal(f"{model} training step: faster than before", bound, True, find)

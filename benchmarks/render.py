@@ -180,6 +180,21 @@ def scaling_table(rows: Rows) -> str:
     )
 
 
+def training_table(rows: Rows) -> str:
+    found = {(row["model"], row["precision"], row["who"]): row for row in rows}
+    lines = []
+    for model, precision in dict.fromkeys((row["model"], row["precision"]) for row in rows):
+        own = found[model, precision, "here"]
+        line = [f"{LABELS[model]} {precision}, {own['batch']} x {own['side']}²", spread(own)]
+        line.append(f"{1e3 * own['batch'] / own['median_ms']:.1f}")
+        for who in ("before", "Swin-T"):
+            other = found.get((model, precision, who))
+            ratio = own["median_ms"] / other["median_ms"] if other else 0
+            line.append(f"{milliseconds(other['median_ms'])} ({ratio:.2f}x)" if other else "-")
+        lines.append(line)
+    return table(["network", "step, ms", "images per second", "before, ms", "Swin-T, ms"], lines)
+
+
 def agreement_table(rows: Rows) -> str:
     return table(
         ["precision", "views", "SRCC with ratings", "SRCC with fp32", "largest change", "typical"],
@@ -216,6 +231,66 @@ def folder_table(reports: dict[str, dict[str, Any]]) -> str:
     return table(["precision", "images", "seconds", "images per second", "peak memory"], lines)
 
 
+def scale_tables(report: dict[str, Any]) -> str:
+    """Scoring at scale: whatever parts of `benchmarks/scale.py` have been run."""
+    parts = []
+    if "profile" in report:
+        steps = report["profile"]["processor_milliseconds_per_image"]
+        rows = [[name, f"{value:.2f}"] for name, value in steps.items()]
+        parts.append(table(["step, one thread", "processor ms per image"], rows))
+    if "throughput" in report:
+        found = report["throughput"]
+        rows = [
+            [
+                name,
+                f"{pace:.1f}",
+                f"{found['ratio'][name]:.2f}",
+                f"{1e3 * found['processor_seconds_per_image'][name]:.1f}",
+            ]
+            for name, pace in found["images_per_second"].items()
+        ]
+        head = (f"command, {found['cores']} cores", "images/s", "ratio", "processor ms per image")
+        parts.append(table(head, rows))
+    rows = []
+    if "memory" in report:
+        for size, peak in report["memory"]["peak_megabytes"].items():
+            rows.append([f"peak memory of a run over {int(size):,} images", f"{peak:.0f} MB"])
+    if "planning" in report:
+        names = report["planning"]["names"]
+        for what, title in (("plan", "planning"), ("resume", "planning again at a second start")):
+            spent = report["planning"][what]
+            rows.append(
+                [
+                    f"{title}, {names:,} names",
+                    f"{spent['seconds']:.0f} s ({spent['processor_seconds']:.0f} s of processor),"
+                    f" {spent['megabytes']:.0f} MB",
+                ]
+            )
+    if "run" in report:
+        run = report["run"]
+        rows.append(
+            [
+                f"run over {run['images']:,} files in {run['shards']} tar files, `fast`, int8,"
+                f" killed {run['kills']} times",
+                f"{run['seconds']:.0f} s, {run['images_per_second']:.1f} images/s,"
+                f" {run['bytes_per_image']:.0f} bytes of scores per image",
+            ]
+        )
+    if "extrapolation" in report:
+        wanted = report["extrapolation"]["images"]
+        for way, hours in report["extrapolation"]["core_hours"].items():
+            rows.append([f"{wanted:,} images, {way}", f"{hours:,.0f} core-hours"])
+        rows.append(
+            [
+                "factor to the largest run that was made",
+                f"{report['extrapolation']['factor']:,.0f}",
+            ]
+        )
+    if rows:
+        parts.append(table(["what", "figure"], rows))
+    return "\n\n".join(parts)
+
+
 def goals_table(results: Results) -> str:
     def line(goal: Goal) -> list[str]:
         found = goal.measured(results)
@@ -245,6 +320,7 @@ TABLES: dict[str, tuple[str, Callable[[Rows], str]]] = {
     "iqa": ("iqa", iqa_table),
     "memory": ("memory", memory_table),
     "scaling": ("scaling", scaling_table),
+    "training": ("training", training_table),
     "agreement": ("score_agreement", agreement_table),
 }
 
@@ -288,6 +364,8 @@ def fill(folder: Path, target: Path) -> None:
         except KeyError as error:
             print(f"{name} stays: {source}.json is of another version, without {error}")
     page = put(page, "folder", folder_table(reports))
+    if "scale" in reports:
+        page = put(page, "scale", scale_tables(reports["scale"]))
     page = put(page, "goals", goals_table(results))
     target.write_text(page, encoding="utf-8")
     try:

@@ -11,7 +11,9 @@ Memory and planning do not mind other load. The others want a quiet machine; `--
 
     python -m benchmarks.scale --part memory planning -o benchmarks/results/scale.json
     python -m benchmarks.scale --part generate --files 20000 --data FOLDER
-    python -m benchmarks.scale --part profile throughput run --data FOLDER -o ...  # 12 minutes
+    python -m benchmarks.scale --part profile throughput run --data FOLDER -o ...  # 10 minutes
+
+`python -m benchmarks.render` then puts all of them into docs/performance.md.
 """
 
 from __future__ import annotations
@@ -197,10 +199,10 @@ def memory(folder: Path, sizes: list[int]) -> dict[str, Any]:
         links.mkdir()
         for index in range(size):
             os.link(originals[index % len(originals)], links / f"{index:07}.jpg")
-        options = ["--shards", "--processes", "1", "--policy", "fast", "--precision", "int8"]
+        # What grows with the number of images does not depend on how much of each is looked at.
+        options = ["--shards", "--processes", "1", "--policy", "crops:size=32,count=1"]
         out = folder / f"memory-{size}"
-        arguments = command("score", links, "-o", out, *options, "--model", MODEL)
-        peaks[size] = timed([*arguments, "--batch-images", "8"])[2]
+        peaks[size] = timed(command("score", links, "-o", out, *options, "--model", MODEL))[2]
     return {"peak_megabytes": peaks, "ratio": peaks[sizes[-1]] / peaks[sizes[0]]}
 
 
@@ -343,7 +345,7 @@ def main() -> None:
             "run": lambda: run(folder, given.data, given.files, given.kills),
         }
         for part in given.part:
-            report[part] = works[part]()
+            report[part] = {**works[part](), "load": os.getloadavg()[0]}
             print(part, json.dumps(report[part]), flush=True)
     if given.out.exists():
         report = {**json.loads(given.out.read_text()), **report}

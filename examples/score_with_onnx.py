@@ -8,21 +8,72 @@ import sys
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
-SIDE, ROWS, COLUMNS, SHORTER = 224, 2, 5, 512
+SIDE, COUNT, SHORTER = 224, 10, 512
 
-session = onnxruntime.InferenceSession(sys.argv[1])
-scale = json.loads(session.get_modelmeta().custom_metadata_map["qmamba.score"])
-with Image.open(sys.argv[2]) as photograph:
-    image = photograph.convert("RGB")
-if min(image.size) > SHORTER:
-    factor = SHORTER / min(image.size)
-    image = image.resize([round(side * factor) for side in image.size], Image.Resampling.BICUBIC)
-pixels = np.asarray(image, np.float32).transpose(2, 0, 1) / 255
 
-tops = np.floor(np.linspace(0, image.height - SIDE, ROWS) + 0.5).astype(int)
-lefts = np.floor(np.linspace(0, image.width - SIDE, COLUMNS) + 0.5).astype(int)
-crops = [pixels[:, top : top + SIDE, left : left + SIDE] for top in tops for left in lefts]
-scores = session.run(["score"], {"image": np.stack(crops)})[0]
-print(np.clip(scores.mean(), scale["low"], scale["high"]))
+def score(file: str, photograph: str) -> float:
+    """Mean over the crops of the policy crops(size=224,count=10,layout=fixed,shorter=512)."""
+    session = onnxruntime.InferenceSession(file)
+    scale = json.loads(session.get_modelmeta().custom_metadata_map["qmamba.score"])
+    with Image.open(photograph) as opened:
+        image = ImageOps.exif_transpose(opened).convert("RGB")
+    planes = [np.asarray(plane, np.float32) / 255 for plane in image.split()]
+    if min(image.size) > SHORTER:
+        sides = [int(side * SHORTER / min(image.size) + 0.5) for side in image.size]
+        scaled = [
+            Image.fromarray(plane).resize(sides, Image.Resampling.BICUBIC) for plane in planes
+        ]
+        planes = [np.asarray(plane).clip(0, 1) for plane in scaled]
+    pixels = np.stack(planes)
+    missing = [max(0, SIDE - side) for side in pixels.shape[1:]]
+    padding = [(0, 0), *((side // 2, side - side // 2) for side in missing)]
+    pixels = np.pad(pixels, padding, mode="reflect")
+    down, across = (side - SIDE for side in pixels.shape[1:])
+    if down <= across:
+        corners = layout(down, across)
+    else:
+        corners = [(top, left) for left, top in layout(across, down)]
+    crops = [pixels[:, top : top + SIDE, left : left + SIDE] for top, left in corners]
+    scores = session.run(["score"], {"image": np.stack(crops)})[0]
+    return float(np.clip(scores.mean(), scale["low"], scale["high"]))
+
+
+def layout(down: int, across: int) -> list[tuple[int, int]]:
+    """Crops that can move so many pixels, in rows, as far from each other as possible."""
+    if (down + 1) * (across + 1) <= COUNT:
+        return [(top, left) for top in range(down + 1) for left in range(across + 1)]
+    found = []
+    for rows in range(1, min(COUNT, down + 1) + 1):
+        # Crops that are left over go to the middle row if they are odd, then to the outer ones.
+        order = [row for first in range(rows) for row in (first, rows - 1 - first)]
+        order = [rows // 2] * (COUNT % rows % 2) + order
+        longer = list(dict.fromkeys(order))[: COUNT % rows]
+        found.append(
+            [
+                (top, left)
+                for row, top in enumerate(spread(down, rows))
+                for left in spread(across, COUNT // rows + (row in longer))
+            ]
+        )
+    return max(found, key=distances)
+
+
+def spread(travel: int, count: int) -> list[int]:
+    """Positions from one border to the other, one alone in the middle."""
+    steps = count - 1
+    return (
+        [(2 * i * travel + steps) // (2 * steps) for i in range(count)] if steps else [travel // 2]
+    )
+
+
+def distances(corners: list[tuple[int, int]]) -> tuple[int, int]:
+    """Squared distance of each crop to its neighbor: the least, and the sum."""
+    points = np.array(corners)
+    squares = ((points[:, None] - points) ** 2).sum(-1) + np.diag([2**40] * len(points))
+    return int(squares.min()), int(squares.min(1).sum())
+
+
+if __name__ == "__main__":
+    print(score(*sys.argv[1:]))

@@ -4,6 +4,7 @@
 
 #include "common/dispatch.h"
 #include "integer/integer.h"
+#include "layers/layers.h"
 #include "maps/maps.h"
 #include "quantized/quantized.h"
 #include "rounding/rounding.h"
@@ -88,6 +89,31 @@ const Entry kEntries[] = {
 #define STRUCT qmamba_layer_norm
     SIZE FIELD(x) FIELD(weight) FIELD(bias) FIELD(y) FIELD(rows) FIELD(channels) FIELD(epsilon)
     FIELD(dtype)
+#undef STRUCT
+#define STRUCT qmamba_linear
+    SIZE FIELD(x) FIELD(weight) FIELD(bias) FIELD(y) FIELD(rows) FIELD(inputs) FIELD(outputs)
+#undef STRUCT
+#define STRUCT qmamba_linear_backward
+    SIZE FIELD(x) FIELD(weight) FIELD(grad) FIELD(grad_x) FIELD(grad_weight) FIELD(grad_bias)
+    FIELD(rows) FIELD(inputs) FIELD(outputs)
+#undef STRUCT
+#define STRUCT qmamba_channel_window
+    SIZE FIELD(x) FIELD(weight) FIELD(bias) FIELD(y) FIELD(batch) FIELD(height) FIELD(width)
+    FIELD(channels) FIELD(padded) FIELD(stride) FIELD(dilation) FIELD(activation) FIELD(dtype)
+#undef STRUCT
+#define STRUCT qmamba_channel_window_backward
+    SIZE FIELD(x) FIELD(weight) FIELD(bias) FIELD(grad) FIELD(inner) FIELD(partial)
+    FIELD(grad_x) FIELD(grad_weight) FIELD(grad_bias) FIELD(batch) FIELD(height) FIELD(width)
+    FIELD(channels) FIELD(padded) FIELD(stride) FIELD(dilation) FIELD(activation) FIELD(dtype)
+#undef STRUCT
+#define STRUCT qmamba_gated_norm
+    SIZE FIELD(x) FIELD(weight) FIELD(bias) FIELD(gate) FIELD(y) FIELD(mean) FIELD(scale)
+    FIELD(rows) FIELD(channels) FIELD(gate_stride) FIELD(epsilon) FIELD(dtype)
+#undef STRUCT
+#define STRUCT qmamba_gated_norm_backward
+    SIZE FIELD(x) FIELD(weight) FIELD(bias) FIELD(gate) FIELD(mean) FIELD(scale) FIELD(grad)
+    FIELD(grad_x) FIELD(grad_gate) FIELD(partial) FIELD(grad_weight) FIELD(grad_bias)
+    FIELD(rows) FIELD(channels) FIELD(gate_stride) FIELD(dtype)
 #undef STRUCT
 };
 

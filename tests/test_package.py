@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, entry_points, version
 
 import pytest
+import torch
 
 import qmamba
 from tests.conftest import REPOSITORY
@@ -86,3 +87,17 @@ def test_every_dependency_has_a_tested_version() -> None:
 def test_readme_commands() -> None:
     assert fenced_command("main-command").endswith("&& qmamba score examples/")
     assert fenced_command("test-command").endswith("&& pytest -q")
+
+
+def test_scoring_imports_no_compiler() -> None:
+    code = (
+        "import sys, qmamba.restore; from qmamba import Scorer; "
+        "Scorer.from_pretrained('qmamba-nano-biq2021'); print('torch._dynamo' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
+def test_the_choice_of_a_scan_is_marked_as_torch_marks_it() -> None:
+    marked = torch.compiler.assume_constant_result(lambda: None)
+    assert marked._dynamo_marked_constant is True  # type: ignore[attr-defined]

@@ -7,6 +7,9 @@ extern "C" {
 // Element type of maps and rows. Everything else is float32.
 enum qmamba_dtype : int32_t { QMAMBA_FLOAT32 = 0, QMAMBA_BFLOAT16 = 1 };
 
+// What is applied to the result of a layer.
+enum qmamba_activation : int32_t { QMAMBA_NO_ACTIVATION = 0, QMAMBA_SILU = 1, QMAMBA_GELU = 2 };
+
 // Runs body(begin, end, context) over disjoint parts of [begin, end), possibly on several threads.
 typedef void (*qmamba_body)(int64_t begin, int64_t end, void* context);
 typedef int32_t (*qmamba_parallel_for)(int64_t begin, int64_t end, int64_t grain, qmamba_body body,

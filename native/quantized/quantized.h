@@ -89,8 +89,6 @@ struct qmamba_depthwise {
 
 // Positions in `operands`.
 enum : int { QMAMBA_X = 0, QMAMBA_DELTA = 1, QMAMBA_B = 2, QMAMBA_C = 3 };
-
-enum qmamba_activation : int32_t { QMAMBA_NO_ACTIVATION = 0, QMAMBA_SILU = 1, QMAMBA_GELU = 2 };
 }
 
 // Into how many parts an image is cut, whatever the number of threads, so that sums are the same.

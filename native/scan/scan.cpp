@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <utility>
 
 #include "common/parallel.h"
 #include "common/variant.h"
@@ -11,25 +12,16 @@
 namespace QMAMBA_JOIN(qmamba_, QMAMBA_VARIANT) {
 
 #include "common/simd.inc"
+#include "common/lanes.inc"
+#include "common/scratch.inc"
 #include "scan/forward.inc"
 #include "scan/backward.inc"
-
-// Scratch memory of one thread, aligned to a cache line.
-class Scratch {
- public:
-  explicit Scratch(int64_t floats) : memory_(new float[floats + 16]) {}
-  float* begin() const {
-    return (float*)(((uintptr_t)memory_.get() + 63) & ~(uintptr_t)63);
-  }
-
- private:
-  std::unique_ptr<float[]> memory_;
-};
 
 // The state counts of VMamba and MambaIR are known at compile time; 0 reads the count at run time.
 #define QMAMBA_WITH_STATES(call) \
   switch (scan.states) {         \
     case 1: call(1); break;      \
+    case 4: call(4); break;      \
     case 16: call(16); break;    \
     default: call(0);            \
   }

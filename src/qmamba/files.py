@@ -244,10 +244,16 @@ def _create_in_steps(path: Path, content: bytes) -> bool:
     """As :func:`create_exclusively`, where the file system has no hard links."""
     with _reported(path, everything=True):
         try:
-            with open(path, "xb") as stream:
-                stream.write(content)
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:
             return False
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(content)
+        except OSError:
+            # An empty file would stand in the way and name nobody.
+            path.unlink(missing_ok=True)
+            raise
     return True
 
 

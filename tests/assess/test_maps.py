@@ -22,7 +22,7 @@ from qmamba.assess import (
 )
 from qmamba.assess.maps import QualityMap, assemble
 from qmamba.errors import ConfigError, DataError, ImageError
-from tests.assess.samples import SCALE, pixels, write_image
+from tests.assess.samples import SCALE, pixels, save_tiny, write_image
 
 POLICIES = [
     "crops:size=32,count=5",
@@ -184,3 +184,10 @@ def test_refusals(scorer: Scorer) -> None:
         scorer.map(pixels(), max_side=0)
     with pytest.raises(ImageError):
         scorer.map(b"no image")
+
+
+def test_the_score_of_a_map_has_its_reasons(tmp_path: Path) -> None:
+    scorer = Scorer.from_pretrained(save_tiny(tmp_path), reasons=True)
+    image = pixels(seed=4)
+    score = scorer.map(image).score
+    assert score == scorer(image) and score.reasons is not None

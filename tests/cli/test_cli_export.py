@@ -9,8 +9,11 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+import qmamba.interop.onnx
 from qmamba.checkpoints import save_model
 from qmamba.cli import app
+from qmamba.interop.onnx import Comparison, ExportReport
+from qmamba.interop.onnx.simulation import SIMULATION
 from qmamba.interop.onnx.verification import open_session
 from qmamba.models import ModelMetadata
 from tests.interop.onnx.samples import require_torch, restorer, scorer
@@ -86,3 +89,19 @@ def test_a_missing_library_names_the_extra(
     result = run(weights, "-o", tmp_path / "out.onnx")
     assert result.exit_code == 2
     assert "pip install 'qmamba[onnx]'" in result.stderr
+
+
+def test_a_simulation_is_called_one(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison = Comparison((1, 3, 64, 64), 0.2, 51.4, 20.0, 10.0, 42.3)
+    about = {"qmamba.model": "x2", "qmamba.simulation": SIMULATION.format(4, 4)}
+    report = ExportReport(tmp_path / "x2.onnx", 2**20, "0" * 64, 21, (comparison,), about)
+    monkeypatch.setattr(qmamba.interop.onnx, "export_onnx", lambda *_, **__: report)
+    result = run(weights, "-o", tmp_path / "x2.onnx")
+    assert result.exit_code == 0, result.output
+    header, row, sentence = result.stdout.splitlines()
+    assert "without rounding" in header and "deviation" not in header
+    assert "51 dB" in row and "42 dB" in row and "2.0x slower" in row
+    assert sentence.startswith("The file simulates W4A4:")
+    assert sentence.endswith("its images are near those of the packed network, not equal to them.")

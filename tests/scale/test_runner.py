@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,6 +124,54 @@ def test_two_runners_and_one_that_stands_still(
     _, message = first.communicate(timeout=120)
     assert first.returncode == 0, message
     assert contents(scores) == whole and not list(claims.iterdir())
+
+
+def test_two_runners_share_the_work(
+    tmp_path: Path, weights: Path, large: Path, whole: dict[str, bytes]
+) -> None:
+    scores = tmp_path / "scores"
+    command = score(scores, weights, large)
+    assert run([*command, "--plan-only"]).returncode == 0
+    runners = [start(command) for _ in range(2)]
+    said = [runner.communicate(timeout=300)[1] for runner in runners]
+    assert [runner.returncode for runner in runners] == [0, 0], said
+    assert contents(scores) == whole
+    done = [int(text.split(" images done now")[0].rpartition("\n")[2]) for text in said]
+    assert sum(done) == 300
+    assert not list(ScoresFolder(scores).claims.iterdir())
+
+
+def test_a_device_without_room(tmp_path: Path, weights: Path, large: Path) -> None:
+    """A file system of its own that is full; what is there is looked at before it goes."""
+    program = """
+set -e
+mount -t tmpfs -o size=64k tmpfs "$1" 2>/dev/null || exit 77
+cd "$1"; shift
+"$@" --plan-only >/dev/null 2>&1
+head -c 100000 /dev/zero > filler 2>/dev/null || true
+set +e
+"$@"; echo "code $?"
+find . -name '*.tmp' -o -path '*claims/*'
+rm filler
+"$@"; echo "code $?"
+ls scores
+"""
+    if shutil.which("unshare") is None:
+        pytest.skip("needs unshare for a file system of its own")
+    (tmp_path / "full").mkdir()
+    command = score(Path("scores"), weights, large)
+    done = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", program, "sh", str(tmp_path / "full"), *command],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        timeout=300,
+    )
+    if done.returncode == 77 or "unshare failed" in done.stderr:
+        pytest.skip("may not mount a file system")
+    left = ["00000.parquet", "00001.parquet", "_qmamba"]
+    assert done.stdout.split() == ["code", "2", "code", "0", *left], done.stderr
+    assert "free some space" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from qmamba.scale.claims import Claims, Range
 from qmamba.scale.faults import VARIABLE
 from qmamba.scale.shard_file import read_columns, read_footer
 from qmamba.scale.worker import Worker
+from tests.assess.samples import write_image
 from tests.scale.sets import contents, make_job, planned, samples, write_tar
 
 KILLS = 20
@@ -97,21 +99,22 @@ def test_rows(tmp_path: Path, weights: Path, data: Path) -> None:
 def test_random_kills(
     tmp_path: Path, weights: Path, data: Path, whole: dict[str, bytes], seed: int
 ) -> None:
-    job = make_job(tmp_path / "scores", weights, threads=None)
-    planned(job, [data])
+    """Half of the kills; a run that comes to its end is compared, and another one begins."""
     rng = random.Random(seed)
-    deaths = 0
-    for _ in range(KILLS // 2):
-        points = [*POINTS, *(f"after_rows={rng.randint(1, 12)}" for _ in range(4))]
-        code = killed(job, f"crash:{rng.choice(points)}")
-        deaths += code == -signal.SIGKILL
-        assert code in (0, -signal.SIGKILL)
-        if code == 0:
-            break
-    assert deaths >= 4
-    work(job)
-    assert contents(tmp_path / "scores") == whole
-    assert read_status(job.folder).complete
+    deaths = runs = 0
+    while deaths < KILLS // 2:
+        job = make_job(tmp_path / f"scores{runs}", weights, threads=None)
+        planned(job, [data])
+        code = None
+        while code != 0 and deaths < KILLS // 2:
+            points = [*POINTS, *(f"after_rows={rng.randint(1, 12)}" for _ in range(4))]
+            code = killed(job, f"crash:{rng.choice(points)}")
+            assert code in (0, -signal.SIGKILL)
+            deaths += code == -signal.SIGKILL
+        work(job)
+        assert contents(Path(job.folder)) == whole
+        assert read_status(job.folder).complete
+        runs += 1
 
 
 def test_a_deadly_image_becomes_an_error_row(
@@ -200,6 +203,105 @@ def test_single_files_that_vanish(tmp_path: Path, weights: Path, data: Path) -> 
     (names / "single1.png").unlink()
     work(job)
     assert read_status(job.folder).errors == {"missing": 1}
+
+
+def test_a_tar_file_that_grows_while_it_is_read(
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tars = [write_tar(tmp_path / f"{n}.tar", samples(3, 3 * n)) for n in range(2)]
+    job = make_job(tmp_path / "scores", weights, threads=None)
+    planned(job, tars)
+    monkeypatch.setattr("qmamba.scale.worker.REPORT_EVERY", 1)
+
+    def report(message: dict[str, Any]) -> None:
+        reports.append(message)
+        if len(reports) == 1:
+            with open(tars[0], "ab") as stream:
+                stream.write(b"\0" * 512)
+
+    reports: list[dict[str, Any]] = []
+    Worker(job, report, threading.Event()).run()
+    (gone,) = [message for message in reports if "gone" in message]
+    assert gone["shard"] == "0" and "was changed since the plan was made" in gone["gone"]
+    assert contents(tmp_path / "scores").keys() == {"1.parquet"}
+
+
+def test_files_that_cannot_be_read(tmp_path: Path, weights: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write_image(folder / "good.png", 40, 40)
+    (folder / "circle.png").symlink_to("circle.png")
+    (folder / "nowhere.png").symlink_to("gone")
+    (folder / "closed.png").write_bytes((folder / "good.png").read_bytes())
+    (folder / "closed.png").chmod(0)
+    job = make_job(tmp_path / "scores", weights, threads=None)
+    plan = planned(job, [folder])
+    work(job)
+    (shard,) = plan.shards
+    table = read_columns(ScoresFolder(job.folder).output(shard, plan), ("key", "error"))
+    errors = dict(zip(table["key"], table["error"], strict=True))
+    assert errors["good.png"] is None
+    assert "no such file" in errors["nowhere.png"] and errors["circle.png"]
+    # Nothing is closed to the superuser.
+    assert os.geteuid() == 0 or "ermission denied" in errors["closed.png"]
+
+
+def test_names_that_are_no_plain_text(tmp_path: Path, weights: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    names = [
+        b"latin-\xe9.png",
+        b"line\nend.png",
+        "n\N{LATIN SMALL LETTER E WITH ACUTE}.png".encode(),
+    ]
+    for name in names:
+        path = folder / os.fsdecode(name)
+        write_image(path, 40, 40)
+    job = make_job(tmp_path / "scores", weights, threads=None)
+    plan = planned(job, [folder])
+    work(job)
+    (shard,) = plan.shards
+    table = read_columns(ScoresFolder(job.folder).output(shard, plan), ("key", "error"))
+    wanted = ["latin-\\udce9.png", "line\nend.png", "n\N{LATIN SMALL LETTER E WITH ACUTE}.png"]
+    assert sorted(table["key"]) == sorted(wanted) and set(table["error"]) == {None}
+
+
+def test_clocks_that_jump(tmp_path: Path, weights: Path, data: Path) -> None:
+    """Neither a heartbeat from tomorrow nor one from 1970 makes a claim stale or keeps it."""
+    job = make_job(tmp_path / "scores", weights, threads=None)
+    planned(job, [data])
+    folder = ScoresFolder(job.folder)
+    seconds = [0.0]
+    watcher = Claims(folder, stale_seconds=10, clock=lambda: seconds[0])
+    claim = Claims(folder, stale_seconds=1e6).take("00000")
+    assert claim is not None
+    day = 86_400 * 10**9
+    for beat in (time.time_ns() + day, 5, time.time_ns() - day):
+        os.utime(folder.claims / "00000", ns=(beat, beat))
+        assert watcher.take("00000") is None
+        seconds[0] += 9
+        assert watcher.take("00000") is None
+    # The last beat stands still, wherever it lies.
+    seconds[0] += 2
+    taken = watcher.take("00000")
+    assert taken is not None
+    with claim, taken:
+        pass
+
+
+def test_the_rate_when_the_clock_was_set_back(
+    tmp_path: Path, weights: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path / "scores", weights, threads=None)
+    planned(job, [data])
+    claim = Claims(ScoresFolder(job.folder)).take("00000")
+    assert claim is not None
+    with claim:
+        claim.mark(3, 3)
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now - 3600)
+        status = read_status(job.folder)
+    assert status.rate is None and status.seconds_left is None
 
 
 def test_another_model_is_refused(tmp_path: Path, weights: Path, data: Path) -> None:

@@ -73,7 +73,7 @@ class Tab:
         self.errors: list[str] = []
         self.loses_server = False
         """Whether failed connections are what the test is about."""
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(90_000)
         page.context.route("**/*", self._route)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("console", self._console)

@@ -68,6 +68,7 @@ def test_report(run: Run, photos: Path, weights: Path, tmp_path: Path) -> None:
         assert kind == "data:image/webp;base64"
         assert Image.open(io.BytesIO(base64.b64decode(content))).size == (96, 80)
         assert len(image["regions"]) == 3
+        assert image["reasons"].endswith(".")
     text = (tmp_path / "report.html").read_text()
     assert text.count("</script>") == 2 and "<!--" not in text
     # Nothing is loaded from anywhere: addresses occur in names of XML only.
@@ -133,6 +134,21 @@ def test_rows_are_read_as_they_were_written(run: Run, photos: Path, weights: Pat
         assert [row.to_dict() for row in rows] == [
             row.to_dict() for row in score_paths(scorer, names)
         ]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_reasons_of_a_table(run: Run, photos: Path, tmp_path: Path, kind: str) -> None:
+    run("score", "photos", "--reasons", "-o", f"scores.{kind}")
+    rows = read_rows(f"scores.{kind}")
+    said = {
+        row.image: row.score.reasons.sentence for row in rows if row.score and row.score.reasons
+    }
+    assert len(said) == 3
+    assert run("report", f"scores.{kind}", "-o", "report.html", "--regions", "0").exit_code == 0
+    images = data_of(tmp_path / "report.html")["images"]
+    assert {i["name"]: i["reasons"] for i in images if "score" in i} == {  # type: ignore[attr-defined]
+        printable(name): sentence for name, sentence in said.items()
+    }
 
 
 def test_hostile_tables(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def session(weights: Path, networks: dict[str, Path]) -> Iterator[Session]:
-    scorer = Scorer.from_pretrained(weights)
+    scorer = Scorer.from_pretrained(weights, reasons=True)
     session = Session(scorer, Restorers([str(networks["sr"])]), LIMITS)
     yield session
     session.close()
@@ -83,6 +83,8 @@ def test_an_upload_gets_the_score_of_the_command(
     score = Scorer.from_pretrained(weights)(content)
     assert (image["name"], image["score"], image["raw"]) == ("a b.png", score.score, score.raw)
     assert image["spread"] == score.crop_spread and image["error"] is None
+    reasons = Scorer.from_pretrained(weights, reasons=True)(content).reasons
+    assert reasons is not None and image["reasons"] == reasons.sentence
     assert image["map"]["rows"] > 0 and len(image["regions"]) == 3
     address = f"/api/images/{image['id']}"
     thumb = ask(page, "GET", f"{address}/thumb")

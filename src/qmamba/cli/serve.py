@@ -106,6 +106,7 @@ def serve(
         policy=policy,
         precision=cast("Precision", precision),
         max_pixels=limit,
+        reasons=True,
     )
     restorers = Restorers(restore_model or (), device=device, max_pixels=limit)
     session = Session(scorer, restorers)

@@ -82,8 +82,8 @@ def register(weights: Mapping[str, str | Path] | None = None) -> list[str]:
         ConfigError: pyiqa has another metric of that name.
 
     Example:
-        >>> import pyiqa  # doctest: +SKIP
         >>> register()  # doctest: +SKIP
+        >>> import pyiqa  # doctest: +SKIP
         >>> pyiqa.create_metric("qmamba-nano-biq2021")("examples/coffee.jpg")  # doctest: +SKIP
     """
     if weights is None:

@@ -45,8 +45,8 @@ def register(registry: ArchRegistry | None = None) -> list[str]:
         Identifiers of the architectures that were added.
 
     Example:
-        >>> from spandrel import ModelLoader
         >>> from qmamba.interop.spandrel import register
+        >>> from spandrel import ModelLoader
         >>> register()
         ['MambaIR', 'MambaIRv2', 'MambaIR-packed']
         >>> ModelLoader().load_from_file("mambair_x2.pth").scale  # doctest: +SKIP

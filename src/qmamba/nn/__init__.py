@@ -14,8 +14,8 @@ from qmamba.nn.channel_attention import (
     ChannelAttention,
     ChannelAttentionBlock,
 )
-from qmamba.nn.convolution import ChannelLastConv2d
 from qmamba.nn.gate import GatedMerge, RouteGate
+from qmamba.nn.layers import ChannelLastConv2d
 from qmamba.nn.residual import (
     GROUP_CONVOLUTIONS,
     ResidualGroup,

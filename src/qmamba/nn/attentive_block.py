@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmamba.nn.attentive_scan import AttentiveScan
-from qmamba.nn.convolution import ChannelLastConv2d
 from qmamba.nn.initialization import linear, module_kwargs
+from qmamba.nn.layers import ChannelLastConv2d, LayerNorm
 from qmamba.nn.window_attention import WindowAttention
 
 FEED_FORWARDS = ("convolutional", "gated")
@@ -56,7 +56,7 @@ class ConvolutionalGate(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim)
+        self.norm = LayerNorm(dim)
         self.conv = _depthwise(dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,8 +111,8 @@ class AttentiveBlock(nn.Module):
         hidden: int,
     ) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.norm3, self.norm4 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.norm1, self.norm2 = LayerNorm(dim), LayerNorm(dim)
+        self.norm3, self.norm4 = LayerNorm(dim), LayerNorm(dim)
         self.scale1 = nn.Parameter(torch.full((dim,), _SCALE, **module_kwargs()))
         self.scale2 = nn.Parameter(torch.full((dim,), _SCALE, **module_kwargs()))
         self.wqkv = linear(dim, 3 * dim)

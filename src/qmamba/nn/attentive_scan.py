@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmamba.nn.convolution import ChannelLastConv2d
 from qmamba.nn.initialization import linear
+from qmamba.nn.layers import ChannelLastConv2d, LayerNorm
 from qmamba.nn.ss2d import SelectiveScan
 from qmamba.ops import class_route, step_of_pixel
 
@@ -63,7 +63,7 @@ class AttentiveScan(nn.Module):
         inner = int(expansion * dim)
         self.routing, self.seed = routing, seed
         self.selectiveScan = SelectiveScan(inner, state_size=state_size)
-        self.out_norm = nn.LayerNorm(inner)
+        self.out_norm = LayerNorm(inner)
         self.out_proj = linear(inner, dim)
         self.in_proj = nn.Sequential(ChannelLastConv2d(dim, inner, 1))
         self.CPE = nn.Sequential(ChannelLastConv2d(inner, inner, 3, padding=1, groups=inner))

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmamba.nn.convolution import ChannelLastConv2d
 from qmamba.nn.initialization import linear
+from qmamba.nn.layers import ChannelLastConv2d, LayerNorm
 
 
 class Mlp(nn.Module):
@@ -61,10 +61,10 @@ class VSSBlock(nn.Module):
         self, dim: int, op: nn.Module, *, mlp_ratio: float = 4.0, drop_path: float = 0.0
     ) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim)
+        self.norm = LayerNorm(dim)
         self.op = op
         self.drop_path = DropPath(drop_path)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm2 = LayerNorm(dim)
         self.mlp = Mlp(dim, int(mlp_ratio * dim))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,10 +83,10 @@ def stem(channels: int, dim: int) -> nn.Sequential:
         OrderedDict(
             [
                 ("0", _halving(channels, dim // 2)),
-                ("2", nn.LayerNorm(dim // 2)),
+                ("2", LayerNorm(dim // 2)),
                 ("4", nn.GELU()),
                 ("5", _halving(dim // 2, dim)),
-                ("7", nn.LayerNorm(dim)),
+                ("7", LayerNorm(dim)),
             ]
         )
     )
@@ -94,7 +94,7 @@ def stem(channels: int, dim: int) -> nn.Sequential:
 
 def downsample(dim: int, out_dim: int) -> nn.Sequential:
     """A strided convolution and a norm: half of each side, rounded up, and ``out_dim`` channels."""
-    return nn.Sequential(OrderedDict([("1", _halving(dim, out_dim)), ("3", nn.LayerNorm(out_dim))]))
+    return nn.Sequential(OrderedDict([("1", _halving(dim, out_dim)), ("3", LayerNorm(out_dim))]))
 
 
 def _halving(dim: int, out_dim: int) -> ChannelLastConv2d:

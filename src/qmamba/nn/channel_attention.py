@@ -7,7 +7,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from qmamba.nn.convolution import ChannelLastConv2d
+from qmamba.nn.layers import ChannelLastConv2d
 
 CHANNEL_ATTENTION_BLOCKS = ("convolution", "separable", "depthwise")
 """Kinds of :class:`ChannelAttentionBlock`."""

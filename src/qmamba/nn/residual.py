@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from qmamba.nn.blocks import DropPath
-from qmamba.nn.convolution import ChannelLastConv2d
 from qmamba.nn.initialization import module_kwargs
+from qmamba.nn.layers import ChannelLastConv2d, LayerNorm
 
 GROUP_CONVOLUTIONS = ("1conv", "3conv")
 """Kinds of :func:`group_convolution`."""
@@ -34,11 +34,11 @@ class ScaledSkipBlock(nn.Module):
         super().__init__()
         self.skip_scale = nn.Parameter(torch.ones(dim, **module_kwargs()))
         self.skip_scale2 = nn.Parameter(torch.ones(dim, **module_kwargs()))
-        self.ln_1 = nn.LayerNorm(dim)
+        self.ln_1 = LayerNorm(dim)
         self.self_attention = mix
         self.drop_path = DropPath(drop_path)
         self.conv_blk = convolve
-        self.ln_2 = nn.LayerNorm(dim)
+        self.ln_2 = LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, height, width, dim)`` to the same shape."""

@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from qmamba.nn.convolution import ChannelLastConv2d
+from qmamba.nn.layers import ChannelLastConv2d, LayerNorm, Linear
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -29,11 +29,11 @@ class ScaleShift:
         return super().forward(x) * self.scale + self.shift  # type: ignore[misc]
 
 
-class ScaledLinear(ScaleShift, nn.Linear):
+class ScaledLinear(ScaleShift, Linear):
     """``nn.Linear`` with a scale and a shift of its outputs."""
 
 
-class ScaledLayerNorm(ScaleShift, nn.LayerNorm):
+class ScaledLayerNorm(ScaleShift, LayerNorm):
     """``nn.LayerNorm`` over the last axis with a scale and a shift of its result."""
 
 
@@ -42,8 +42,8 @@ class ScaledConv2d(ScaleShift, ChannelLastConv2d):
 
 
 _SCALED: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Linear: ScaledLinear,
-    nn.LayerNorm: ScaledLayerNorm,
+    Linear: ScaledLinear,
+    LayerNorm: ScaledLayerNorm,
     ChannelLastConv2d: ScaledConv2d,
 }
 _PLAIN = {scaled: plain for plain, scaled in _SCALED.items()}

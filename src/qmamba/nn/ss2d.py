@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmamba.nn.convolution import ChannelLastConv2d
 from qmamba.nn.gate import GatedMerge
 from qmamba.nn.initialization import linear, module_kwargs, state_decay, step_bias, uniform
-from qmamba.ops import scan_routes, ss2d
+from qmamba.nn.layers import ChannelLastConv2d, LayerNorm, convolved_silu, gated
+from qmamba.ops import layers, scan_routes, ss2d
 
 ROUTES = 4
 
@@ -61,7 +60,7 @@ class SelectiveScan(nn.Module):
             ``(batch, pixels, inner)``, or ``(batch, routes, pixels, inner)`` unmerged.
         """
         # The projections work on one pixel at a time, so they need no permuted copies of the map.
-        projected = F.linear(pixels, self.x_proj_weight.flatten(0, 1))
+        projected = layers.linear(pixels, self.x_proj_weight.flatten(0, 1))
         projected = projected.unflatten(-1, (self.routes, -1))
         if prompts is not None:
             low_and_B, C = projected[..., : -self.state_size], projected[..., -self.state_size :]
@@ -123,7 +122,7 @@ class SS2D(SelectiveScan):
         )
         self._add_parameters(inner, state_size, rank, ROUTES)
         self.multi_scan = GatedMerge(inner) if route_gate else None
-        self.out_norm = nn.LayerNorm(inner)
+        self.out_norm = LayerNorm(inner)
         self.out_proj = linear(inner, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -137,9 +136,10 @@ class SS2D(SelectiveScan):
         """
         height, width = x.shape[1:3]
         x, *gate = self.in_proj(x).chunk(2 if self.z_gate else 1, dim=-1)
-        scanned = self.scan(F.silu(self.conv2d(x)))
-        y = self.out_norm(scanned.unflatten(1, (height, width)))
-        return self.out_proj(y * F.silu(gate[0]) if gate else y)
+        scanned = self.scan(convolved_silu(self.conv2d, x)).unflatten(1, (height, width))
+        return self.out_proj(
+            gated(self.out_norm, scanned, gate[0]) if gate else self.out_norm(scanned)
+        )
 
     def scan(self, x: Tensor) -> Tensor:
         """The scan alone: ``(batch, height, width, inner)`` to ``(batch, pixels, inner)``."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from qmamba.errors import DataError
 from qmamba.files import Owner, create_exclusively, make_folder, remove_if_unchanged
 from qmamba.scale.plan import ScoresFolder
 
@@ -177,11 +178,12 @@ class Claims:
         return buried
 
     def record_death(self, shard: str, at: Range, *, observed: bool) -> None:
-        """Keep where a worker died."""
-        make_folder(self._folder.deaths)
+        """Keep where a worker died; on a full disk that is forgotten."""
         line = json.dumps({"first": at.first, "last": at.last, "observed": observed})
-        with open(self._folder.deaths / shard, "a") as stream:
-            stream.write(line + "\n")
+        with suppress(OSError, DataError):
+            make_folder(self._folder.deaths)
+            with open(self._folder.deaths / shard, "a") as stream:
+                stream.write(line + "\n")
 
     def deaths(self, shard: str) -> Deaths:
         """Where workers have died in a shard."""

@@ -96,7 +96,9 @@ def read_status(path: str | os.PathLike[str]) -> Status:
         begin = min(started)
         done = sum(count for when, count in finished if when >= begin)
         at = sum(entry.at.first for entry in held.values())
-        rate = (done + at) / max(time.time() - begin, 1e-3)
+        # Their clocks may be ahead of this one, or it was set back.
+        spent = time.time() - begin
+        rate = (done + at) / spent if spent > 0 else None
         left -= at
     known = bool(rate) and (not unknown or bool(counts))
     return Status(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from qmamba.assess import COLUMNS, ImageRow, QualityMap, Score
+from qmamba.assess import COLUMNS, ImageRow, QualityMap, Reasons, Score
 from qmamba.errors import DataError
 
 MAP_SIDE = 64
@@ -41,7 +41,9 @@ def score_record(row: ImageRow, quality: QualityMap | None = None) -> dict[str, 
             "width": score.width,
             "height": score.height,
             "notes": list(score.notes),
-            "reasons": [str(reason) for reason in getattr(score, "reasons", None) or ()],
+            "whole": score.whole,
+            "native": score.native,
+            "reasons": None if score.reasons is None else score.reasons.sentence,
         }
     if quality is not None:
         record["map"] = map_record(quality)
@@ -142,7 +144,9 @@ def _row(entry: Mapping[str, Any]) -> ImageRow:
         raw=numbers[1],
         scale=(numbers[2], numbers[3]),
         higher_is_better=values["higher_is_better"] in (True, "true"),
-        crop_spread=None if values["crop_spread"] is None else float(values["crop_spread"]),
+        crop_spread=_number(values["crop_spread"]),
+        whole=_number(values["whole"]),
+        native=_number(values["native"]),
         policy=str(values["policy"] or ""),
         model=str(values["model"] or ""),
         sha256=str(values["sha256"] or ""),
@@ -150,8 +154,13 @@ def _row(entry: Mapping[str, Any]) -> ImageRow:
         height=int(values["height"]),
         notes=_listed(values["notes"]),
         image=image,
+        reasons=Reasons.from_dict(entry) if entry.get("reasons") else None,
     )
     return ImageRow(image, score=score)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _listed(value: Any) -> tuple[str, ...]:

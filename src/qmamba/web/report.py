@@ -116,7 +116,7 @@ def write_report(
     def record(row: ImageRow) -> dict[str, Any]:
         found = score_record(row, maps.get(row.image))
         file = paths.get(row.image, row.image)
-        if row.image in maps:
+        if row.image in maps and maps[row.image].score.reasons is not None:
             found |= {"reasons": score_record(ImageRow("", maps[row.image].score))["reasons"]}
         if row.score is not None:
             found["thumb"] = _thumbnail(file, max_pixels)

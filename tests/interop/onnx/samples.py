@@ -10,12 +10,21 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from qmamba.interop.onnx.functions import DOMAIN, MERGED, VERSION, scan_functions
+from qmamba.interop.onnx.functions import (
+    DOMAIN,
+    MERGED,
+    MERGED_GIVEN_DELTA,
+    ROUTES_GIVEN_DELTA,
+    VERSION,
+    scan_functions,
+)
 from qmamba.models import MambaIR, MambaIRConfig, ModelMetadata, QMamba, QMambaConfig, ScoreScale
 from qmamba.nn import SS2D
 from tests.models import micro, micro_mambair
 
 Network = TypeVar("Network", bound=nn.Module)
+
+GIVEN_DELTA = (MERGED_GIVEN_DELTA, ROUTES_GIVEN_DELTA)
 
 SCALE = ScoreScale("test MOS", 1.0, 5.0, True, target_mean=3.0, target_std=0.7)
 SCORER = QMambaConfig(dims=(8, 16), depths=(1, 1), windows=(1, 1))
@@ -60,12 +69,16 @@ def scan_model(name: str, *, states: int, window: int, opset: int) -> onnx.Model
         "A": [4, "channels", states],
         "D": [4, "channels"],
     }
+    if name in GIVEN_DELTA:
+        del shapes["dt_weight"]
+        delta: list[int | str] = ["batch", "height", "width", "deltas"]
+        shapes = {"x": shapes.pop("x"), "delta": delta} | shapes
     inputs = [
         helper.make_tensor_value_info(key, TensorProto.FLOAT, shape)
         for key, shape in shapes.items()
     ]
     result: list[int | str] = [*shapes["x"]]
-    if name != MERGED:
+    if name not in (MERGED, MERGED_GIVEN_DELTA):
         result.insert(1, 4)
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, result)
     node = helper.make_node(name, list(shapes), ["y"], domain=DOMAIN, window=window)
@@ -95,6 +108,16 @@ def scan_operands(
         "A": -torch.rand(4, channels, states, generator=generator) - 0.05,
         "D": normal(4, channels),
     }
+
+
+def with_given_delta(operands: dict[str, Tensor], states: int) -> dict[str, Tensor]:
+    """The same scan by operands whose time steps are computed."""
+    projected = operands["projected"].unflatten(-1, (4, -1))
+    low, rest = projected[..., : -2 * states], projected[..., -2 * states :]
+    delta = torch.einsum("bhwkr,kdr->bhwkd", low, operands["dt_weight"])
+    given = operands | {"delta": delta.flatten(3), "projected": rest.flatten(3).contiguous()}
+    del given["dt_weight"]
+    return given
 
 
 def run_session(session: Any, **inputs: Tensor) -> Tensor:

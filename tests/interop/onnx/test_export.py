@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,20 +14,23 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import ExifTags, Image
 
 import qmamba.interop.onnx.export as exporting
-from qmamba.assess import Scorer
+from qmamba.assess import DEFAULT_WEIGHTS, Scorer
 from qmamba.checkpoints import save_model
-from qmamba.errors import CheckpointError, ConfigError, DataError, QMambaError
+from qmamba.errors import CheckpointError, ConfigError, DataError, QMambaError, ShapeError
+from qmamba.images import crop_grid
 from qmamba.interop.onnx import TOLERANCE, ExportReport, export_onnx
 from qmamba.interop.onnx.verification import open_session, session_runner
-from qmamba.models import ModelMetadata
+from qmamba.models import ModelMetadata, create_model
 from qmamba.prompts import TuningConfig
 from qmamba.prompts.tuned import TunedQMamba
 from qmamba.restore import Restorer
 from tests.conftest import REPOSITORY
 from tests.interop.onnx.samples import (
     LOCAL_SCORER,
+    SCORER,
     operator_counts,
     require_torch,
     restorer,
@@ -35,6 +39,9 @@ from tests.interop.onnx.samples import (
 from tests.models.micro_mambair import VARIANTS
 
 pytestmark = require_torch
+
+EXAMPLES = REPOSITORY / "examples"
+EXAMPLE = EXAMPLES / "score_with_onnx.py"
 
 
 @pytest.fixture(scope="module")
@@ -177,28 +184,62 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
     model.metadata = None
     with pytest.raises(CheckpointError, match="no score scale"):
         export_onnx(model, path)
+    attentive = create_model("mambairv2-light-x2", dim=16, depths=(1,))
+    with pytest.raises(ConfigError, match="A MambaIRv2 cannot be exported"):
+        export_onnx(attentive, path)
+    with_statistics = scorer(SCORER.replace(statistics=8))
+    with pytest.raises(ShapeError, match="sides of at least 32"):
+        export_onnx(with_statistics, path, static=(16, 40))
     assert not list(tmp_path.iterdir())
 
 
-def test_the_example_gets_the_score_of_the_command(tmp_path: Path) -> None:
-    """A photograph through numpy and ONNX Runtime, in a process that imports no torch."""
-    from qmamba.assess.scorer import DEFAULT_WEIGHTS
-
+def test_the_example_gets_the_scores_of_the_command(tmp_path: Path) -> None:
+    """Photographs through numpy and ONNX Runtime, in a process that imports no torch."""
     report = export_onnx(DEFAULT_WEIGHTS, tmp_path / "default.onnx")
-    photograph = REPOSITORY / "examples" / "coffee.jpg"
+    with Image.open(EXAMPLES / "coffee.jpg") as opened:
+        coffee = opened.convert("RGB")
+    photographs = {
+        "small": coffee.resize((60, 40)),
+        "tiny": coffee.resize((25, 18)),
+        "wide": coffee.crop((0, 0, 600, 150)),
+        "few": coffee.resize((300, 229)),
+        "gray": coffee.convert("L").resize((240, 360)),
+        "large": coffee.resize((1001, 667)),
+    }
+    paths = [EXAMPLES / "coffee.jpg"]
+    for name, image in photographs.items():
+        paths.append(tmp_path / f"{name}.png")
+        image.save(paths[-1])
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    paths.append(tmp_path / "turned.jpg")
+    coffee.save(paths[-1], exif=turned)
     code = (
-        "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0]); "
+        "import runpy, sys; example, file, *paths = sys.argv[1:]; "
+        "score = runpy.run_path(example)['score']; "
+        "print(*(score(file, path) for path in paths)); "
         "assert not {'torch', 'qmamba', 'onnx'} & set(sys.modules)"
     )
-    example = REPOSITORY / "examples" / "score_with_onnx.py"
     result = subprocess.run(
-        [sys.executable, "-c", code, str(example), str(report.path), str(photograph)],
+        [sys.executable, "-c", code, str(EXAMPLE), str(report.path), *map(str, paths)],
         capture_output=True,
         text=True,
         check=True,
         cwd=tmp_path,
     )
-    assert abs(float(result.stdout) - Scorer.from_pretrained()(photograph).score) < 1e-4
+    ours = [score.score for score in Scorer.from_pretrained()(paths)]
+    np.testing.assert_allclose([float(text) for text in result.stdout.split()], ours, atol=1e-4)
+
+
+def test_the_example_takes_the_crops_of_the_policy() -> None:
+    layout = runpy.run_path(str(EXAMPLE))["layout"]
+    generator = np.random.default_rng(0)
+    small = [(down, across) for down in range(6) for across in range(down, 12)]
+    large = np.sort(generator.integers(0, 900, (300, 2)), axis=1).tolist()
+    thin = [(low, high) for low, high in zip(range(40), range(40, 2000, 49), strict=True)]
+    for down, across in (*small, *large, *thin):
+        expected = dict.fromkeys(crop_grid(224 + down, 224 + across))
+        assert list(dict.fromkeys(layout(down, across))) == list(expected)
 
 
 def test_weights_are_found_by_name(tmp_path: Path) -> None:

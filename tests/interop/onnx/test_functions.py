@@ -8,10 +8,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qmamba.interop.onnx.functions import DOMAIN, MERGED, ROUTES, scan_functions
+from qmamba.interop.onnx.functions import (
+    DOMAIN,
+    MERGED,
+    MERGED_GIVEN_DELTA,
+    ROUTES,
+    ROUTES_GIVEN_DELTA,
+    scan_functions,
+)
 from qmamba.interop.onnx.verification import open_session
 from qmamba.ops import scan_routes, ss2d
-from tests.interop.onnx.samples import run_session, scan_model, scan_operands
+from tests.interop.onnx.samples import (
+    GIVEN_DELTA,
+    run_session,
+    scan_model,
+    scan_operands,
+    with_given_delta,
+)
 
 CASES = [
     (MERGED, 1, 1, 21),
@@ -21,6 +34,10 @@ CASES = [
     (MERGED, 1, 3, 20),
     (ROUTES, 1, 4, 18),
     (MERGED, 4, 2, 18),
+    (MERGED_GIVEN_DELTA, 1, 1, 21),
+    (MERGED_GIVEN_DELTA, 3, 2, 18),
+    (ROUTES_GIVEN_DELTA, 1, 3, 21),
+    (ROUTES_GIVEN_DELTA, 2, 1, 23),
 ]
 
 
@@ -61,9 +78,11 @@ def test_a_function_is_the_definition(
         operands["projected"].flatten(1, 2).unflatten(-1, (4, -1)),
         scan_routes(height, width, window),
         *(operands[key] for key in ("dt_weight", "dt_bias", "A", "D")),
-        merge=name == MERGED,
+        merge=name in (MERGED, MERGED_GIVEN_DELTA),
         backend="naive",
     )
+    if name in GIVEN_DELTA:
+        operands = with_given_delta(operands, states)
     found = run_session(sessions[case], **operands)
     assert found.shape[-3:] == operands["x"].shape[1:]
     torch.testing.assert_close(found.reshape(expected.shape), expected, rtol=2e-5, atol=2e-5)
@@ -90,10 +109,11 @@ def test_a_long_scan_forgets_what_has_decayed() -> None:
 
 @pytest.mark.parametrize("states", [1, 4])
 def test_the_bodies_hold_standard_operators_alone(states: int) -> None:
-    functions = scan_functions(21, states=states, windows=True, names={MERGED, ROUTES})
+    names = {MERGED, ROUTES, MERGED_GIVEN_DELTA, ROUTES_GIVEN_DELTA}
+    functions = scan_functions(21, states=states, windows=True, names=names)
     own = {function.name for function in functions}
     recurrence = "LinearRecurrence" if states == 1 else "SelectiveScan"
-    assert own == {"Softplus", recurrence, MERGED, ROUTES}
+    assert own == {"Softplus", recurrence, *names}
     for function in functions:
         for node in function.node:
             assert node.domain in ("", DOMAIN)

@@ -13,7 +13,7 @@ from qmamba.errors import ConfigError
 from qmamba.files import require_writable
 
 if TYPE_CHECKING:
-    from qmamba.interop.onnx import ExportReport
+    from qmamba.interop.onnx import Comparison, ExportReport
 
 
 def export(
@@ -63,7 +63,8 @@ def export(
 
     The input is `image`, values in [0, 1]; the output is `score` on the scale of the ratings, or
     the `restored` image. The file is kept only if it computes what the network computes, at sizes
-    that it was not traced at. Needs pip install 'qmamba[onnx]'.
+    that it was not traced at. Of quantized weights it is a simulation in float32. Needs
+    pip install 'qmamba[onnx]'.
 
     Exit code: 0 written, 2 wrong usage or a file that deviates, which is not kept.
     """
@@ -86,24 +87,41 @@ def _report(report: ExportReport) -> None:
         f"{report.path}: {name}, {report.size / 2**20:.1f} MiB, opset {report.opset}, sha256 "
         f"{report.sha256[:12]}"
     )
-    header: tuple[str, ...] = ("input", "deviation")
     restores = report.comparisons[0].psnr is not None
-    header += ("PSNR",) if restores else ()
-    header += ("ONNX Runtime", "qmamba" if report.changes is None else "rounded float32", "")
+    about = [_about_results(each) for each in report.comparisons]
+    header = ("input", *about[0], "ONNX Runtime")
+    header += ("qmamba" if report.changes is None else "rounded float32", "")
     rows = []
-    for each in report.comparisons:
+    for each, results in zip(report.comparisons, about, strict=True):
         batch, channels, height, width = each.shape
-        row = [f"{batch} x {channels} x {height} x {width}", f"{each.deviation:.1e}"]
-        if each.psnr is not None:
-            row.append(f"{each.psnr:.0f} dB")
         ratio = each.milliseconds / each.own_milliseconds
         pace = f"{ratio:.1f}x slower" if ratio >= 1 else f"{1 / ratio:.1f}x faster"
-        row += [f"{each.milliseconds:.1f} ms", f"{each.own_milliseconds:.1f} ms", pace]
-        rows.append(tuple(row))
+        times = f"{each.milliseconds:.1f} ms", f"{each.own_milliseconds:.1f} ms"
+        rows.append((f"{batch} x {channels} x {height} x {width}", *results.values(), *times, pace))
     typer.echo("\n".join(table_lines(header, rows)))
+    if report.is_simulation:
+        what = "images" if restores else "scores"
+        typer.echo(
+            f"The file {report.metadata['qmamba.simulation']}; its {what} are near those of the "
+            "packed network, not equal to them."
+        )
     if report.changes is not None:
         bits = report.metadata["qmamba.weight_bits"]
         typer.echo(
             f"Weights of {bits} bits change the results of these inputs by up to "
             f"{max(report.changes):.2g} of the range; photographs may change more."
         )
+
+
+def _about_results(each: Comparison) -> dict[str, str]:
+    """Columns of the table: how near the results of one input are."""
+    found = {}
+    if each.unrounded is None or each.psnr is None:
+        found["deviation"] = f"{each.deviation:.1e}"
+    if each.psnr is not None:
+        found["PSNR"] = f"{each.psnr:.0f} dB"
+    if each.unrounded is not None:
+        found["without rounding"] = (
+            f"{each.unrounded:.1e}" if each.psnr is None else f"{each.unrounded:.0f} dB"
+        )
+    return found

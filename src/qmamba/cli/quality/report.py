@@ -65,7 +65,8 @@ def report(
         typer.Option(
             min=0,
             metavar="N",
-            help="Worst images that are looked at again for their quality map; 0 for none.",
+            help="Worst images that are looked at again for their quality map and reasons; 0 for"
+            " none.",
         ),
     ] = 20,
     model: Annotated[
@@ -224,7 +225,11 @@ def _maps(
     assert score is not None
     try:
         scorer = Scorer.from_pretrained(
-            model or score.model, policy=score.policy, device=device, max_pixels=max_pixels
+            model or score.model,
+            policy=score.policy,
+            device=device,
+            max_pixels=max_pixels,
+            reasons=True,
         )
         if scorer.metadata.sha256 != score.sha256:
             raise ConfigError(f"The weights {model or score.model!r} are others than the table's.")

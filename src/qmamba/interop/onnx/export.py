@@ -6,39 +6,60 @@ import contextlib
 import copy
 import hashlib
 import io
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
-from qmamba import __version__
 from qmamba.assess import Scorer
 from qmamba.checkpoints import load, load_tuned_model
 from qmamba.errors import ConfigError, QMambaError
 from qmamba.files import atomic_write, require_writable
 from qmamba.images import normalize
-from qmamba.inference import prepare
-from qmamba.interop.onnx.functions import DOMAIN, MERGED, ROUTES, VERSION, scan_functions
-from qmamba.interop.onnx.graph import RestorationGraph, ScoreGraph, scan_layers, traceable
+from qmamba.inference import ModuleNetwork, PreparedNetwork, prepare
+from qmamba.interop.onnx.description import (
+    about_model,
+    about_scores,
+    about_simulation,
+    describe_file,
+)
+from qmamba.interop.onnx.functions import DOMAIN, VERSION, scan_functions
+from qmamba.interop.onnx.graph import (
+    GraphSS2D,
+    RestorationGraph,
+    ScoreGraph,
+    scan_layers,
+    traceable,
+)
 from qmamba.interop.onnx.libraries import library, require_libraries
+from qmamba.interop.onnx.rounding import DYNAMIC, FIXED, rounding_functions
+from qmamba.interop.onnx.simulation import (
+    converted,
+    with_codes,
+    without_rounding,
+)
 from qmamba.interop.onnx.verification import (
-    TOLERANCE,
     Comparison,
     ExportReport,
     compare,
+    fault,
     greatest_difference,
     open_session,
     sample_image,
     session_runner,
 )
 from qmamba.interop.onnx.weights import OLDEST_OPSET, WEIGHT_BITS, with_weight_bits
-from qmamba.models import IMAGE_MEAN, IMAGE_STD, ModelMetadata, Network, architecture_of
+from qmamba.models import (
+    Network,
+    ScoreScale,
+    architecture_of,
+)
+from qmamba.nn import AttentiveScan
 from qmamba.restore import Restorer
 
 if TYPE_CHECKING:
@@ -67,6 +88,8 @@ class _Subject:
     channels: int
     metadata: dict[str, str]
     side: int | None
+    unrounded: Callable[[Tensor], Tensor] | None = None
+    """Of a quantized network: what it computes where activations are not quantized."""
 
 
 def export_onnx(
@@ -88,6 +111,11 @@ def export_onnx(
     The file is written only after it gave what the network gives at three sizes other than the one
     it was traced at, odd ones among them, with one and two images at a time.
 
+    Of a quantized network the file is a simulation: values are rounded to the levels of their codes
+    and computed on in float32. It is compared with the packed network by the peak signal-to-noise
+    ratio of its images, or the deviation of its scores; see
+    :func:`~qmamba.interop.onnx.verification.fault` for what is kept.
+
     Args:
         model: embedded weights, a path or a hub id as for :func:`qmamba.checkpoints.load`; a
             scorer, a restorer, or a network with metadata.
@@ -102,7 +130,8 @@ def export_onnx(
     Raises:
         QMambaError: the extra ``onnx`` is not installed, torch is older than 2.8, or the file does
             not compute what the network does; then none is left.
-        ConfigError: an option is not allowed or does not fit the model.
+        ConfigError: an option is not allowed or does not fit the model, or the model is a
+            MambaIRv2, whose scan depends on the image.
         CheckpointError: the weights cannot be found, or are neither a scorer nor a restorer.
         DataError: the file cannot be written.
 
@@ -124,17 +153,27 @@ def export_onnx(
     if weight_bits is not None:
         _check_bits(weight_bits, opset)
     require_writable(path)
-    subject = _subject(_loaded(model, tuned))
+    network = _loaded(model, tuned)
+    if network.quantization is not None and weight_bits is not None:
+        raise ConfigError(
+            "The network is quantized and has the bits of its own weights; leave weight_bits out."
+        )
+    if any(isinstance(layer, AttentiveScan) for layer in network.modules()):
+        raise ConfigError(
+            "A MambaIRv2 cannot be exported: its scan visits the pixels in an order that depends "
+            "on the image. Export a MambaIR instead, or restore with this package."
+        )
+    subject = _subject(network)
     static = _static(static, subject)
     file = _traced(subject, opset, static)
-    _describe(file, subject.metadata)
+    describe_file(file, subject.metadata)
     shapes = _shapes(subject, static)
     content, comparisons = _checked(file, subject, subject.ours, shapes)
     change = None
     if weight_bits is not None:
         packed, plain = with_weight_bits(file, weight_bits)
         subject.metadata["qmamba.weight_bits"] = str(weight_bits)
-        _describe(packed, subject.metadata)
+        describe_file(packed, subject.metadata)
         rounded = session_runner(open_session(plain.SerializeToString()))
         content, comparisons = _checked(packed, subject, rounded, shapes)
         run = session_runner(open_session(content))
@@ -179,13 +218,13 @@ def _checked(
         shapes,
         subject.unit,
         images=isinstance(subject.graph, RestorationGraph),
+        unrounded=subject.unrounded,
     )
-    worst = max(comparisons, key=lambda comparison: comparison.deviation)
-    if not worst.deviation <= TOLERANCE:
+    reason = fault(comparisons)
+    if reason is not None:
         raise QMambaError(
-            f"The ONNX file deviates by {worst.deviation:.2g} from the network at an input of "
-            f"{worst.shape}, and {TOLERANCE:g} is the most; no file was written. Please report it "
-            "with the versions of torch, onnx and onnxruntime."
+            f"The ONNX file {reason}; no file was written. Please report it with the versions of "
+            "torch, onnx and onnxruntime."
         )
     return content, comparisons
 
@@ -199,68 +238,44 @@ def _loaded(model: Exportable, tuned: str | Path | None) -> Network:
 
 
 def _subject(model: Network) -> _Subject:
-    if model.quantization is not None:
-        raise ConfigError(
-            "The network is quantized; export the full-precision weights that it was made from."
-        )
-    run = prepare(copy.deepcopy(model).cpu())
+    is_quantized = model.quantization is not None
+    about = about_model(model.metadata)
+    model = converted(model) if is_quantized else model
+    networks = [prepare(copy.deepcopy(model).cpu())]
+    if is_quantized:
+        about |= about_simulation(model)
+        networks.append(ModuleNetwork(without_rounding(model)))
     if not architecture_of(model).rates:
         restorer = Restorer(model)
-        about = _about(restorer.metadata) | {
+        graph: ScoreGraph | RestorationGraph = RestorationGraph(traceable(model))
+        runs = [_restoring(network) for network in networks]
+        about |= {
             "qmamba.task": restorer.task,
             "qmamba.scale": str(restorer.scale),
             "qmamba.noise_maps": str(restorer.config.condition_channels),
         }
-        return _Subject(
-            graph=RestorationGraph(traceable(model)),
-            ours=lambda images: run(images).clamp(0, 1),
-            output="restored",
-            unit=1.0,
-            channels=restorer.config.inputs,
-            metadata=about,
-            side=None,
-        )
-    scorer = Scorer(model)
-    scale = scorer.scale
-    about = _about(scorer.metadata) | {
-        "qmamba.task": "score",
-        "qmamba.score": json.dumps(
-            {
-                "name": scale.name,
-                "low": scale.low,
-                "high": scale.high,
-                "higher_is_better": scale.higher_is_better,
-            }
-        ),
-        "qmamba.policy": str(scorer.policy),
-        "qmamba.mean": json.dumps(IMAGE_MEAN),
-        "qmamba.std": json.dumps(IMAGE_STD),
-    }
+        output, unit, channels, side = "restored", 1.0, restorer.config.inputs, None
+    else:
+        scorer = Scorer(model)
+        scale = scorer.scale
+        graph = ScoreGraph(traceable(scorer.model), scale)
+        runs = [_scoring(network, scale) for network in networks]
+        about |= about_scores(scorer)
+        output, unit, channels = "score", scale.high - scale.low, 3
+        side = model.config.image_size
+    return _Subject(graph, runs[0], output, unit, channels, about, side, *runs[1:])
 
+
+def _restoring(network: PreparedNetwork) -> Callable[[Tensor], Tensor]:
+    return lambda images: network(images).clamp(0, 1)
+
+
+def _scoring(network: PreparedNetwork, scale: ScoreScale) -> Callable[[Tensor], Tensor]:
     @torch.no_grad()
     def score(images: Tensor) -> Tensor:
-        return scale.target_mean + scale.target_std * run(normalize(images))[:, 0]
+        return scale.target_mean + scale.target_std * network(normalize(images))[:, 0]
 
-    return _Subject(
-        graph=ScoreGraph(traceable(scorer.model), scale),
-        ours=score,
-        output="score",
-        unit=scale.high - scale.low,
-        channels=3,
-        metadata=about,
-        side=model.config.image_size,
-    )
-
-
-def _about(metadata: ModelMetadata | None) -> dict[str, str]:
-    """What every file says about itself; no paths, which would tell of the machine."""
-    about = {"qmamba.version": __version__}
-    if metadata is not None:
-        about |= {"qmamba.model": metadata.name, "qmamba.sha256": metadata.sha256 or ""}
-        for key in ("terms", "data"):
-            if key in metadata.training:
-                about[f"qmamba.{key}"] = str(metadata.training[key])
-    return about
+    return score
 
 
 def _static(static: tuple[int, int] | None, subject: _Subject) -> tuple[int, int] | None:
@@ -288,24 +303,43 @@ def _shapes(subject: _Subject, static: tuple[int, int] | None) -> list[tuple[int
 def _traced(subject: _Subject, opset: int, static: tuple[int, int] | None) -> ModelProto:
     batch, height, width = _EXAMPLE if static is None else (_EXAMPLE[0], *static)
     dynamic = {0: "batch"} | ({2: "height", 3: "width"} if static is None else {})
-    with _quietly():
-        program = torch.onnx.export(
-            subject.graph.eval(),
-            (
-                torch.rand(
-                    (batch, subject.channels, height, width), dtype=torch.float32, device="cpu"
-                ),
-            ),
-            dynamo=True,
-            opset_version=opset,
-            input_names=[_INPUT],
-            output_names=[subject.output],
-            dynamic_shapes={_INPUT: dynamic},
-            verbose=False,
-        )
+    example = torch.rand(
+        (batch, subject.channels, height, width), dtype=torch.float32, device="cpu"
+    )
+    try:
+        with _quietly():
+            program = torch.onnx.export(
+                subject.graph.eval(),
+                (example,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[_INPUT],
+                output_names=[subject.output],
+                dynamic_shapes={_INPUT: dynamic},
+                verbose=False,
+            )
+    except Exception as error:  # Whatever tracing and translation raise.
+        raise _reason(error) from error
     assert program is not None
-    file = program.model_proto
-    layers = scan_layers(subject.graph)
+    return _complete(program.model_proto, scan_layers(subject.graph), opset)
+
+
+def _reason(error: BaseException) -> QMambaError:
+    """What stopped the exporter: the error of a network itself, or torch's in one sentence."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, QMambaError):
+            return cause
+        last, cause = cause, cause.__cause__
+    line = (str(last).strip().splitlines() or [type(last).__name__])[0]
+    return QMambaError(
+        f"torch {torch.__version__} cannot write this network as an ONNX file ({line}); no file "
+        "was written. Please report it with the versions of torch, onnx and onnxscript."
+    )
+
+
+def _complete(file: ModelProto, layers: list[GraphSS2D], opset: int) -> ModelProto:
+    """The file with the bodies of what it calls."""
     if layers:
         states = {layer.states for layer in layers}
         assert len(states) == 1
@@ -314,12 +348,15 @@ def _traced(subject: _Subject, opset: int, static: tuple[int, int] | None) -> Mo
                 opset,
                 states=states.pop(),
                 windows=any(layer.window > 1 for layer in layers),
-                names={ROUTES if layer.multi_scan is not None else MERGED for layer in layers},
+                names={layer.function for layer in layers},
             )
         )
-        if DOMAIN not in {entry.domain for entry in file.opset_import}:
-            entry = file.opset_import.add()
-            entry.domain, entry.version = DOMAIN, VERSION
+    with_codes(file, opset)
+    called = {node.op_type for node in file.graph.node if node.domain == DOMAIN}
+    file.functions.extend(rounding_functions(opset, called & {DYNAMIC, FIXED}))
+    if called and DOMAIN not in {entry.domain for entry in file.opset_import}:
+        entry = file.opset_import.add()
+        entry.domain, entry.version = DOMAIN, VERSION
     return file
 
 
@@ -337,21 +374,3 @@ def _quietly() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-
-
-def _describe(file: ModelProto, metadata: dict[str, str]) -> None:
-    """Put in what is known of the model, and take out what tells of the machine it was made on."""
-    file.producer_name, file.producer_version = "qmamba", __version__
-    file.doc_string = ""
-    for part in (file, file.graph):
-        del part.metadata_props[:]
-    for node in file.graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-    values: list[Any] = [*file.graph.value_info, *file.graph.initializer]
-    for value in (*values, *file.graph.input, *file.graph.output):
-        value.doc_string = ""
-        del value.metadata_props[:]
-    for key, text in metadata.items():
-        entry = file.metadata_props.add()
-        entry.key, entry.value = key, text

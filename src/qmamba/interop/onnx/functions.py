@@ -4,17 +4,14 @@ A file calls ``qmamba::SS2D`` once for each layer. A runtime that knows no such 
 body of that name in the file, whose recurrence is again a function, ``qmamba::LinearRecurrence``
 for one state and ``qmamba::SelectiveScan`` for several, around standard ``Scan`` nodes. A runtime
 in which our operator library is registered runs the kernel instead.
-
-``Scan`` costs some microseconds for each step and operator, so the steps have to be few and wide.
-A route of ``height * width`` steps is cut into its ``height`` rows (or columns), which all advance
-together from a state of zero; a second short ``Scan`` over the rows carries the states from one row
-to the next, and what a carried state still adds is put on top: ``h = h_local + decay * carried``.
-Nothing is divided, so a decay of zero does no harm. Time is the first axis everywhere.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+from qmamba.interop.onnx.recurrence import SOFTPLUS, linear_recurrence, selective_scan
 
 if TYPE_CHECKING:
     from onnx import FunctionProto
@@ -25,35 +22,12 @@ MERGED = "SS2D"
 """The scan of a map with its routes summed."""
 ROUTES = "SS2DRoutes"
 """The scan of a map with its routes kept apart, for a gate on each."""
+MERGED_GIVEN_DELTA = "SS2DGivenDelta"
+"""As :data:`MERGED`, of time steps that are given, before their bias and softplus."""
+ROUTES_GIVEN_DELTA = "SS2DRoutesGivenDelta"
+_KEPT_APART = {ROUTES, ROUTES_GIVEN_DELTA}
+_GIVEN_DELTA = {MERGED_GIVEN_DELTA, ROUTES_GIVEN_DELTA}
 
-# softplus(z) = max(z, 0) + log1p(u) with u = exp(-|z|), log1p(u) = 2 artanh(s), s = u / (u + 2),
-# and artanh(s) / s is a polynomial in s^2 (largest relative error on [0, 1/9]: 1.7e-7). The
-# standard operator takes five times as long in ONNX Runtime.
-_SOFTPLUS = """
-Softplus (z) => (y)
-{
-  two = Constant <value = float {2}> ()
-  c0 = Constant <value = float {0.99999984}> ()
-  c1 = Constant <value = float {0.33337989}> ()
-  c2 = Constant <value = float {0.1979503}> ()
-  c3 = Constant <value = float {0.17111227}> ()
-  size = Abs (z)
-  negative = Neg (size)
-  u = Exp (negative)
-  below = Add (u, two)
-  s = Div (u, below)
-  q = Mul (s, s)
-  p3 = Mul (q, c3)
-  p2 = Add (p3, c2)
-  p2q = Mul (p2, q)
-  p1 = Add (p2q, c1)
-  p1q = Mul (p1, q)
-  p0 = Add (p1q, c0)
-  s2 = Add (s, s)
-  log = Mul (s2, p0)
-  positive = Relu (z)
-  y = Add (positive, log)
-}"""
 _COUNT = 4
 
 
@@ -66,167 +40,19 @@ def scan_functions(
         opset: of the standard operators, at least 18.
         states: states per channel and route of all layers.
         windows: whether a layer walks through local windows.
-        names: which of :data:`MERGED` and :data:`ROUTES` the file calls.
+        names: which of the four names of a scan the file calls.
     """
+    texts = [SOFTPLUS, linear_recurrence() if states == 1 else selective_scan()]
+    texts += [_scan(name, states, windows) for name in sorted(names)]
+    return parsed(texts, opset)
+
+
+def parsed(texts: Iterable[str], opset: int) -> list[FunctionProto]:
+    """Functions from their texts, without the header that all have in common."""
     from onnx.parser import parse_function
 
-    texts = [_SOFTPLUS, _linear_recurrence() if states == 1 else _selective_scan()]
-    texts += [_scan(name, states, windows) for name in sorted(names)]
     header = f'<domain: "{DOMAIN}", opset_import: ["": {opset}, "{DOMAIN}": {VERSION}]>\n'
     return [parse_function(header + text) for text in texts]
-
-
-# Both ways along a route are one node, because a step of Scan costs more than the operators in it.
-_BOTH_WAYS = ("forward", "backward")
-
-
-def _directions(inputs: int, outputs: int) -> str:
-    """Attributes of a Scan with so many inputs and outputs each way."""
-    return (
-        f"num_scan_inputs = {2 * inputs}, "
-        f"scan_input_directions = {[0] * inputs + [1] * inputs}, "
-        f"scan_output_directions = {[0] * outputs + [1] * outputs}"
-    )
-
-
-def _both(*names: str, kind: str = "") -> str:
-    """The names once for each way, as a list of arguments."""
-    return ", ".join(f"{kind} {name}_{way}".strip() for way in _BOTH_WAYS for name in names)
-
-
-def _twice(text: str) -> str:
-    """Lines once for each way; ``~`` stands for its suffix."""
-    return "\n".join(text.strip("\n").replace("~", f"_{way}") for way in _BOTH_WAYS)
-
-
-_ADVANCE_ONE = """
-      kept~ = Mul (a~, h_before~)
-      h_after~ = Add (kept~, v~)
-      decay_after~ = Mul (a~, decay_before~)
-      h_out~ = Identity (h_after~)
-      decay_out~ = Identity (decay_after~)
-"""
-_ADD_CARRIED = """
-  brought~ = Mul (decays~, carried~)
-  h~ = Add (h_local~, brought~)
-"""
-_CARRY = """
-      kept~ = Mul (a~, before~)
-      after~ = Add (kept~, v~)
-      out~ = Identity (before~)
-"""
-
-
-def _linear_recurrence() -> str:
-    """``h[t] = decay[t] h[t-1] + input[t]`` over axis 1 and, within each of its steps, axis 0.
-
-    Operands and results are ``(inner steps, outer steps, batch, channels)``; backward, both axes
-    are walked from their ends.
-    """
-    state, row = "float[?, ?, ?]", "float[?, ?]"
-    return f"""
-LinearRecurrence ({_both("decay", "input")}) => ({_both("h")})
-{{
-  outer_shape = Shape <start = 1> (decay_forward)
-  carried_shape = Shape <start = 2> (decay_forward)
-  zero = Constant <value = float {{0}}> ()
-  one = Constant <value = float {{1}}> ()
-  h_start = Expand (zero, outer_shape)
-  decay_start = Expand (one, outer_shape)
-  carried_start = Expand (zero, carried_shape)
-  {_both("h_last", "decay_last")}, {_both("h_local", "decays")} = Scan <
-    {_directions(2, 2)}, body = advance
-    ({_both("h_before", "decay_before", kind=state)}, {_both("a", "v", kind=state)}) =>
-    ({_both("h_after", "decay_after", kind=state)}, {_both("h_out", "decay_out", kind=state)})
-    {{
-{_twice(_ADVANCE_ONE)}
-    }}> (h_start, decay_start, h_start, decay_start, {_both("decay", "input")})
-  {_both("carried_last")}, {_both("carried")} = Scan <
-    {_directions(2, 1)}, body = carry
-    ({_both("before", kind=row)}, {_both("a", "v", kind=row)}) =>
-    ({_both("after", kind=row)}, {_both("out", kind=row)})
-    {{
-{_twice(_CARRY)}
-    }}> (carried_start, carried_start, {_both("decay_last", "h_last")})
-{_twice(_ADD_CARRIED)}
-}}"""
-
-
-_ADVANCE_STATES = """
-      exponent~ = Mul (dt~, A~)
-      a~ = Exp (exponent~)
-      kept~ = Mul (a~, h_before~)
-      new~ = Mul (v~, b~)
-      h_after~ = Add (kept~, new~)
-      seen~ = Mul (h_after~, c~)
-      y_out~ = ReduceSum <keepdims = 0> (seen~, first)
-      elapsed_after~ = Add (elapsed_before~, dt~)
-      elapsed_out~ = Identity (elapsed_after~)
-"""
-_DECAY_LAST = """
-  exponent_last~ = Mul (elapsed_last~, A~)
-  decay_last~ = Exp (exponent_last~)
-"""
-_BRING_STATES = """
-      exponent~ = Mul (s~, A~)
-      a~ = Exp (exponent~)
-      h~ = Mul (a~, carried~)
-      seen~ = Mul (h~, c~)
-      y_out~ = ReduceSum <keepdims = 0> (seen~, first)
-"""
-
-
-def _selective_scan() -> str:
-    """The scan with several states, of which only those of one step exist at a time.
-
-    ``h[n, t] = exp(delta[t] A[n]) h[n, t-1] + input[t] B[n, t]``, ``y[t] = sum_n C[n, t] h[n, t]``,
-    in the order of :func:`_linear_recurrence`. ``delta`` and ``input`` are ``(inner steps, outer
-    steps, batch, channels)``, ``B`` and ``C`` ``(inner steps, states, outer steps, batch, 1)``,
-    ``A`` ``(states, 1, 1, channels)``.
-    """
-    state, row, scalar = "float[?, ?, ?, ?]", "float[?, ?, ?]", "float[?, ?, ?, 1]"
-    steps = ", ".join(
-        f"{row} dt_{way}, {row} v_{way}, {scalar} b_{way}, {scalar} c_{way}" for way in _BOTH_WAYS
-    )
-    before = ", ".join(f"{state} h_before_{way}, {row} elapsed_before_{way}" for way in _BOTH_WAYS)
-    after = ", ".join(f"{state} h_after_{way}, {row} elapsed_after_{way}" for way in _BOTH_WAYS)
-    return f"""
-SelectiveScan ({_both("delta", "input", "A", "B", "C")}) => ({_both("y")})
-{{
-  zero = Constant <value = float {{0}}> ()
-  outer_shape = Shape <start = 1> (delta_forward)
-  batch_shape = Shape <start = 2> (delta_forward)
-  states = Shape <start = 0, end = 1> (A_forward)
-  state_shape = Concat <axis = 0> (states, outer_shape)
-  carried_shape = Concat <axis = 0> (states, batch_shape)
-  h_start = Expand (zero, state_shape)
-  elapsed_start = Expand (zero, outer_shape)
-  carried_start = Expand (zero, carried_shape)
-  {_both("h_last", "elapsed_last")}, {_both("y_local", "elapsed")} = Scan <
-    {_directions(4, 2)}, body = advance
-    ({before}, {steps}) =>
-    ({after}, {_both("y_out", "elapsed_out", kind=row)})
-    {{
-      first = Constant <value_ints = [0]> ()
-{_twice(_ADVANCE_STATES)}
-    }}> (h_start, elapsed_start, h_start, elapsed_start, {_both("delta", "input", "B", "C")})
-{_twice(_DECAY_LAST)}
-  {_both("carried_last")}, {_both("carried")} = Scan <
-    {_directions(2, 1)}, scan_input_axes = [1, 1, 1, 1], scan_output_axes = [1, 1], body = carry
-    ({_both("before", kind=row)}, {_both("a", "v", kind=row)}) =>
-    ({_both("after", kind=row)}, {_both("out", kind=row)})
-    {{
-{_twice(_CARRY)}
-    }}> (carried_start, carried_start, {_both("decay_last", "h_last")})
-  {_both("y_brought")} = Scan <num_scan_inputs = 4, body = bring
-    ({row} s_forward, {scalar} c_forward, {row} s_backward, {scalar} c_backward) =>
-    ({_both("y_out", kind=row)})
-    {{
-      first = Constant <value_ints = [0]> ()
-{_twice(_BRING_STATES)}
-    }}> ({_both("elapsed", "C")})
-{_twice("  y~ = Add (y_local~, y_brought~)")}
-}}"""
 
 
 def _scan(name: str, states: int, windows: bool) -> str:
@@ -234,44 +60,56 @@ def _scan(name: str, states: int, windows: bool) -> str:
 
     ``x`` is ``(batch, height, width, channels)``, ``projected`` the same with ``4 * (rank + 2 *
     states)`` channels. The result is a map like ``x``, or ``(batch, 4, height, width, channels)``.
+    A given ``delta`` has ``4 * channels`` channels, and ``projected`` then ``4 * 2 * states``.
     """
-    lines = _entering(windows)
-    lines += [
-        "zero_index = Constant <value_int = 0> ()",
-        "sizes_rank = Shape <start = 2, end = 3> (dt_weight)",
-        f"sizes_states = Constant <value_ints = [{states}]> ()",
-        "parts = Concat <axis = 0> ("
-        + ", ".join(["sizes_rank, sizes_states, sizes_states"] * 4)
-        + ")",
-        "turned_weight = Transpose <perm = [0, 2, 1]> (dt_weight)",
-    ]
+    given = name in _GIVEN_DELTA
+    parts = ("B", "C") if given else ("low", "B", "C")
+    sizes = ["sizes_rank" if part == "low" else "sizes_states" for part in parts] * _COUNT
+    lines = _entering(windows, given)
+    lines.append(f"sizes_states = Constant <value_ints = [{states}]> ()")
+    if not given:
+        lines += [
+            "sizes_rank = Shape <start = 2, end = 3> (dt_weight)",
+            "turned_weight = Transpose <perm = [0, 2, 1]> (dt_weight)",
+        ]
+    lines.append(f"parts = Concat <axis = 0> ({', '.join(sizes)})")
     for order in ("row", "column"):
-        names = ", ".join(f"{part}_{order}{k}" for k in range(_COUNT) for part in ("low", "B", "C"))
+        names = ", ".join(f"{part}_{order}{k}" for k in range(_COUNT) for part in parts)
         lines.append(f"{names} = Split <axis = 3> (p_{order}, parts)")
+        if given:
+            names = ", ".join(f"d_{order}{k}" for k in range(_COUNT))
+            lines.append(f"{names} = Split <axis = 3, num_outputs = {_COUNT}> (d_{order})")
     for k in range(_COUNT):
-        lines += _route(k, states)
+        lines += _route(k, states, given)
     for k, order in enumerate(("row", "column")):
         lines += _pair(k, k + 2, order, states)
-    lines += _leaving(windows, merged=name == MERGED)
+    lines += _leaving(windows, merged=name not in _KEPT_APART)
     body = "\n  ".join(lines)
+    operands = "x, delta, projected" if given else "x, projected, dt_weight"
     return f"""
-{name} <window> (x, projected, dt_weight, dt_bias, A, D) => (y)
+{name} <window> ({operands}, dt_bias, A, D) => (y)
 {{
   {body}
 }}"""
 
 
-def _route(k: int, states: int) -> list[str]:
+def _route(k: int, states: int, given: bool) -> list[str]:
     order = ("row", "column")[k % 2]
-    low, B, C = (f"{part}_{order}{k}" for part in ("low", "B", "C"))
+    B, C = (f"{part}_{order}{k}" for part in "BC")
     lines = [f"index{k} = Constant <value_int = {k}> ()"]
     lines += [
         f"{operand}{k} = Gather <axis = 0> ({source}, index{k})"
-        for operand, source in (("W", "turned_weight"), ("bias", "dt_bias"), ("A", "A"))
+        for operand, source in (("bias", "dt_bias"), ("A", "A"))
     ]
+    raw = f"d_{order}{k}"
+    if not given:
+        raw = f"product{k}"
+        lines += [
+            f"W{k} = Gather <axis = 0> (turned_weight, index{k})",
+            f"{raw} = MatMul (low_{order}{k}, W{k})",
+        ]
     lines += [
-        f"product{k} = MatMul ({low}, W{k})",
-        f"biased{k} = Add (product{k}, bias{k})",
+        f"biased{k} = Add ({raw}, bias{k})",
         f"delta{k} = {DOMAIN}.Softplus (biased{k})",
         f"scaled{k} = Mul (delta{k}, x_{order})",
     ]
@@ -311,13 +149,13 @@ def _pair(forward: int, backward: int, order: str, states: int) -> list[str]:
     return [f"y{forward}, y{backward} = {DOMAIN}.SelectiveScan ({operands})"]
 
 
-def _entering(windows: bool) -> list[str]:
+def _entering(windows: bool, given: bool) -> list[str]:
     """Maps to ``(inner steps, outer steps, batch, channels)`` in the order of rows and columns."""
     lines = [
         "last_axis = Constant <value_ints = [-1]> ()",
         "middle_axes = Constant <value_ints = [1, 2]> ()",
     ]
-    maps = (("x", "x"), ("p", "projected"))
+    maps = [("x", "x"), ("p", "projected"), *([("d", "delta")] if given else [])]
     if not windows:
         for short, source in maps:
             lines += [

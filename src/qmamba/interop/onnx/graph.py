@@ -10,10 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmamba.interop.onnx.functions import DOMAIN, MERGED, ROUTES, VERSION
+from qmamba.interop.onnx.functions import (
+    DOMAIN,
+    MERGED,
+    MERGED_GIVEN_DELTA,
+    ROUTES,
+    ROUTES_GIVEN_DELTA,
+    VERSION,
+)
+from qmamba.interop.onnx.simulation import GraphOperands, trace_quantizers
 from qmamba.models import IMAGE_MEAN, IMAGE_STD, Network, ScoreScale
 from qmamba.nn import SS2D
 from qmamba.nn.scale_shift import without_scale_shift
+from qmamba.nn.ss2d import ROUTES as ROUTE_COUNT
+from qmamba.quantization.ss2d import QuantizedSS2D
 
 
 class ScoreGraph(nn.Module):
@@ -50,15 +60,13 @@ class RestorationGraph(nn.Module):
         return restored.clamp(0, 1)
 
 
-class GraphSS2D(nn.Module):
-    """:class:`~qmamba.nn.SS2D` with its scan as one symbolic node, for tracing alone."""
+class ExactOperands(nn.Module):
+    """What a scan in full precision computes from its map: operands of the node of the scan."""
+
+    given_delta = False
 
     def __init__(self, layer: SS2D) -> None:
         super().__init__()
-        self.window, self.z_gate, self.states = layer.window, layer.z_gate, layer.state_size
-        self.in_proj, self.conv2d = layer.in_proj, layer.conv2d
-        self.multi_scan = layer.multi_scan
-        self.out_norm, self.out_proj = layer.out_norm, layer.out_proj
         routes = layer.x_proj_weight.shape[0]
         constants = {
             "projection": layer.x_proj_weight.flatten(0, 1),
@@ -70,6 +78,36 @@ class GraphSS2D(nn.Module):
         for name, value in constants.items():
             self.register_buffer(name, value.detach().clone())
 
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Of ``(batch, height, width, channels)``: in the order of the node, constants included."""
+        names = ("dt_weight", "dt_bias", "A", "D")
+        constants = [cast(Tensor, getattr(self, name)) for name in names]
+        return [x, F.linear(x, cast(Tensor, self.projection)), *constants]
+
+
+class GraphSS2D(nn.Module):
+    """:class:`~qmamba.nn.SS2D` with its scan as one symbolic node, for tracing alone."""
+
+    def __init__(self, layer: SS2D) -> None:
+        super().__init__()
+        self.window, self.z_gate, self.states = layer.window, layer.z_gate, layer.state_size
+        self.in_proj, self.conv2d = layer.in_proj, layer.conv2d
+        self.multi_scan = layer.multi_scan
+        self.out_norm, self.out_proj = layer.out_norm, layer.out_proj
+        self.operands: GraphOperands | ExactOperands
+        if isinstance(layer, QuantizedSS2D):
+            self.operands = GraphOperands(layer)
+        else:
+            self.operands = ExactOperands(layer)
+        names = {
+            (False, True): MERGED,
+            (False, False): ROUTES,
+            (True, True): MERGED_GIVEN_DELTA,
+            (True, False): ROUTES_GIVEN_DELTA,
+        }
+        self.function = names[self.operands.given_delta, self.multi_scan is None]
+        """Name of the node."""
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.in_proj(x)
         gate = None
@@ -79,16 +117,12 @@ class GraphSS2D(nn.Module):
         return self.out_proj(y if gate is None else y * F.silu(gate))
 
     def _scan(self, x: Tensor) -> Tensor:
-        constants = [
-            cast(Tensor, getattr(self, name)) for name in ("dt_weight", "dt_bias", "A", "D")
-        ]
-        projected = F.linear(x, cast(Tensor, self.projection))
         shape = list(x.shape)
         if self.multi_scan is not None:
-            shape.insert(1, len(constants[0]))
+            shape.insert(1, ROUTE_COUNT)
         scanned: Tensor = torch.onnx.ops.symbolic(
-            f"{DOMAIN}::{MERGED if self.multi_scan is None else ROUTES}",
-            (x, projected, *constants),
+            f"{DOMAIN}::{self.function}",
+            self.operands(x),
             {"window": self.window},
             dtype=x.dtype,
             shape=shape,
@@ -100,10 +134,14 @@ class GraphSS2D(nn.Module):
 
 
 def traceable(model: Network) -> Network:
-    """A copy of a network in float32 on the CPU whose scans can be traced; scales are folded in."""
+    """A copy of a network in float32 on the CPU that can be traced; scales are folded in.
+
+    A quantized one is converted already.
+    """
     network = copy.deepcopy(without_scale_shift(model)).cpu().float().eval().requires_grad_(False)
     for parent, name, layer in list(_scans(network)):
         setattr(parent, name, GraphSS2D(layer))
+    trace_quantizers(network)
     return network
 
 

@@ -21,6 +21,11 @@ TOLERANCE = 1e-4
 """Greatest deviation of a file that is kept: as a share of the score scale's range, or in the
 values of a restored image, which are in [0, 1]."""
 
+LEAST_PSNR = 35.0
+"""Of the images of a simulation against those of its packed network, in dB."""
+MOST_SCORE_DEVIATION = 0.02
+"""Of the scores of a simulation, as a share of their scale's range."""
+
 _ROUNDS = 5
 _SEED = 20251016
 
@@ -41,6 +46,9 @@ class Comparison:
     """Median time of ONNX Runtime."""
     own_milliseconds: float
     """Median time of this package."""
+    unrounded: float | None = None
+    """Of a simulation: what the network would give without rounding of its activations, against the
+    packed one; PSNR in dB for images, and for scores the greatest difference."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,11 @@ class ExportReport:
     def deviation(self) -> float:
         """The greatest of all."""
         return max(comparison.deviation for comparison in self.comparisons)
+
+    @property
+    def is_simulation(self) -> bool:
+        """Whether the file simulates a quantized network."""
+        return self.comparisons[0].unrounded is not None
 
 
 def open_session(
@@ -98,7 +111,13 @@ def session_runner(session: Any) -> Run:
 
 
 def compare(
-    file: Run, ours: Run, shapes: Iterable[tuple[int, int, int, int]], unit: float, *, images: bool
+    file: Run,
+    ours: Run,
+    shapes: Iterable[tuple[int, int, int, int]],
+    unit: float,
+    *,
+    images: bool,
+    unrounded: Run | None = None,
 ) -> tuple[Comparison, ...]:
     """Both implementations on one random image or batch of each shape; times are interleaved.
 
@@ -107,6 +126,7 @@ def compare(
         shapes: of the inputs.
         unit: what deviations are divided by.
         images: whether the results are images.
+        unrounded: of a quantized network, without rounding of its activations.
     """
     found = []
     for shape in shapes:
@@ -119,6 +139,12 @@ def compare(
                 results[name] = run(image)
                 times[name].append(time.perf_counter() - start)
         deviation = greatest_difference(results["file"], results["ours"]) / unit
+        if unrounded is None:
+            without = None
+        elif images:
+            without = _psnr(unrounded(image), results["ours"])
+        else:
+            without = greatest_difference(unrounded(image), results["ours"]) / unit
         found.append(
             Comparison(
                 shape=shape,
@@ -126,9 +152,48 @@ def compare(
                 psnr=_psnr(results["file"], results["ours"]) if images else None,
                 milliseconds=1e3 * statistics.median(times["file"]),
                 own_milliseconds=1e3 * statistics.median(times["ours"]),
+                unrounded=without,
             )
         )
     return tuple(found)
+
+
+def fault(comparisons: Iterable[Comparison]) -> str | None:
+    """Why a file may not be kept, or ``None``.
+
+    A file in full precision must be within :data:`TOLERANCE` everywhere. A simulation cannot: two
+    programs that add in another order round a value between two levels to different ones, and what
+    follows moves with it. It must be within :data:`LEAST_PSNR` or :data:`MOST_SCORE_DEVIATION` for
+    every input and, where images are compared, nearer to the packed network in the mean than the
+    network without rounding is.
+    """
+    found = list(comparisons)
+    worst = max(found, key=lambda each: each.deviation)
+    if worst.unrounded is None:
+        if worst.deviation <= TOLERANCE:
+            return None
+        return (
+            f"deviates by {worst.deviation:.2g} from the network at an input of {worst.shape}, and "
+            f"{TOLERANCE:g} is the most"
+        )
+    if worst.psnr is None:
+        if worst.deviation <= MOST_SCORE_DEVIATION:
+            return None
+        return (
+            f"deviates by {worst.deviation:.2g} of the range from the packed network at an input "
+            f"of {worst.shape}, and {MOST_SCORE_DEVIATION:g} is the most"
+        )
+    ratios = [-math.inf if each.psnr is None else each.psnr for each in found]
+    least = min(ratios)
+    if not least >= LEAST_PSNR:
+        return f"is at {least:.1f} dB from the packed network, and {LEAST_PSNR:g} is the least"
+    without = [math.inf if each.unrounded is None else each.unrounded for each in found]
+    if not statistics.fmean(ratios) > statistics.fmean(without):
+        return (
+            f"is at {statistics.fmean(ratios):.1f} dB from the packed network, no nearer than "
+            f"without rounding of activations ({statistics.fmean(without):.1f} dB)"
+        )
+    return None
 
 
 def sample_image(shape: tuple[int, int, int, int]) -> Tensor:

@@ -22,6 +22,7 @@ from qmamba.nn import (
     pixel_shuffle,
     pixel_shuffle_stages,
 )
+from qmamba.nn.layers import LayerNorm
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 """Mean of each sRGB channel in [0, 1] that is subtracted before the network; 0 for gray."""
@@ -54,9 +55,9 @@ class MambaIR(Network):
         self.config = config = config or MambaIRConfig()
         dim = config.dim
         self.conv_first = ChannelLastConv2d(config.inputs, dim, 3, padding=1)
-        self.patch_embed = nn.Sequential(OrderedDict(norm=nn.LayerNorm(dim)))
+        self.patch_embed = nn.Sequential(OrderedDict(norm=LayerNorm(dim)))
         self.layers = nn.Sequential(*self._groups())
-        self.norm = nn.LayerNorm(dim)
+        self.norm = LayerNorm(dim)
         self.conv_after_body = group_convolution(dim, config.group_convolution)
         for name, layer in _reconstruction(config):
             self.add_module(name, layer)

@@ -15,6 +15,7 @@ from qmamba.models.qmamba.config import QMambaConfig
 from qmamba.nn import SS2D, VSSBlock, downsample, stem
 from qmamba.nn.image_statistics import StatisticsBranch
 from qmamba.nn.initialization import linear
+from qmamba.nn.layers import LayerNorm
 
 IMAGE_MEAN = IMAGENET_MEAN
 """Mean of each sRGB channel in [0, 1] that is subtracted before the network (ImageNet's)."""
@@ -48,7 +49,7 @@ class Classifier(nn.Module):
 
     def __init__(self, dim: int, num_outputs: int, statistics: int = 0) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim)
+        self.norm = LayerNorm(dim)
         self.head = linear(dim, num_outputs)
         self.statistics = StatisticsBranch(statistics, num_outputs) if statistics else None
 

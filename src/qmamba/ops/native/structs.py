@@ -207,6 +207,75 @@ class LayerNormStruct(Struct):
     ]
 
 
+class LinearStruct(Struct):
+    """``native/layers/layers.h``: a linear layer."""
+
+    c_name = "qmamba_linear"
+    _fields_ = [
+        *_pointers("x", "weight", "bias", "y"),
+        *_sizes("rows", "inputs", "outputs"),
+    ]
+
+
+class LinearBackwardStruct(Struct):
+    """``native/layers/layers.h``: gradients of a linear layer."""
+
+    c_name = "qmamba_linear_backward"
+    _fields_ = [
+        *_pointers("x", "weight", "grad", "grad_x", "grad_weight", "grad_bias"),
+        *_sizes("rows", "inputs", "outputs"),
+    ]
+
+
+class ChannelWindowStruct(Struct):
+    """``native/layers/layers.h``: a depthwise convolution."""
+
+    c_name = "qmamba_channel_window"
+    _fields_ = [
+        *_pointers("x", "weight", "bias", "y"),
+        *_sizes("batch", "height", "width", "channels", "padded", "stride"),
+        *_sizes("dilation"),
+        *_flags("activation", "dtype"),
+    ]
+
+
+class ChannelWindowBackwardStruct(Struct):
+    """``native/layers/layers.h``: gradients of a depthwise convolution."""
+
+    c_name = "qmamba_channel_window_backward"
+    _fields_ = [
+        *_pointers("x", "weight", "bias", "grad", "inner", "partial", "grad_x"),
+        *_pointers("grad_weight", "grad_bias"),
+        *_sizes("batch", "height", "width", "channels", "padded", "stride"),
+        *_sizes("dilation"),
+        *_flags("activation", "dtype"),
+    ]
+
+
+class GatedNormStruct(Struct):
+    """``native/layers/layers.h``: a layer norm with a gate."""
+
+    c_name = "qmamba_gated_norm"
+    _fields_ = [
+        *_pointers("x", "weight", "bias", "gate", "y", "mean", "scale"),
+        *_sizes("rows", "channels", "gate_stride"),
+        *_floats("epsilon"),
+        *_flags("dtype"),
+    ]
+
+
+class GatedNormBackwardStruct(Struct):
+    """``native/layers/layers.h``: gradients of a layer norm with a gate."""
+
+    c_name = "qmamba_gated_norm_backward"
+    _fields_ = [
+        *_pointers("x", "weight", "bias", "gate", "mean", "scale", "grad", "grad_x"),
+        *_pointers("grad_gate", "partial", "grad_weight", "grad_bias"),
+        *_sizes("rows", "channels", "gate_stride"),
+        *_flags("dtype"),
+    ]
+
+
 def all_structs() -> list[type[Struct]]:
     """Every struct of this module."""
     return [struct for struct in Struct.__subclasses__() if struct.__module__ == __name__]

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,18 @@ from qmamba.ops.triton import operators
 
 BACKENDS = ("naive", "chunked", "native", "triton")
 BACKEND_VARIABLE = "QMAMBA_BACKEND"
+
+
+Choice = TypeVar("Choice", bound=Callable[..., str | None])
+
+
+def _constant_in_graphs(function: Choice) -> Choice:
+    """What ``torch.compiler.assume_constant_result`` does, which imports the compiler to do it.
+
+    That takes longer than the import of torch, and scoring an image needs no compiler.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 @dataclass(frozen=True)
@@ -90,7 +103,7 @@ def kernel_is_live() -> bool:
     return any((row.name, row.device, row.live) == wanted for row in backends())
 
 
-@torch.compiler.assume_constant_result
+@_constant_in_graphs
 def _unavailable_reason(name: str, device: str) -> str | None:
     if device == "cuda" and not torch.cuda.is_available():
         return "no CUDA or ROCm device is visible to torch"
@@ -103,7 +116,7 @@ def _unavailable_reason(name: str, device: str) -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result
+@_constant_in_graphs
 def _forced_backend(argument: str | None) -> str | None:
     name = argument if argument is not None else os.environ.get(BACKEND_VARIABLE) or None
     if name is not None and name not in BACKENDS:

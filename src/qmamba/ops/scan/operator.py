@@ -104,7 +104,7 @@ def register_scan(
     function = _transformable(forward_operator, backward_operator, save, gradients, refuse)
 
     def scan(*arguments: Any) -> tuple[Tensor, Tensor]:
-        run = function if _is_transformed() else forward_operator
+        run = function if is_transformed() else forward_operator
         result: tuple[Tensor, Tensor] = run(*arguments)
         return result
 
@@ -145,7 +145,7 @@ def _transformable(
     return Forward.apply
 
 
-def _is_transformed() -> bool:
+def is_transformed() -> bool:
     """Whether a transform of ``torch.func`` or forward-mode differentiation is at work."""
     if torch.compiler.is_compiling():
         return False

@@ -8,7 +8,7 @@ least and the greatest value, so what is negative stays negative.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,9 +41,6 @@ STATISTICS = ("sample", "frozen", "batch")
 # search), where there are no data to search with.
 _NORMAL_STEPS = {2: 0.9957, 3: 0.5860, 4: 0.3352, 8: 0.0308}
 _MOMENTUM = 0.1
-# Of the widest step: how narrow a step may become.
-_NARROWEST = 1e-3
-_TINY = 1e-12
 
 
 class DLS(Quantizer):
@@ -66,6 +63,12 @@ class DLS(Quantizer):
     """
 
     normalized_initialization = True
+    narrowest: ClassVar[float] = 1e-3
+    """How narrow a step may become, as a share of the widest one."""
+    least: ClassVar[float] = 1e-12
+    """The narrowest step of all."""
+    least_widest: ClassVar[float] = 1e-12
+    """What the widest step is at least, where all values are equal."""
     running: Tensor
 
     def __init__(
@@ -125,7 +128,7 @@ class DLS(Quantizer):
         """How the kernel does all of it, or ``None`` where it cannot or the moments are frozen."""
         if not takes(x) or (self.statistics == "frozen" and not self.training):
             return None
-        return DynamicSettings(self.low, self.high, self.operand.copies, _NARROWEST, _TINY)
+        return DynamicSettings(self.low, self.high, self.operand.copies, self.narrowest, self.least)
 
     def measure(self, x: Tensor) -> RowStatistics:
         """Statistics of the rows."""
@@ -180,8 +183,8 @@ class DLS(Quantizer):
 
     def limits(self, span: Tensor) -> tuple[Tensor, Tensor]:
         """The narrowest and the widest step for a range of values."""
-        widest = (span / 2**self.bits).clamp_min(_TINY)
-        return (widest * _NARROWEST).clamp_min(_TINY), widest
+        widest = (span / 2**self.bits).clamp_min(self.least_widest)
+        return (widest * self.narrowest).clamp_min(self.least), widest
 
     def held(self, steps: Steps, gradient: Tensor) -> Tensor:
         """Where a limit stops the gradient of the step: not on the way back into the limits."""
@@ -198,6 +201,7 @@ class OfficialDLS(DLS):
     mean.
     """
 
+    narrowest, least, least_widest = 0.0, 1e-6, 0.0
     signed: Tensor
 
     def __init__(self, bits: int, operand: Operand | None = None) -> None:
@@ -211,9 +215,6 @@ class OfficialDLS(DLS):
 
     def choose_parameters(self, sample: Sample) -> None:
         self.signed.copy_(sample.lowest < -1e-5)
-
-    def limits(self, span: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.full_like(span, 1e-6), span / 2**self.bits
 
     def held(self, steps: Steps, gradient: Tensor) -> Tensor:
         return steps.below | steps.above

@@ -357,14 +357,13 @@ class Session:
         if isinstance(self.scorer.model, QMamba):
             with suppress(QMambaError):
                 quality = self.scorer.map(path, max_side=MAP_SIDE)
-        if quality is None:
-            # The command's own way to an error row.
-            row = next(score_paths(self.scorer, [path], workers=1))
-        else:
-            row = ImageRow(path, score=quality.score)
+        # Without a map, the command's own way to a row or an error.
+        rows = [ImageRow(path, quality.score)] if quality else score_paths(self.scorer, [path])
+        row = next(iter(rows))
         score = None if row.score is None else replace(row.score, image=item.name)
-        item.row = ImageRow(item.name, score, row.error)
-        item.shown = score_record(item.row, quality)
+        item.shown = score_record(ImageRow(item.name, score, row.error), quality)
+        # The command says reasons in its table only when it is asked to.
+        item.row = ImageRow(item.name, score and replace(score, reasons=None), row.error)
         item.state = "done"
 
     def _restore(self, item: Item, choice: str) -> None:

@@ -100,7 +100,7 @@ export class Detail {
       ["spread", figure(item.spread, info)],
       ["size", `${item.width} x ${item.height}`],
       ...(item.notes.length ? [["notes", item.notes.join("; ")]] : []),
-      ...((item.reasons || []).length ? [["reasons", item.reasons.join("; ")]] : []),
+      ...(item.reasons ? [["reasons", item.reasons]] : []),
       ...(item.regions || []).map((region, i) => [`region ${i + 1}`, `${figure(region.value, info)} at ${region.left}, ${region.top}`]),
     ];
     return [

@@ -60,6 +60,13 @@ export class Gallery {
         this.cells.delete(id);
       }
     }
+    // Who has the page read out hears the images in the order in which they are seen.
+    let place = this.root.firstElementChild;
+    for (const id of wanted) {
+      const { cell } = this.cells.get(id);
+      if (cell === place) place = place.nextElementSibling;
+      else this.root.insertBefore(cell, place);
+    }
     const current = this.cells.get(this.collection.current);
     if (current) this.root.setAttribute("aria-activedescendant", current.cell.id);
     else this.root.removeAttribute("aria-activedescendant");

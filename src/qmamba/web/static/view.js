@@ -31,6 +31,10 @@ export function startView(collection, { mark, extras = null }) {
   $("text").addEventListener("input", (event) => set({ text: event.target.value }));
   $("sort").addEventListener("change", (event) => collection.order(event.target.value));
   $("everything").addEventListener("click", () => set({ low: null, high: null, show: "all", text: "" }));
+  $("keep-shown").addEventListener("click", () => {
+    const shown = collection.visible().filter((item) => typeof item.score === "number" && item.mark !== "keep");
+    for (const { id } of shown) mark(id, "keep");
+  });
   $("kept").addEventListener("click", () => {
     const kept = [...collection.items.values()].filter((item) => item.mark === "keep");
     download("kept.txt", kept.map((item) => `${item.name}\n`).join(""));
