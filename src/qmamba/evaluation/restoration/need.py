@@ -1,7 +1,8 @@
 """Which restoration an image needs, from the flaws that are found and measured in it.
 
-The heads of :mod:`qmamba.assess.reasons` were trained on one kind of damage at a time, so that
-noise which was saved as JPEG escapes them. What is measured without a network counts beside them.
+The heads of :mod:`qmamba.assess.native.reasons` were trained on one kind of damage at a time, so
+that noise which was saved as JPEG escapes them. What is measured without a network counts beside
+them.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from qmamba.assess.native.heads import NATIVE_CROPS, NATIVE_SIDE
+from qmamba.assess.native.reasons import VISIBLE, Reasons, find_reasons
 from qmamba.assess.policies import CropsPolicy
-from qmamba.assess.reasons import NATIVE_CROPS, NATIVE_SIDE, VISIBLE, Reasons, find_reasons
 from qmamba.assess.views import read_views
 from qmamba.images import DEFAULT_MAX_PIXELS
 from qmamba.restore.degradations import TaskName
@@ -87,7 +89,7 @@ class RestorationNeed:
 def restoration_need(
     image: str | os.PathLike[str], *, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> RestorationNeed:
-    """Look for noise and compression in an image, in ten crops at its own size.
+    """Look for noise and compression in an image, in crops at its own size.
 
     Args:
         image: path of a file.
