@@ -28,7 +28,10 @@ OTHERS = (
     *("onnx_speed", "scale", "restore_memory", "codes_or_values"),
 )
 """Scripts of other pages, which need no data."""
-RATED = ("feature_baseline", "trust", "quantizer_start", "equal_results", "gpu")
+RATED = (
+    *("feature_baseline", "trust", "quantizer_start", "equal_results"),
+    *("gpu", "large", "routing", "restoration_files"),
+)
 """Scripts that need data, another checkout or a GPU, but for a trial."""
 PAGES = ("render", "quantized_page")
 """Scripts that write pages, of which a trial makes a copy."""

@@ -58,7 +58,7 @@ def measured(name: str, side: int, precision: str) -> str:
     model = create_model(name).eval()
     assert isinstance(model, MambaIR)
     run = prepare(model, "bf16" if precision == "bf16" else "fp32")
-    image = torch.rand(1, model.config.channels, side, side)
+    image = torch.rand(1, model.config.inputs, side, side)
     run(image[:, :, :16, :16])
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")

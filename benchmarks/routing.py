@@ -17,16 +17,18 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from benchmarks.measure import machine
-from qmamba.checkpoints import load
+from qmamba.checkpoints import load, save_model
 from qmamba.datasets.clean.test_sets import find_restoration_set
 from qmamba.evaluation.restoration.benchmark import evaluate_set
-from qmamba.models import MambaIRv2, MambaIRv2Config
+from qmamba.models import MambaIRv2, MambaIRv2Config, ModelMetadata, create_model
 from qmamba.training.restoration.initial_network import degradation_for
 
 
@@ -41,27 +43,50 @@ def psnr(weights: Path, sets: list[Any], **routing: Any) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("weights", type=Path)
-    parser.add_argument("--data", type=Path, required=True, help="folder with the test sets")
+    parser.add_argument("weights", type=Path, nargs="?")
+    parser.add_argument("--data", type=Path, help="folder with the test sets")
+    parser.add_argument("--quick", action="store_true", help="a fresh network and a random image")
     parser.add_argument("--sets", nargs="+", default=["Set5", "Set14"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("-o", "--out", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    sets = [find_restoration_set(name, arguments.data) for name in arguments.sets]
+    if arguments.quick:
+        with tempfile.TemporaryDirectory() as folder:
+            measure(arguments, *trial(Path(folder)), ["tiny"])
+        return
+    if arguments.weights is None or arguments.data is None:
+        parser.error("give weights and --data, or --quick")
+    measure(arguments, arguments.weights, arguments.data, arguments.sets)
+
+
+def trial(folder: Path) -> tuple[Path, Path]:
+    """Weights of a fresh network, and a folder with a set of one random image."""
+    torch.manual_seed(0)
+    weights = folder / "fresh.safetensors"
+    save_model(create_model("mambairv2-nano-x2"), weights, metadata=ModelMetadata("fresh"))
+    (folder / "tiny").mkdir()
+    noise = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8).numpy()
+    Image.fromarray(noise).save(folder / "tiny" / "noise.png")
+    return weights, folder
+
+
+def measure(arguments: argparse.Namespace, weights: Path, data: Path, names: list[str]) -> None:
+    """Measure on sets of a folder and write the report."""
+    sets = [find_restoration_set(name, data) for name in names]
     if None in sets:
-        raise SystemExit(f"{arguments.data} lacks one of {', '.join(arguments.sets)}.")
-    config = load(arguments.weights).config
+        raise SystemExit(f"{data} lacks one of {', '.join(names)}.")
+    config = load(weights).config
     assert isinstance(config, MambaIRv2Config)
-    argmax = psnr(arguments.weights, sets, routing="argmax")
+    argmax = psnr(weights, sets, routing="argmax")
     # Blocks have seeds of their own, one after the other, so that draws of neighbors would overlap.
     step = sum(config.depths)
     by_seed = [
-        psnr(arguments.weights, sets, routing="sampled", routing_seed=step * seed)
+        psnr(weights, sets, routing="sampled", routing_seed=step * seed)
         for seed in range(arguments.seeds)
     ]
-    report: dict[str, Any] = {"machine": machine(), "weights": arguments.weights.name, "sets": {}}
+    report: dict[str, Any] = {"machine": machine(), "weights": weights.name, "sets": {}}
     for name, value in argmax.items():
         drawn = [figures[name] for figures in by_seed]
         report["sets"][name] = {

@@ -8,7 +8,8 @@ What is asked of the default weights, each with its bar:
 - pure noise, flat colors and gradients score below the 20th percentile of photographs;
 - rank and linear correlation with ratings, and the spread of the scores beside that of the ratings;
 - a data set with other kinds of damage that was not trained on;
-- the same photographs at 1, 2 and 4 times the size are ranked alike.
+- the same photographs at 1, 2 and 4 times the size are ranked alike;
+- the reasons (``--reasons``) do not light up on undamaged and well-rated photographs.
 
 Nothing is trained or chosen here. Parts whose folder is not given are left out. Folders of ratings
 hold ``scores.csv`` (image, mos, split, for the other set also distortion) and ``images/``.
@@ -19,9 +20,10 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +31,8 @@ from PIL import Image
 
 from benchmarks.examples import EXAMPLES, rated_examples
 from benchmarks.measure import write
-from qmamba.assess import Scorer
+from qmamba.assess import Score, Scorer
+from qmamba.assess.native.reasons import VISIBLE
 from qmamba.datasets.distortions import DISTORTIONS, Pixels, distort
 from qmamba.datasets.distortions.tone import lower_contrast
 from qmamba.evaluation.metrics.correlation import bootstrap_interval, plcc, srcc
@@ -60,11 +63,27 @@ BARS = {
     "first_level_above": 0.05,
     "strictly_falling": 0.90,
     "no_content_percentile": 20.0,
+    "false_alarms": 0.05,
     "rated_srcc": 0.76,
     "spread": 0.8,
     "other_srcc": 0.80,
     "sizes_srcc": 0.95,
 }
+
+REASON_OF = {
+    "gaussian_blur": "blur",
+    "motion_blur": "blur",
+    "downscale": "blur",
+    "white_noise": "noise",
+    "sensor_noise": "noise",
+    "impulse_noise": "noise",
+    "jpeg": "compression",
+    "overexposure": "overexposure",
+    "underexposure": "underexposure",
+    "lower_contrast": "contrast",
+    "haze": "contrast",
+}
+"""Which reason names a kind of damage."""
 
 ScoreOf = Callable[[Iterable[Pixels]], NDArray[np.float64]]
 
@@ -183,24 +202,85 @@ def read_ratings(folder: Path, split: str | None) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if split in (None, row["split"])]
 
 
-def verdicts(report: dict[str, Any]) -> dict[str, bool]:
-    """Every bar that could be looked at: was it reached?"""
-    found: dict[str, bool] = {}
+def reasons_report(looks: Scorer, photographs: list[Pixels]) -> dict[str, Any]:
+    """How well each reason tells damage of level 3 from undamaged photographs."""
+    undamaged = [_severities(score) for score in looks(photographs)]
+    rows: dict[str, Any] = {}
+    for kind, name in REASON_OF.items():
+        found = [
+            _severities(looks(damaged(photograph, kind, 3, seed)))[name]
+            for seed, photograph in enumerate(photographs)
+        ]
+        before = [values[name] for values in undamaged]
+        rows[kind] = {"reason": name, "auc": auc(before, found), "mean": float(np.mean(found))}
+    lit = {name: float(np.mean([v[name] >= VISIBLE for v in undamaged])) for name in undamaged[0]}
+    return {"level_3": rows, "undamaged_lit": lit}
+
+
+def auc(negatives: list[float], positives: list[float]) -> float:
+    """Share of pairs in which the second is larger, half of the equal ones."""
+    differences = np.subtract.outer(positives, negatives)
+    return float(np.mean(differences > 0) + np.mean(differences == 0) / 2)
+
+
+def _severities(score: Score) -> dict[str, float]:
+    assert score.reasons is not None
+    return asdict(score.reasons)
+
+
+class Verdict(NamedTuple):
+    """A figure beside its bar."""
+
+    name: str
+    value: float
+    bar: float
+    least: bool
+    """Whether the bar is the least that is asked for; else it is the most."""
+
+    @property
+    def reached(self) -> bool:
+        return self.value >= self.bar if self.least else self.value <= self.bar
+
+    def __str__(self) -> str:
+        met, side = "met   " if self.reached else "MISSED", ">=" if self.least else "<="
+        return f"{met}  {self.name:45} {self.value:7.3f}  {side} {self.bar:g}"
+
+
+def verdicts(report: dict[str, Any]) -> list[Verdict]:
+    """Every bar that could be looked at, with the figure beside it."""
+    found: list[Verdict] = []
+
+    def least(name: str, value: float, bar: str) -> None:
+        found.append(Verdict(name, value, BARS[bar], True))
+
+    def most(name: str, value: float, bar: str) -> None:
+        found.append(Verdict(name, value, BARS[bar], False))
+
     for kind, row in report.get("damage", {}).items():
-        found[f"{kind}: falls with the level"] = row["spearman"] >= BARS["spearman"]
-        found[f"{kind}: first level"] = row["first_level_above"] <= BARS["first_level_above"]
+        least(f"{kind}: Spearman with the level", row["spearman"], "spearman")
+        most(f"{kind}: first level above undamaged", row["first_level_above"], "first_level_above")
         if kind in STRICT:
-            found[f"{kind}: every step"] = row["strictly_falling"] >= BARS["strictly_falling"]
+            least(f"{kind}: falls at every step", row["strictly_falling"], "strictly_falling")
     for name, row in report.get("no_content", {}).items():
-        found[name] = row["percentile"] < BARS["no_content_percentile"]
+        most(f"{name}: percentile of photographs", row["percentile"], "no_content_percentile")
     if "rated" in report:
-        found["ratings: SRCC"] = report["rated"]["srcc"][0] >= BARS["rated_srcc"]
-        found["ratings: spread"] = report["rated"]["spread"] >= BARS["spread"]
+        least("ratings: SRCC", report["rated"]["srcc"][0], "rated_srcc")
+        least("ratings: spread of the scores", report["rated"]["spread"], "spread")
     if "other" in report:
-        found["other set: SRCC"] = report["other"]["all"]["srcc"][0] >= BARS["other_srcc"]
+        least("other set: SRCC", report["other"]["all"]["srcc"][0], "other_srcc")
     for pair, value in report.get("sizes", {}).get("srcc", {}).items():
-        found[f"sizes {pair}"] = value >= BARS["sizes_srcc"]
+        least(f"sizes {pair}: SRCC", value, "sizes_srcc")
+    for name, share in report.get("reasons", {}).get("undamaged_lit", {}).items():
+        most(f"reason {name}: lit on undamaged photographs", share, "false_alarms")
+    for name, share in report.get("rated_lit", {}).items():
+        most(f"reason {name}: lit on the better half of the rated", share, "false_alarms")
     return found
+
+
+def rated_lit(scores: list[Score], ratings: NDArray[np.float64]) -> dict[str, float]:
+    """How often each reason lights up on photographs rated above the median."""
+    good = [_severities(s) for s, r in zip(scores, ratings, strict=True) if r > np.median(ratings)]
+    return {name: float(np.mean([v[name] >= VISIBLE for v in good])) for name in good[0]}
 
 
 def main() -> None:
@@ -233,6 +313,7 @@ def main() -> None:
 def measure(arguments: argparse.Namespace) -> None:
     """Everything that there are images for."""
     scorer = Scorer.from_pretrained(arguments.model, policy=arguments.policy)
+    looks = Scorer(scorer.model, scorer.metadata, policy=scorer.policy, reasons=True)
     report: dict[str, Any] = {
         "model": scorer.metadata.name,
         "sha256": scorer.metadata.sha256,
@@ -247,9 +328,11 @@ def measure(arguments: argparse.Namespace) -> None:
     if arguments.rated is not None:
         rows = read_ratings(arguments.rated, arguments.split)[: arguments.limit]
         paths = [arguments.rated / "images" / row["image"] for row in rows]
-        photographs = score(paths)
+        scores = looks(paths)
+        photographs = np.array([result.raw for result in scores])
         ratings = np.array([float(row["mos"]) for row in rows])
         report["rated"] = rated_report(photographs, ratings)
+        report["rated_lit"] = rated_lit(scores, ratings)
         print("ratings", report["rated"], flush=True)
         every = max(1, len(paths) // max(1, arguments.sizes))
         chosen = [np.array(Image.open(path).convert("RGB")) for path in paths[::every]]
@@ -272,13 +355,17 @@ def measure(arguments: argparse.Namespace) -> None:
     if arguments.photographs is not None:
         clean = read_photographs(arguments.photographs, arguments.count)
         report["damage"] = damage_report(score, clean)
+        report["reasons"] = reasons_report(looks, clean)
+        print("reasons", report["reasons"], flush=True)
         photographs = score(clean) if photographs is None else photographs
     if photographs is not None:
         report["no_content"] = no_content_report(score, photographs)
         print("no content", report["no_content"], flush=True)
-    report["reached"] = verdicts(report)
-    for name, reached in report["reached"].items():
-        print(f"{'reached' if reached else 'MISSED ':8} {name}")
+    judged = verdicts(report)
+    report["verdicts"] = [{**v._asdict(), "reached": v.reached} for v in judged]
+    for verdict in judged:
+        print(verdict)
+    print(f"{sum(verdict.reached for verdict in judged)} of {len(judged)} bars met")
     if arguments.out is not None:
         write(arguments.out, report)
 

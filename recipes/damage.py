@@ -1,4 +1,4 @@
-"""Ladders of damage and what a score should do on them, for `robust.py` and `reasons.py`."""
+"""Ladders of damage and what a score should do on them, for `robust.py` and `flaws.py`."""
 
 from __future__ import annotations
 
@@ -49,6 +49,15 @@ TONAL = {
 """Kinds that a full-reference metric judges badly, and how far their worst level goes on the way
 from the undamaged image to the worst there is."""
 
+TECHNICAL = {
+    **dict.fromkeys(("gaussian_blur", "lens_blur", "motion_blur", "downscale"), "blur"),
+    **dict.fromkeys(("white_noise", "white_noise_ycbcr", "sensor_noise"), "noise"),
+    **dict.fromkeys(("impulse_noise", "multiplicative_noise"), "noise"),
+    **dict.fromkeys(("jpeg", "jpeg2000", "webp"), "compression"),
+}
+"""Kinds that a camera or a codec leaves in the pixels, and what they are."""
+
+_ENLARGED, _SOFTNESS = (1.0, 1.3, 1.8, 2.5, 4.0), (0.0, 0.15, 0.32, 0.5, 0.75)
 _HAAR_C, _HAAR_ALPHA = 30.0, 4.2
 
 
@@ -60,6 +69,8 @@ class Ladder(NamedTuple):
     kind: str
     levels: list[float]
     """0 and :data:`LEVELS` levels in 1..5."""
+    softness: float = 0.0
+    """Severity of the softness that the undamaged one has."""
 
 
 def photographs(folders: list[Path], least: int) -> list[Path]:
@@ -84,7 +95,12 @@ def random_crop(path: Path, side: int, generator: np.random.Generator) -> Pixels
 
 
 def random_ladder(
-    path: Path, side: int, generator: np.random.Generator, *, saved: float = 0.0
+    path: Path,
+    side: int,
+    generator: np.random.Generator,
+    *,
+    saved: float = 0.0,
+    soft: float = 0.0,
 ) -> Ladder:
     """A ladder of a random kind.
 
@@ -96,9 +112,15 @@ def random_ladder(
         generator: the only source of chance.
         saved: probability that all images of the ladder are saved as JPEG of quality 70 to 96 after
             the damage, as files are.
+        soft: probability that the undamaged image is enlarged, which makes it soft; the damage is
+            one of :data:`TECHNICAL` then.
     """
-    image = random_crop(path, side + 8, generator)
-    kinds = list(DISTORTIONS)
+    softness, kinds = 0.0, list(DISTORTIONS)
+    if soft and generator.random() < soft:
+        image, softness = _enlarged(path, side + 8, generator)
+        kinds = list(TECHNICAL)
+    else:
+        image = random_crop(path, side + 8, generator)
     weights = np.array([FREQUENT.get(kind, 1.0) for kind in kinds])
     kind = kinds[int(generator.choice(len(kinds), p=weights / weights.sum()))]
     levels = np.sort(generator.uniform(1.0, 5.0, LEVELS))
@@ -110,7 +132,7 @@ def random_ladder(
         images = [_saved(entry, quality) for entry in images]
     top, left = generator.integers(0, 8, 2)
     cut = [np.ascontiguousarray(i[top : top + side, left : left + side]) for i in images]
-    return Ladder(cut, kind, [0.0, *map(float, levels)])
+    return Ladder(cut, kind, [0.0, *map(float, levels)], softness)
 
 
 def share_of_the_way(ladder: Ladder) -> Tensor:
@@ -193,6 +215,17 @@ def _haar(plane: Tensor, scale: int) -> Tensor:
     before = side // 2 - 1
     margin = (before, side - 1 - before, before, side - 1 - before)
     return F.conv2d(F.pad(plane, margin), torch.stack([kernel, kernel.T])[:, None]).abs()
+
+
+def _enlarged(path: Path, side: int, generator: np.random.Generator) -> tuple[Pixels, float]:
+    """A crop that was enlarged, and how soft that made it."""
+    factor = generator.uniform(1.1, 4.0)
+    crop = Image.fromarray(random_crop(path, int(np.ceil(side / factor)), generator))
+    filters = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
+    chosen = filters[int(generator.integers(len(filters)))]
+    return np.array(crop.resize((side, side), chosen)), float(
+        np.interp(factor, _ENLARGED, _SOFTNESS)
+    )
 
 
 def _saved(image: Pixels, quality: int) -> Pixels:

@@ -18,7 +18,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,16 @@ TARGETS = {
     ),
 }
 NAMES = {"biq2021": "BIQ2021", "hecd": "HECD", "live": "LIVE"}
+
+
+def without_statistics(model: QMamba) -> QMamba:
+    """The network without its branch of image statistics: what the backbone alone knows."""
+    alone = QMamba(replace(model.config, statistics=0))
+    branch = "classifier.statistics."
+    kept = {k: v for k, v in model.state_dict().items() if not k.startswith(branch)}
+    alone.load_state_dict(kept)
+    alone.metadata = model.metadata
+    return alone.eval()
 
 
 def divided(data: RatedDataset, seed: int, fold: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -266,6 +276,11 @@ def main() -> None:
         )
     parser.add_argument("--out", type=Path, required=True, help="folder of runs and results")
     parser.add_argument("--base", default="qmamba-nano-biq2021", help="weights trained on BIQ2021")
+    parser.add_argument(
+        "--without-statistics",
+        action="store_true",
+        help="leave out the base's branch of image statistics: the backbone alone adapts",
+    )
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--tunings", nargs="+", default=list(TUNINGS), choices=list(TUNINGS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -281,8 +296,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
     data = {name: read_csv_dataset(getattr(arguments, name), name=name) for name in NAMES}
-    base = load(arguments.base).requires_grad_(False)
+    base = load(arguments.base)
     assert isinstance(base, QMamba)
+    if arguments.without_statistics:
+        base = without_statistics(base)
+    base.requires_grad_(False)
     tasks: dict[tuple[str, int, int], QualityTask] = {}
     wanted = () if arguments.table else jobs(arguments.targets, arguments.seeds)
     for key, seed, fold, name in wanted:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 
 from qmamba.checkpoints import load, save_model
+from qmamba.extras import declare_torchvision_operators
 from qmamba.models import ModelMetadata, ScoreScale, create_model
 from tests.conftest import REPOSITORY
 
@@ -74,3 +76,48 @@ def test_fine_tuning_runs_and_writes_weights(tmp_path: Path) -> None:
     assert tuned.metadata is not None and "2 steps" in tuned.metadata.training["robust"]
     before = load(tmp_path / "start.safetensors").state_dict()
     assert any(not torch.equal(before[key], value) for key, value in tuned.state_dict().items())
+
+
+def test_heads_of_the_native_size_are_trained_and_collected_once(tmp_path: Path) -> None:
+    (tmp_path / "scores.csv").write_text(
+        "image,mos,split\ncat.jpg,0.8,train\ncoffee_blurred.jpg,0.2,train\n"
+    )
+    (tmp_path / "images").symlink_to(EXAMPLES)
+    command = [
+        *(sys.executable, str(RECIPES / "flaws.py"), "--rated", str(tmp_path), "--clean"),
+        *(str(EXAMPLES), "--out", str(tmp_path / "run"), "--chunks", "1", "--steps", "3"),
+        *("--aside", "1"),
+    ]
+    first, second = (
+        subprocess.run(command, capture_output=True, text=True, timeout=300) for _ in range(2)
+    )
+    assert first.returncode == 0, first.stderr
+    assert "chunk 1 of 1" in first.stdout and "chunk 1 of 1" not in second.stdout
+    for name, outputs in (("technical", 1), ("reasons", 7)):
+        state = safetensors.torch.load_file(tmp_path / "run" / f"{name}.safetensors")
+        assert state["fc2.bias"].shape == (outputs,)
+
+
+def test_a_backbone_learns_from_a_teacher_alone(tmp_path: Path) -> None:
+    timm = timm_or_skip()
+    torch.manual_seed(0)
+    name = "tf_efficientnet_lite0"
+    torch.save(timm.create_model(name).state_dict(), tmp_path / "teacher.pth")
+    (tmp_path / "scores.csv").write_text("image,mos,split\ncat.jpg,0.8,train\n")
+    (tmp_path / "images").symlink_to(EXAMPLES)
+    command = [
+        *(sys.executable, str(RECIPES / "robust.py"), "--rated", str(tmp_path), "--clean"),
+        *(str(EXAMPLES), "--out", str(tmp_path / "run"), "--steps", "2", "--batch", "1"),
+        *("--teacher", name, "--teacher-weights", str(tmp_path / "teacher.pth")),
+        *("--features-only", "--model", "qmamba-nano"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    backbone = load(tmp_path / "run" / "robust.safetensors")
+    assert backbone.metadata is not None and backbone.metadata.score is None
+    assert "no ratings" in backbone.metadata.training["protocol"]
+
+
+def timm_or_skip():  # type: ignore[no-untyped-def]
+    declare_torchvision_operators()
+    return pytest.importorskip("timm")

@@ -249,3 +249,18 @@ def test_what_was_scored_before_a_signal_is_kept(
     assert result.exit_code != 0
     lines = table.read_text().splitlines()
     assert len(lines) == 2 and "first.gif" in lines[1]
+
+
+@needs_av
+def test_frames_that_are_not_there_are_told(tmp_path: Path) -> None:
+    whole = video(tmp_path / "whole.mkv")
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    source = open_frames(cut, count=2)
+    assert [round(frame.time) for frame in source.frames] == [1]
+    assert any(note.startswith(("ends after", "damaged after")) for note in source.notes)
+    source = open_frames(whole, count=2)
+    assert len(list(source.frames)) == 2 and not source.notes
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(ImageError, match=r"cannot be read: [^\[]*Invalid data[^']*\.$"):
+        open_frames(tmp_path / "text.mp4")

@@ -24,6 +24,7 @@ from tests.images.test_image_layers import noise
 from tests.restore.stand_ins import save_networks, smooth
 
 Run = Callable[..., Result]
+PHOTOGRAPH = Path(__file__).parents[2] / "examples" / "cat.jpg"
 
 
 @pytest.fixture(scope="session")
@@ -366,3 +367,44 @@ def test_interrupt(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert files("out") == ["a.png"]
     assert run("photos", "-o", "out", "-r", "--skip-existing").exit_code == 0
     assert len(files("out")) == 3
+
+
+def test_auto_says_what_it_does(tmp_path: Path) -> None:
+    """Noise is removed, blocks are removed, and a clean image is left as it was."""
+    with Image.open(PHOTOGRAPH) as image:
+        clean = np.asarray(image.convert("RGB").reduce(2))[:160, :200]
+    drawn = np.random.default_rng(0).normal(0, 25, clean.shape)
+    noisy = np.clip(np.round(clean + drawn), 0, 255).astype(np.uint8)
+    Image.fromarray(clean).save(tmp_path / "a.png")
+    Image.fromarray(noisy).save(tmp_path / "b.png")
+    Image.fromarray(clean).save(tmp_path / "c.jpg", quality=10)
+    (tmp_path / "d.png").write_bytes(b"no image")
+    result = CliRunner().invoke(app, ["restore", str(tmp_path), "--task", "auto"])
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert "a.png: Noise 0." in lines[0] and lines[0].endswith(": left as it was.")
+    assert "(clearly visible)" in lines[1] and lines[1].endswith(": noise is removed.")
+    assert "b-restored.png" in lines[2] and "noise of deviation" in lines[2]
+    assert lines[3].endswith(": JPEG artifacts are removed.")
+    assert "c-restored.png" in lines[4] and "JPEG blocks of strength" in lines[4]
+    assert lines[5].startswith("error: ") and "d.png" in lines[5]
+    assert "2 images restored, 1 left as they were, 1 failed" in result.stderr
+    assert not (tmp_path / "a-restored.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--task", "auto", "--sigma", "9"), "--task auto chooses the model"),
+        (("--task", "auto", "--real"), "--task auto chooses the model"),
+        (("--task", "jpeg", "--real"), "belongs to the task sr"),
+        (("--task", "jpeg", "--strength", "0.5"), "takes no noise map"),
+        (("--model", "mambair-nano-x2-w4a4", "--real"), "not for real files"),
+    ],
+)
+def test_contradictions_about_files(
+    tmp_path: Path, arguments: tuple[str, ...], problem: str
+) -> None:
+    Image.fromarray(smooth(10, 12)).save(tmp_path / "a.png")
+    result = CliRunner().invoke(app, ["restore", str(tmp_path / "a.png"), *arguments])
+    assert result.exit_code == 2 and problem in " ".join(result.stderr.split())

@@ -108,7 +108,7 @@ def test_registry() -> None:
         "lqmamba-base",
     ]
     assert len(list_models("*qmamba*")) == 12
-    assert len(list_models()) == 12 + 14 + 15 + 2 + 11
+    assert len(list_models()) == 12 + 16 + 18 + 2 + 11
     assert list_models("mobilenet*") == []
     assert qmamba_config("lqmamba-base").windows == (8, 4, 2, 2)
     assert model_config("lqmamba-nano").replace(windows=(1,) * 4, route_gate=False) == (

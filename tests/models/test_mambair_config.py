@@ -54,9 +54,31 @@ def test_every_name() -> None:
         "mambair-nano-x3",
         "mambair-nano-x4",
         "mambair-nano-denoise",
+        "mambair-nano-denoise-blind",
         "mambair-nano-jpeg",
+        "mambair-nano-jpeg-color",
     }
     assert model_config("mambair-classic-x2").to_dict()["expansion"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("mambair-nano-denoise", 85_659),
+        # One more channel into a convolution of 3 x 3 to 32 channels.
+        ("mambair-nano-denoise-blind", 85_659 + 9 * 32),
+        ("mambair-nano-jpeg-color", 85_659),
+    ],
+)
+def test_parameters_with_a_condition(name: str, count: int) -> None:
+    assert count_parameters(model_config(name)) == count
+
+
+def test_conditions_only_where_nothing_is_enlarged() -> None:
+    with pytest.raises(ConfigError, match="condition_channels for sr-light"):
+        model_config("mambair-nano-x2", condition_channels=1)
+    with pytest.raises(ConfigError, match="from 0 to 8"):
+        model_config("mambair-nano-denoise", condition_channels=9)
 
 
 def test_small_models_fit_in_one_megabyte_at_four_bits() -> None:

@@ -56,3 +56,43 @@ def test_jpeg(original: np.ndarray, quality: int) -> None:
     blocky = jpeg(gray, quality)
     result = restored(blocky, "mambair-nano-jpeg-w4a4").reshape(gray.shape)
     assert decibels(result, gray) > decibels(blocky, gray) + 0.3
+
+
+@pytest.fixture(scope="module")
+def photograph() -> np.ndarray:
+    """The whole photograph, halved."""
+    with Image.open(PHOTOGRAPH) as image:
+        return np.asarray(image.convert("RGB").reduce(2))
+
+
+@pytest.mark.parametrize(("sigma", "gain"), [(5, 1.0), (15, 5.0), (25, 7.0), (50, 8.0)])
+def test_blind_denoising(photograph: np.ndarray, sigma: float, gain: float) -> None:
+    """Of 8-bit files, with the noise that is measured in them."""
+    noisy = np.round(255 * add_benchmark_noise(photograph, sigma)).clip(0, 255).astype(np.uint8)
+    result = Restorer.from_pretrained(task="denoise").restore(noisy)
+    assert result.model == "mambair-nano-denoise-blind-w4a4"
+    assert decibels(result.pixels, photograph) > decibels(noisy, photograph) + gain
+
+
+@pytest.mark.parametrize("quality", [10, 40, 80])
+def test_color_jpeg(photograph: np.ndarray, quality: int) -> None:
+    blocky = jpeg(photograph, quality)[3:, 5:]
+    result = Restorer.from_pretrained(task="jpeg").restore(blocky)
+    assert result.model == "mambair-nano-jpeg-color-w4a4"
+    gain = decibels(result.pixels, photograph[3:, 5:]) - decibels(blocky, photograph[3:, 5:])
+    assert gain > 0.3
+
+
+@pytest.mark.parametrize("task", ["denoise", "jpeg"])
+def test_no_harm(photograph: np.ndarray, task: str) -> None:
+    """A clean photograph stays what it is."""
+    result = Restorer.from_pretrained(task=task).restore(photograph)
+    assert decibels(result.pixels, photograph) > 42
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_real_super_resolution(original: np.ndarray, scale: int) -> None:
+    """Of small images that were compressed, better than the network of clean ones."""
+    small = jpeg(shrink(original, scale), 60)
+    real, usual = (restored(small, f"mambair-nano-x{scale}-{kind}w4a4") for kind in ("real-", ""))
+    assert decibels(real, original) > decibels(usual, original) + 0.2

@@ -3,6 +3,7 @@
 from qmamba.assess.folder import COLUMNS, ImageRow, score_paths
 from qmamba.assess.map_files import MapFolder, MapFormat, map_paths
 from qmamba.assess.maps import QualityMap, Region
+from qmamba.assess.native import REASON_COLUMNS, Reasons, find_reasons
 from qmamba.assess.overlay import colorize, overlay
 from qmamba.assess.policies import (
     CropsPolicy,
@@ -13,7 +14,6 @@ from qmamba.assess.policies import (
     policy_from_metadata,
     policy_to_metadata,
 )
-from qmamba.assess.reasons import REASON_COLUMNS, Reasons, find_reasons
 from qmamba.assess.score import Score
 from qmamba.assess.scorer import DEFAULT_WEIGHTS, Scorer
 from qmamba.assess.table import TABLE_SUFFIXES, TableFile

@@ -58,6 +58,8 @@ COLUMNS = (
     "scale_high",
     "higher_is_better",
     "crop_spread",
+    "whole",
+    "native",
     "width",
     "height",
     "policy",

@@ -62,6 +62,9 @@ class CropsPolicy:
     """If given, an image whose shorter side is longer than this is scaled down to it first."""
     draft: bool = False
     """Whether a JPEG file that is scaled down is decoded at a fraction of its size."""
+    native: bool = False
+    """Whether flaws at native size lower the score of an image that is scaled down
+    (:mod:`qmamba.assess.native.technical`)."""
 
     def __post_init__(self) -> None:
         _require_positive(self, "size", "count")
@@ -81,6 +84,10 @@ class CropsPolicy:
             raise ConfigError(
                 "draft=yes of the crops policy needs shorter=..., which it decodes for"
             )
+        if self.draft and self.native:
+            raise ConfigError(
+                "draft=yes of the crops policy decodes nothing at native size; add native=no."
+            )
 
     def __str__(self) -> str:
         text = f"crops(size={self.size},count={self.count},layout={self.layout}"
@@ -90,6 +97,8 @@ class CropsPolicy:
             text += f",shorter={self.shorter}"
         if self.draft:
             text += ",draft=yes"
+        if self.native and self.shorter is not None:
+            text += ",native=yes"
         return text + ")"
 
     @property
@@ -187,13 +196,16 @@ POLICIES: dict[str, type[Policy]] = {
 }
 
 PRESETS = {
-    "paper": "crops:size=224,count=10,layout=random",
-    "fast": "crops:size=224,count=1,layout=fixed,shorter=512,draft=yes",
+    "paper": "crops:size=224,count=10,layout=random,native=no",
+    "fast": "crops:size=224,count=1,layout=fixed,shorter=512,draft=yes,native=no",
 }
 """Texts with a name of their own. ``paper``: ten random crops of 224, as in QMamba's paper.
-``fast``: one crop of the image at 512 pixels, decoded at that size, for filtering many images."""
+``fast``: one crop of the image at 512 pixels, decoded at that size, for filtering many images.
+Neither looks at the native size of an image that is scaled down."""
 
 _FIRST_FIELD = {"crops": "count", "native": "max_pixels", "resize": "size"}
+
+_SWITCHES = ("draft", "native")
 
 _METADATA_KEYS = {
     "crops": {"crop_size": "size", "crop_count": "count", "shorter_side": "shorter"},
@@ -261,7 +273,7 @@ def policy_to_metadata(policy: Policy) -> dict[str, Any]:
         keys.get(field.name, field.name): getattr(policy, field.name)
         for field in fields(policy)
         # Files say so only where it is so, and older readers do not know it.
-        if field.name != "draft" or getattr(policy, "draft", False)
+        if field.name not in _SWITCHES or getattr(policy, field.name)
     }
     return {"name": policy.name, **values}
 
@@ -269,9 +281,9 @@ def policy_to_metadata(policy: Policy) -> dict[str, Any]:
 def _field_value(policy: str, key: str, text: str) -> int | str | bool | None:
     if key == "layout":
         return text
-    if key == "draft":
+    if key in _SWITCHES:
         if text not in ("yes", "no"):
-            raise ConfigError(f"draft of the policy {policy} takes yes or no, got {text!r}")
+            raise ConfigError(f"{key} of the policy {policy} takes yes or no, got {text!r}")
         return text == "yes"
     if key == "shorter" and text == "none":
         return None

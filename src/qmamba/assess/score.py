@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from qmamba.assess.reasons import Reasons
+from qmamba.assess.native import Reasons
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Score:
     score: float
     """Quality on ``scale``, clamped to it."""
     raw: float
-    """The same value before clamping: the mean over the views, in opinion-score points."""
+    """The same value before clamping: the mean over the views, in opinion-score points, less what
+    flaws at native size cost."""
     scale: tuple[float, float]
     """Lowest and highest possible score."""
     higher_is_better: bool
@@ -48,6 +49,11 @@ class Score:
     """What was done to the image on the way, e.g. "padded from 100x80 by reflection"."""
     image: str | None = None
     """Name of the source: the path, or None for an image given as an array."""
+    whole: float | None = None
+    """``raw`` as it would be without a look at the native size; None where it was not recorded."""
+    native: float | None = None
+    """Technical quality at native size, where the policy asks for it and the image is scaled down:
+    1 without noise, compression and blur, 0.5 where they are clearly visible, 0 where severe."""
     reasons: Reasons | None = None
     """Which technical flaws it has, where they were asked for."""
     opinions: tuple[float, ...] = field(default=(), repr=False)
@@ -67,6 +73,8 @@ class Score:
             "scale_high": self.scale[1],
             "higher_is_better": self.higher_is_better,
             "crop_spread": self.crop_spread,
+            "whole": self.whole,
+            "native": self.native,
             "width": self.width,
             "height": self.height,
             "policy": self.policy,
@@ -83,13 +91,14 @@ class Score:
         Raises:
             KeyError, TypeError, ValueError: a value is missing or of another kind.
         """
-        spread = values["crop_spread"]
         return cls(
             score=float(values["score"]),
             raw=float(values["raw"]),
             scale=(float(values["scale_low"]), float(values["scale_high"])),
             higher_is_better=bool(values["higher_is_better"]),
-            crop_spread=None if spread is None else float(spread),
+            crop_spread=_number(values["crop_spread"]),
+            whole=_number(values.get("whole")),
+            native=_number(values.get("native")),
             policy=str(values["policy"]),
             model=str(values["model"]),
             sha256=str(values["sha256"] or ""),
@@ -99,6 +108,10 @@ class Score:
             image=values["image"],
             reasons=Reasons.from_dict(values) if values.get("reasons") else None,
         )
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def pool_views(opinions: Sequence[float]) -> tuple[float, float | None]:

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from qmamba.assess.calls import grouped, through
 from qmamba.assess.maps import QualityMap, assemble
+from qmamba.assess.native import Reasons, find_reasons, largest_fall, technical_severity
 from qmamba.assess.policies import CropsPolicy, Policy, parse_policy, policy_from_metadata
-from qmamba.assess.reasons import NATIVE_CROPS, NATIVE_SIDE, Reasons, find_reasons
 from qmamba.assess.requirements import named, positive, require_rating, require_views
 from qmamba.assess.score import Score, pool_views
-from qmamba.assess.views import ImageInput, ImageViews, cut_views, read_views
+from qmamba.assess.views import ImageInput, ImageViews, read_views, tensor_views
 from qmamba.checkpoints import Publishable, load, load_tuned, load_tuned_model
 from qmamba.errors import ConfigError, ImageError, QMambaError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, normalize
@@ -30,7 +30,6 @@ from qmamba.models import ModelMetadata, Network, ScoreScale
 DEFAULT_WEIGHTS = "qmamba-mini-biq2021"
 """The weights that come with the package and are taken where none are named."""
 
-_NATIVE = CropsPolicy(size=NATIVE_SIDE, count=NATIVE_CROPS)
 _OVERSHOOT = 0.5
 _SINGLE = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray, Tensor)
 
@@ -43,10 +42,8 @@ class _Sent(NamedTuple):
     """An image on its way through the network."""
 
     outputs: Tensor
-    width: int
-    height: int
-    notes: tuple[str, ...]
-    name: str | None
+    image: ImageViews
+    severity: Tensor | None = None
     reasons: Reasons | None = None
 
 
@@ -262,11 +259,15 @@ class Scorer(Publishable):
                 "divide 8-bit "
                 "values by 255."
             )
-        plan = self.policy.plan(images.shape[2], images.shape[3])
-        views = torch.cat([cut_views(image, plan) for image in images])
+        cut = [tensor_views(image, self.policy) for image in images]
+        views = torch.cat([image.views for image in cut])
         outputs = self.model(normalize(views.to(next(self.model.parameters()).dtype)))
         per_image = outputs.view(len(images), -1).mean(1)
-        return self.scale.target_mean + self.scale.target_std * per_image
+        opinions = self.scale.target_mean + self.scale.target_std * per_image
+        if cut[0].shrunk == 1:
+            return opinions
+        severities = [technical_severity(i.native) for i in cut if i.native is not None]
+        return opinions - largest_fall(cut[0].shrunk, self.scale) * torch.stack(severities)
 
     def map(self, image: ImageInput, *, max_side: int | None = None) -> QualityMap:
         """The score of one image and where in the image it comes from.
@@ -293,15 +294,13 @@ class Scorer(Publishable):
         views = self.prepare(image)
         parts = self._through(network.forward_with_map, views.views)
         outputs = torch.cat([part[0][:, 0] for part in parts])
-        score = self._receive(
-            _Sent(outputs, views.width, views.height, views.notes, views.name, _reasons(views))
-        )
+        score = self._receive(self._sent(outputs, views))
         if isinstance(score, QMambaError):
             raise score
         positions = torch.cat([part[1][..., 0] for part in parts]).float().cpu()
         opinions = self.scale.target_mean + self.scale.target_std * positions
         return assemble(
-            opinions.numpy(),
+            opinions.numpy() - (0.0 if score.whole is None else score.whole - score.raw),
             self.policy.plan(views.height, views.width),
             score,
             max_side,
@@ -309,8 +308,7 @@ class Scorer(Publishable):
 
     def prepare(self, image: ImageInput) -> ImageViews:
         """Decode one image and take the policy's views; safe to call from many threads."""
-        native = _NATIVE if self.reasons else None
-        return read_views(image, self.policy, max_pixels=self.max_pixels, native=native)
+        return read_views(image, self.policy, max_pixels=self.max_pixels, reasons=self.reasons)
 
     def score_prepared(
         self, images: Iterable[ImageViews | QMambaError]
@@ -364,9 +362,15 @@ class Scorer(Publishable):
                 return [error]
             return [result for image in images for result in self._run([image])]
         return [
-            _Sent(part, image.width, image.height, image.notes, image.name, _reasons(image))
+            self._sent(part, image)
             for part, image in zip(outputs.split(counts), images, strict=True)
         ]
+
+    def _sent(self, outputs: Tensor, image: ImageViews) -> _Sent:
+        crops = image.native
+        severity = technical_severity(crops) if crops is not None and image.shrunk < 1 else None
+        reasons = find_reasons(crops) if crops is not None and self.reasons else None
+        return _Sent(outputs, image.without_pixels(), severity, reasons)
 
     def _through(self, network: Callable[[Tensor], _Output], views: Tensor) -> list[_Output]:
         return through(network, views, next(self.model.parameters()))
@@ -377,6 +381,11 @@ class Scorer(Publishable):
         opinions = self._opinions(sent.outputs)
         if not all(map(math.isfinite, opinions)):
             return ImageError("the network's output for this image is not finite")
+        whole, _ = pool_views(opinions)
+        image, severity = sent.image, None if sent.severity is None else float(sent.severity)
+        if severity is not None:
+            fall = largest_fall(image.shrunk, self.scale) * severity
+            opinions = [value - fall for value in opinions]
         raw, spread = pool_views(opinions)
         return Score(
             score=min(max(raw, self.scale.low), self.scale.high),
@@ -387,10 +396,12 @@ class Scorer(Publishable):
             policy=str(self.policy),
             model=self.metadata.name,
             sha256=self.metadata.sha256 or "",
-            width=sent.width,
-            height=sent.height,
-            notes=sent.notes,
-            image=sent.name,
+            width=image.width,
+            height=image.height,
+            notes=image.notes,
+            image=image.name,
+            whole=whole,
+            native=None if severity is None else 1 - severity,
             opinions=tuple(opinions),
             reasons=sent.reasons,
         )
@@ -398,7 +409,3 @@ class Scorer(Publishable):
     def _opinions(self, outputs: Tensor) -> list[float]:
         scale = self.scale
         return [scale.target_mean + scale.target_std * value for value in outputs.tolist()]
-
-
-def _reasons(image: ImageViews) -> Reasons | None:
-    return None if image.native is None else find_reasons(image.native)

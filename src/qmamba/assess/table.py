@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from qmamba.assess.folder import COLUMNS, ImageRow
-from qmamba.assess.reasons import REASON_COLUMNS
+from qmamba.assess.native import REASON_COLUMNS
 from qmamba.errors import ConfigError, DataError
 from qmamba.files import atomic_write
 
@@ -27,6 +27,8 @@ _NUMBERS: dict[str, Callable[[str], float]] = {
     "scale_low": float,
     "scale_high": float,
     "crop_spread": float,
+    "whole": float,
+    "native": float,
     "width": int,
     "height": int,
     **dict.fromkeys(REASON_COLUMNS[1:], float),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, TypeAlias
 
 import numpy as np
@@ -11,14 +11,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from qmamba.assess.policies import Policy, ViewPlan
-from qmamba.images import DEFAULT_MAX_PIXELS, pad_to, read_draft, read_image, resize_to, to_tensor
+from qmamba.assess.native.heads import NATIVE_CROPS, NATIVE_SIDE
+from qmamba.assess.policies import CropsPolicy, Policy, ViewPlan
+from qmamba.images import (
+    DEFAULT_MAX_PIXELS,
+    pad_to,
+    read_draft,
+    read_image,
+    resize_to,
+    scaled_tensor,
+    to_tensor,
+)
 
 ImageFile: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO
 ImageInput: TypeAlias = ImageFile | Image.Image | np.ndarray | Tensor
 """One image: a path, a file's bytes or stream, a Pillow image, an array (height, width[,
 channels]) of uint8, uint16 or float in [0, 1], or a tensor (channels, height, width) of uint8 or
 float in [0, 1]."""
+
+_NATIVE = CropsPolicy(size=NATIVE_SIDE, count=NATIVE_CROPS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +48,13 @@ class ImageViews:
     """The image's path, None where it has none."""
     native: Tensor | None = None
     """float32 ``(crops, 3, side, side)`` at the image's own size, where they were asked for."""
+    shrunk: float = 1.0
+    """Shorter side of the scaled image over that of the image, where the policy looks at the native
+    size, too; else 1."""
+
+    def without_pixels(self) -> ImageViews:
+        """What there is to say about the image, in little memory."""
+        return replace(self, views=torch.empty(0), native=None)
 
 
 def read_views(
@@ -44,7 +62,7 @@ def read_views(
     policy: Policy,
     *,
     max_pixels: int = DEFAULT_MAX_PIXELS,
-    native: Policy | None = None,
+    reasons: bool = False,
 ) -> ImageViews:
     """Decode an image and take its views. Safe to call from many threads at once.
 
@@ -52,36 +70,55 @@ def read_views(
         image: see :data:`ImageInput`.
         policy: which views to take.
         max_pixels: largest image that is decoded, in pixels.
-        native: what to cut besides, from the image at its own size.
+        reasons: cut crops at native size, whatever the policy says.
 
     Raises:
         ImageError: the image cannot be decoded or is not in an accepted form.
     """
-    if not isinstance(image, (Image.Image, np.ndarray, Tensor)):
-        if policy.draft_side is None:
-            decoded = read_image(image, max_pixels=max_pixels)
-            height, width = decoded.pixels.shape[:2]
-        else:
-            decoded, (height, width) = read_draft(image, policy.draft_side, max_pixels=max_pixels)
-        plan = policy.plan(height, width)
-        views = (
-            cut_views(to_tensor(decoded), plan)
-            if plan.scaled is not None
-            else _cut_pixels(decoded.pixels, plan)
-        )
-        crops = None if native is None else _cut_pixels(decoded.pixels, native.plan(height, width))
-        return ImageViews(views, width, height, decoded.notes + plan.notes, decoded.path, crops)
-    pixels = to_tensor(image)
-    height, width = pixels.shape[-2:]
+    if isinstance(image, (Image.Image, np.ndarray, Tensor)):
+        views = tensor_views(to_tensor(image), policy, reasons=reasons)
+        name = getattr(image, "filename", None)
+        return replace(views, name=name if isinstance(name, str) else None)
+    if policy.draft_side is None or reasons:
+        decoded = read_image(image, max_pixels=max_pixels)
+        height, width = decoded.pixels.shape[:2]
+    else:
+        decoded, (height, width) = read_draft(image, policy.draft_side, max_pixels=max_pixels)
     plan = policy.plan(height, width)
-    name = getattr(image, "filename", None)
+    cut = (
+        _cut_pixels(decoded.pixels, plan)
+        if plan.scaled is None
+        else cut_views(
+            scaled_tensor(decoded.pixels, plan.scaled).clamp_(0, 1), replace(plan, scaled=None)
+        )
+    )
+    shrunk = _shrunk(policy, plan, height, width)
+    native = _NATIVE.plan(height, width) if reasons or shrunk < 1 else None
     return ImageViews(
-        cut_views(pixels, plan),
+        cut,
+        width,
+        height,
+        decoded.notes + plan.notes,
+        decoded.path,
+        None if native is None else _cut_pixels(decoded.pixels, native),
+        shrunk,
+    )
+
+
+def tensor_views(image: Tensor, policy: Policy, *, reasons: bool = False) -> ImageViews:
+    """The views of an image ``(3, height, width)`` of floats in [0, 1]; differentiable."""
+    height, width = image.shape[-2:]
+    plan = policy.plan(height, width)
+    shrunk = _shrunk(policy, plan, height, width)
+    native = _NATIVE.plan(height, width) if reasons or shrunk < 1 else None
+    return ImageViews(
+        cut_views(image, plan),
         width,
         height,
         plan.notes,
-        name if isinstance(name, str) else None,
-        None if native is None else cut_views(pixels, native.plan(height, width)),
+        None,
+        None if native is None else cut_views(image, native),
+        shrunk,
     )
 
 
@@ -99,6 +136,11 @@ def cut_views(image: Tensor, plan: ViewPlan) -> Tensor:
             for top, left in plan.corners
         ]
     )
+
+
+def _shrunk(policy: Policy, plan: ViewPlan, height: int, width: int) -> float:
+    looks = isinstance(policy, CropsPolicy) and policy.native and plan.scaled is not None
+    return min(plan.scaled) / min(height, width) if looks and plan.scaled else 1.0
 
 
 def _cut_pixels(pixels: np.ndarray, plan: ViewPlan) -> Tensor:

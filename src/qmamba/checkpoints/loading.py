@@ -35,6 +35,7 @@ from qmamba.models.registry import (
     recognize,
 )
 from qmamba.models.state_dicts import Conversion, Refit, find_state_dict
+from qmamba.quantization.dequantization import dequantized
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -47,6 +48,7 @@ def load(
     name: str | None = None,
     device: torch.device | str = "cpu",
     revision: str | None = None,
+    dequantize: bool = False,
     **config_overrides: Any,
 ) -> Network:
     """Load a trained model in evaluation mode, in float32.
@@ -71,6 +73,8 @@ def load(
         name: build this named model instead of the one that the file describes.
         device: where the model is put.
         revision: branch, tag or commit of a hub repository.
+        dequantize: of a packed file, take the full-precision network with the values of its codes
+            (:func:`~qmamba.quantization.dequantized`), which can be trained and can start others.
         config_overrides: fields of :class:`~qmamba.models.QMambaConfig`,
             :class:`~qmamba.models.MambaIRConfig` or :class:`~qmamba.models.TimmConfig` that differ
             from the file, for example ``windows=(8, 4, 2, 2), route_gate=True``.
@@ -94,10 +98,15 @@ def load(
     target = usable_device(device)
     file = read_weights(source, revision)
     if is_packed(file):
-        if name is not None or config_overrides:
+        if not dequantize and (name is not None or config_overrides):
             raise ConfigError(f"{file.source} is a packed file, which only gives its own model.")
-        return load_packed(file, target)
-    if file.content[8:9] == b"{":
+        packed = load_packed(file)
+        if not dequantize:
+            return packed.to(target)
+        plain = dequantized(packed)
+        conversion = Conversion("packed", plain.state_dict())
+        config, described = plain.config, plain.metadata
+    elif file.content[8:9] == b"{":
         conversion, config, described = _read_safetensors(file, name)
     else:
         content = read_pickled(file)

@@ -17,7 +17,7 @@ from qmamba.images.encode import ENCODED_SUFFIXES, write_layers
 from qmamba.images.finding import UnreadableInput, find_images, require_existing
 from qmamba.images.layers import ImageLayers, layers_of, read_layers
 from qmamba.images.metadata import ImageMetadata
-from qmamba.images.tensors import IMAGENET_MEAN, IMAGENET_STD, normalize, to_tensor
+from qmamba.images.tensors import IMAGENET_MEAN, IMAGENET_STD, normalize, scaled_tensor, to_tensor
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -44,6 +44,7 @@ __all__ = [
     "require_existing",
     "resize_shorter",
     "resize_to",
+    "scaled_tensor",
     "take_crops",
     "to_tensor",
     "write_layers",

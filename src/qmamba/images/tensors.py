@@ -8,6 +8,7 @@ from PIL import Image
 
 from qmamba.errors import ImageError, ShapeError
 from qmamba.images.color.srgb import image_pixels, over_white
+from qmamba.images.crops import resize_to
 from qmamba.images.decode import DecodedImage
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -52,6 +53,23 @@ def to_tensor(image: DecodedImage | Image.Image | np.ndarray | torch.Tensor) -> 
     )
 
 
+def scaled_tensor(pixels: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    """`to_tensor` and `resize_to` of decoded pixels, one channel after the other.
+
+    The bits are the same; a large image as floats is four times its size, and so only a third of
+    it is held at a time.
+
+    Args:
+        pixels: (height, width, 3), uint8 or uint16.
+        size: (height, width) of the result.
+
+    Returns:
+        float32 (3, *size); the filter may have pushed values out of [0, 1].
+    """
+    channels = (_from_plane(pixels[:, :, index]) for index in range(3))
+    return torch.cat([resize_to(channel, size) for channel in channels])
+
+
 def normalize(images: torch.Tensor) -> torch.Tensor:
     """Subtract ImageNet's mean and divide by its standard deviation, per channel.
 
@@ -88,6 +106,12 @@ def _from_image(image: Image.Image) -> torch.Tensor:
         reason = " ".join((str(error) or type(error).__name__).split())
         raise ImageError(f"cannot decode the Pillow image: {reason}") from error
     return _from_array(pixels)
+
+
+def _from_plane(plane: np.ndarray) -> torch.Tensor:
+    values = plane.astype(np.float32, order="C")
+    values /= int(np.iinfo(plane.dtype).max)
+    return torch.from_numpy(values)[None]
 
 
 def _from_array(array: np.ndarray) -> torch.Tensor:

@@ -24,7 +24,7 @@ from qmamba.inference.layers import (
 from qmamba.inference.mixer import plain_mixer
 from qmamba.inference.packed import PackedLinear
 from qmamba.inference.precision import Precision, ProcessBound, own_precision, require_cpu
-from qmamba.models.mambair.network import RGB_MEAN, MambaIR, mirrored_to_multiple
+from qmamba.models.mambair.network import MambaIR, input_mean, mirrored_to_multiple
 from qmamba.nn import (
     SS2D,
     AttentiveBlock,
@@ -88,27 +88,31 @@ class PreparedMambaIR(ProcessBound):
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Images in [0, 1] ``(batch, channels, height, width)`` to restored ones, float32.
+        """Images in [0, 1] and their conditions to restored images, float32.
+
+        Args:
+            images: ``(batch, channels + condition_channels, height, width)``.
 
         Raises:
             ShapeError: the images have another shape.
         """
         config = self._config
-        if images.dim() != 4 or images.shape[1] != config.channels or 0 in images.shape:
+        if images.dim() != 4 or images.shape[1] != config.inputs or 0 in images.shape:
             raise ShapeError(
-                f"This {self._name} needs images of shape (batch, {config.channels}, height, "
+                f"This {self._name} needs images of shape (batch, {config.inputs}, height, "
                 f"width), none of them zero, got {tuple(images.shape)}."
             )
         height, width = (config.scale * side for side in images.shape[2:])
         images = mirrored_to_multiple(images, self._multiple)
         largest = images[:, 0].numel() * config.widest * _FLOAT
         with own_precision(), kept_memory(largest):
-            mean = images.new_tensor(RGB_MEAN if config.channels == 3 else (0.0,))
+            colors = slice(config.channels)
+            mean = images.new_tensor(input_mean(config))
             x = (images.permute(0, 2, 3, 1) - mean) * config.image_range
             y = self._reconstruct(self._features(x.to(self._dtype))).float()
             if config.task in ("denoise", "jpeg"):
-                y = x + y
-            y = (y / config.image_range + mean).permute(0, 3, 1, 2)
+                y = x[..., colors] + y
+            y = (y / config.image_range + mean[colors]).permute(0, 3, 1, 2)
             return y[..., :height, :width]
 
     def _features(self, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qmamba.assess import Score, Scorer
 from qmamba.assess.scorer import DEFAULT_WEIGHTS
-from qmamba.assess.views import ImageViews, cut_views
+from qmamba.assess.views import tensor_views
 from qmamba.errors import QMambaError, ShapeError
 
 ScorerLike: TypeAlias = Scorer | str | Path | None
@@ -71,12 +71,8 @@ def opinion_scores(scorer: Scorer, images: Tensor) -> Tensor:
     images = _checked(images, scorer)
     if torch.is_grad_enabled() and images.requires_grad:
         return scorer.score_tensor(images).float()
-    plan = scorer.policy.plan(images.shape[2], images.shape[3])
-    height, width = images.shape[2:]
     with torch.no_grad():
-        views = (
-            ImageViews(cut_views(image, plan), width, height, plan.notes, None) for image in images
-        )
+        views = (tensor_views(image, scorer.policy) for image in images)
         values = [_raw(result) for result in scorer.score_prepared(views)]
     return torch.tensor(values, dtype=torch.float32, device=images.device)
 

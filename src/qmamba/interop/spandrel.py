@@ -93,6 +93,11 @@ class FamilyArch(Architecture[Network]):
         state = self._family.convert(state_dict).state
         config = self._family.infer(state)
         assert isinstance(config, RestorationConfig)
+        if config.condition_channels:
+            raise CheckpointError(
+                "This network needs a noise map beside the image, which spandrel cannot give it; "
+                "use `qmamba restore --model FILE`."
+            )
         return ImageModelDescriptor(
             self._family.build(config).eval(),
             dict(state),

@@ -107,9 +107,14 @@ class StatisticsBranch(nn.Module):
         """sRGB in [0, 1] ``(batch, 3, height, width)`` to ``(batch, outputs)``."""
         # The statistics reach 14 and matter to hundredths, which bfloat16 does not have.
         with torch.autocast(images.device.type, enabled=False):
-            usual = (image_statistics(images) - self.mean) / self.deviation
-            # A flat image is so far from all others that it would leave the range of training.
-            return self.fc2(functional.gelu(self.fc1(usual.clamp(-_FAR, _FAR))))
+            return self.from_statistics(image_statistics(images))
+
+    def from_statistics(self, statistics: Tensor) -> Tensor:
+        """As a call, from what :func:`image_statistics` gives: ``(..., STATISTICS)``."""
+        usual = (statistics - self.mean) / self.deviation
+        # A flat image is so far from all others that it would leave the range of training.
+        outputs: Tensor = self.fc2(functional.gelu(self.fc1(usual.clamp(-_FAR, _FAR))))
+        return outputs
 
 
 def _mean(values: Tensor) -> Tensor:

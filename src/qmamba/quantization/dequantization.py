@@ -10,6 +10,8 @@ from qmamba.models import Network, build_model
 from qmamba.quantization.layers import QuantizedConv2d, QuantizedLinear, quantized_weight
 from qmamba.quantization.ss2d import QuantizedSelectiveScan
 
+_LEAST_DECAY = 1e-6
+
 
 @torch.no_grad()
 def dequantized(model: Network) -> Network:
@@ -62,4 +64,5 @@ def _weight(module: nn.Module, name: str) -> Tensor | None:
             "A scan of this quantized network has a positive decay, which a network in full "
             "precision cannot have; run it with precision='codes'."
         )
-    return torch.log(-value)
+    # A code may stand for no decay at all, whose logarithm no file could hold.
+    return torch.log((-value).clamp(min=_LEAST_DECAY))

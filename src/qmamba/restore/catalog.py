@@ -30,6 +30,8 @@ class RestorationRequest:
     """Deviation of the noise, on the scale 0 to 255."""
     quality: int | None = None
     """Quality of the JPEG file that is to be restored, 1 to 100."""
+    real: bool = False
+    """Of ``sr``: whether the images are slightly soft, noisy or compressed, as files are."""
 
     def __post_init__(self) -> None:
         for name, value, kind, what in (
@@ -46,6 +48,7 @@ class RestorationRequest:
                     ("sr", self.scale),
                     ("denoise", self.sigma),
                     ("jpeg", self.quality),
+                    ("sr", True if self.real else None),
                 )
                 if value is not None and self.task not in (None, task)
             ),
@@ -53,6 +56,8 @@ class RestorationRequest:
         )
         if owner is not None:
             name = {"sr": "scale", "denoise": "sigma", "jpeg": "quality"}[owner]
+            if owner == "sr" and self.scale is None:
+                name = "choice of real images"
             raise ConfigError(
                 f"A {name} belongs to the task {owner}, not to {self.task}; leave one of them out."
             )
@@ -66,11 +71,12 @@ class RestorationRequest:
             return "denoise"
         if self.quality is not None:
             return "jpeg"
-        return "sr" if self.scale is not None else None
+        return "sr" if self.scale is not None or self.real else None
 
     def __str__(self) -> str:
         values = {"scale": self.scale, "sigma": self.sigma, "quality": self.quality}
         given = [f"{name} {value:g}" for name, value in values.items() if value is not None]
+        given += ["real"] * self.real
         return " ".join([self.task_or_implied or DEFAULT_TASK, *given])
 
 
@@ -81,6 +87,12 @@ def purpose_of(metadata: ModelMetadata | None) -> Degradation | None:
         return None if stored is None else Degradation.from_dict(stored)
     except (ConfigError, TypeError):
         return None
+
+
+def is_for_jpeg_files(metadata: ModelMetadata | None) -> bool:
+    """Whether a model restores JPEG files of any quality, as people have them."""
+    purpose = purpose_of(metadata)
+    return purpose is not None and purpose.real and purpose.task == "jpeg"
 
 
 def check_request(
@@ -99,6 +111,8 @@ def check_request(
         raise ConfigError(f"{name} is for {purpose or task}, not for {wanted}.")
     if request.scale is not None and request.scale != config.scale:
         raise ConfigError(f"{name} enlarges by {config.scale}, not by {request.scale}.")
+    if request.real and purpose is not None and not purpose.real:
+        raise ConfigError(f"{name} is for {purpose}, not for real files; leave that out to use it.")
     if purpose is not None and _distance(purpose, request) > 0:
         raise ConfigError(f"{name} is for {purpose}; leave the other value out to use it still.")
 
@@ -115,7 +129,11 @@ def find_weights(request: RestorationRequest) -> str:
         CheckpointError: none fits; the message names what there is.
     """
     task = request.task_or_implied or DEFAULT_TASK
-    purposes = embedded_purposes()
+    purposes = {
+        name: purpose
+        for name, purpose in embedded_purposes().items()
+        if purpose.task != "sr" or purpose.real == request.real
+    }
     scales = sorted({purpose.scale for purpose in purposes.values() if purpose.task == task})
     scale = request.scale
     if scale is not None:

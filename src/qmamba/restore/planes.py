@@ -13,12 +13,15 @@ from qmamba.errors import ImageError
 from qmamba.images import resize_to
 from qmamba.restore.ensemble import self_ensemble
 from qmamba.restore.margins import Margins
+from qmamba.restore.measuring import Measured
+from qmamba.restore.measuring.measured import taken
 
 Alpha = Literal["resample", "restore"]
 """What becomes of alpha: resized by bicubic interpolation (kept where the size stays), or restored
 by the network as if it were a gray image."""
 
 _NO_MARGINS = Margins()
+_NOTHING = Measured()
 _LUMA = (0.299, 0.587, 0.114)
 
 
@@ -32,7 +35,8 @@ class PlaneNetwork:
     and the network would let them bleed into the visible edge.
 
     Args:
-        run: images ``(1, channels, height, width)`` on the device to ``(1, channels, scale *
+        run: images ``(1, channels, height, width)``, with the noise map behind them where the
+            network is given one, on the device to ``(1, channels, scale *
             height, scale * width)``.
         channels: of the network, 1 or 3.
         scale: of the result. Where that of the network is larger, the network's result is reduced
@@ -63,7 +67,11 @@ class PlaneNetwork:
         self._run = run
 
     def __call__(
-        self, planes: Tensor, with_alpha: bool = False, margins: Margins = _NO_MARGINS
+        self,
+        planes: Tensor,
+        with_alpha: bool = False,
+        margins: Margins = _NO_MARGINS,
+        measured: Measured = _NOTHING,
     ) -> Tensor:
         """Restore an image or a tile of one.
 
@@ -72,6 +80,7 @@ class PlaneNetwork:
                 the last one is alpha.
             with_alpha: whether it is.
             margins: mirrored for the network alone.
+            measured: what the network is told about it.
 
         Returns:
             float32 on the CPU in [0, 1], the same channels, sides times the scale.
@@ -81,10 +90,13 @@ class PlaneNetwork:
         """
         planes = planes.to(self.device)
         if not with_alpha:
-            return self._finished(self._colors(planes, margins))
+            return self._finished(self._colors(planes, margins, measured.noise, measured.share))
         colors, alpha = planes[:-1], planes[-1:]
-        restored = self._colors(_filled(colors, alpha), margins)
-        enlarged = self._colors(alpha, margins) if self.alpha == "restore" else self._resized(alpha)
+        restored = self._colors(_filled(colors, alpha), margins, measured.noise, measured.share)
+        if self.alpha == "restore":
+            enlarged = self._colors(alpha, margins, measured.alpha_noise, measured.share)
+        else:
+            enlarged = self._resized(alpha)
         return self._finished(torch.cat([restored, enlarged]))
 
     def notes(self, channels: int, with_alpha: bool) -> list[str]:
@@ -107,21 +119,31 @@ class PlaneNetwork:
             raise ImageError("the network's output for this image is not finite")
         return planes.clamp_(0, 1).cpu()
 
-    def _colors(self, colors: Tensor, margins: Margins) -> Tensor:
+    def _colors(
+        self, colors: Tensor, margins: Margins, noise: Tensor | None, share: float
+    ) -> Tensor:
         if colors.shape[0] == self.channels:
-            return self._network(colors, margins)
+            return self._network(colors, margins, noise, share)
         if self.channels == 3:
-            return self._network(colors.expand(3, -1, -1), margins).mean(0, keepdim=True)
+            equal = colors.expand(3, -1, -1)
+            return self._network(equal, margins, noise, share).mean(0, keepdim=True)
         enlarged = self._resized(colors)
-        return enlarged + (self._network(_luma(colors), margins) - _luma(enlarged))
+        luma = _luma(colors)
+        return enlarged + (self._network(luma, margins, noise, share) - _luma(enlarged))
 
-    def _network(self, image: Tensor, margins: Margins) -> Tensor:
-        images = margins.extend(image)[None]
+    def _network(
+        self, image: Tensor, margins: Margins, noise: Tensor | None, share: float
+    ) -> Tensor:
+        noise = None if noise is None else noise.to(image)
+        given = image if noise is None else torch.cat([image, noise])
+        images = margins.extend(given)[None]
         if self.ensemble:
             restored = self_ensemble(self._run, images)[0]
         else:
             restored = self._run(images)[0].float()
         restored = margins.cut(restored, self.network_scale)
+        if self.network_scale == 1:
+            return taken(image, restored, noise, share)
         if self.scale == self.network_scale:
             return restored
         return resize_to(restored, (self.scale * image.shape[1], self.scale * image.shape[2]))

@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from qmamba.checkpoints import Publishable, load
 from qmamba.errors import CheckpointError, ConfigError, ImageError, ShapeError
-from qmamba.images import DEFAULT_MAX_PIXELS, ImageLayers, layers_of, read_layers
+from qmamba.images import DEFAULT_MAX_PIXELS
 from qmamba.inference import Precision, chosen_precision, prepare
 from qmamba.models import ModelMetadata, Network, RestorationConfig
 from qmamba.restore import memory
 from qmamba.restore.adaptive_tiles import Progress, Watch, restore_tiles
-from qmamba.restore.catalog import RestorationRequest, check_request, find_weights, purpose_of
+from qmamba.restore.catalog import (
+    RestorationRequest,
+    check_request,
+    find_weights,
+    is_for_jpeg_files,
+    purpose_of,
+)
 from qmamba.restore.degradations import Degradation, TaskName
+from qmamba.restore.inputs import ImageInput, as_layers
 from qmamba.restore.margins import Margins, margins_of, needs_margin
+from qmamba.restore.measuring import Measuring, takes_noise_map
 from qmamba.restore.planes import Alpha, PlaneNetwork
 from qmamba.restore.restored import RestoredImage
-from qmamba.restore.tiles import MIN_TILE, RestoreTile, TilePlan, plan_tiles
+from qmamba.restore.tiles import (
+    MIN_TILE,
+    RestoreTile,
+    TilePlan,
+    plan_tiles,
+    plan_within,
+    tiling_notes,
+)
 
 DEFAULT_OVERLAP = 32
 """Pixels of the input that neighboring tiles share."""
@@ -34,11 +47,6 @@ DEFAULT_OVERLAP = 32
 _OVERSHOOT = 0.5
 
 Tile: TypeAlias = int | Literal["auto", "whole"]
-ImageInput: TypeAlias = (
-    str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray | Tensor | ImageLayers
-)
-"""One image: a path, a file's bytes or stream, a Pillow image, an array (height, width[, 1 to 4
-channels]), a tensor (1 to 4 channels, height, width), or layers."""
 
 
 class Restorer(Publishable):
@@ -66,14 +74,15 @@ class Restorer(Publishable):
             :func:`~qmamba.inference.chosen_precision` says, its ``"codes"`` or ``"fp32"``;
             ``"bf16"``: half the memory for activations; ``"int8"``: products of 8-bit integers, on
             the CPU. The last two change pixels slightly.
-        ensemble: mean over the eight flips and turns of the image: eight times the work, a
-            little better.
+        ensemble: mean over the eight flips and turns: eight times the work, a little better.
         alpha: ``"resample"`` enlarges transparency by bicubic interpolation and keeps it where the
             size stays; ``"restore"`` sends it through the network too.
         max_pixels: largest image, in pixels, that is decoded from a file.
         memory_budget: bytes that the network may take; ``None`` takes half of what is free.
         scale: factor of the result, where it is to be smaller than that of the network; what the
             network gives is then reduced by bicubic interpolation.
+        sigma, strength: of the noise, see :class:`~qmamba.restore.measuring.Measuring`.
+        quality: known quality of the JPEG files; without, fainter blocks are corrected less.
 
     Raises:
         CheckpointError: the model is not a restoration network.
@@ -99,6 +108,9 @@ class Restorer(Publishable):
         max_pixels: int = DEFAULT_MAX_PIXELS,
         memory_budget: int | None = None,
         scale: int | None = None,
+        sigma: float | None = None,
+        strength: float = 1.0,
+        quality: int | None = None,
     ) -> None:
         metadata = metadata or getattr(model, "metadata", None)
         config = getattr(model, "config", None)
@@ -139,6 +151,9 @@ class Restorer(Publishable):
         self.max_pixels = max_pixels
         self.memory_budget = memory_budget
         self._ensemble, self._alpha = ensemble, alpha
+        self._measuring = Measuring(
+            config, sigma, strength, blocks=quality is None and is_for_jpeg_files(metadata)
+        )
         self._planes = self._prepared()
 
     def _prepared(self) -> PlaneNetwork:
@@ -178,28 +193,32 @@ class Restorer(Publishable):
         alpha: Alpha = "resample",
         max_pixels: int = DEFAULT_MAX_PIXELS,
         memory_budget: int | None = None,
+        real: bool = False,
+        strength: float = 1.0,
     ) -> Restorer:
         """Load weights and make a restorer of them; the parameters are frozen.
 
         Args:
             name_or_path: embedded weights (:func:`~qmamba.checkpoints.list_weights`), path or hub
                 id; of a full-precision or a packed file of ours, or of an official checkpoint.
-                ``None`` chooses among the embedded weights by the next four.
+                ``None`` chooses among the embedded weights by the next four and ``real``.
             task: ``"sr"`` (the default), ``"denoise"`` or ``"jpeg"``.
             scale: factor of ``sr``; the smallest there is where none is given. Without embedded
                 weights for it the next larger ones are taken and their result is reduced.
-            sigma: deviation of the noise on the scale 0 to 255, for ``denoise``.
+            sigma: deviation of the noise, 0 to 255, for ``denoise``; None measures each image.
             quality: of the JPEG file that is to be restored, for ``jpeg``.
             device: where the network runs, for example ``"cpu"``, ``"cuda:0"`` or ``"mps"``.
             revision: branch, tag or commit of a hub repository.
             tile, overlap, precision, ensemble, alpha, max_pixels, memory_budget: see the class.
+            real: for ``sr``, of images that are slightly soft, noisy or compressed.
+            strength: of denoising, see the class.
 
         Raises:
             CheckpointError: the weights cannot be found or do not restore.
             ConfigError: the weights are for something else than what is asked for, or the device
                 or an option is not available.
         """
-        request = RestorationRequest(task, scale, sigma, quality)
+        request = RestorationRequest(task, scale, sigma, quality, real)
         named = name_or_path is not None
         source = name_or_path if name_or_path is not None else find_weights(request)
         model = load(source, device=device, revision=revision).requires_grad_(False)
@@ -213,6 +232,9 @@ class Restorer(Publishable):
             max_pixels=max_pixels,
             memory_budget=memory_budget,
             scale=None if named else scale,
+            sigma=sigma if takes_noise_map(model) else None,
+            strength=strength,
+            quality=quality,
         )
         if named:
             check_request(request, restorer.config, restorer.metadata)
@@ -248,7 +270,7 @@ class Restorer(Publishable):
                 not even suffice for the smallest tiles, or the network's output is not finite.
             Canceled: ``cancel`` said so.
         """
-        layers = self._layers(image)
+        layers = as_layers(image, self.max_pixels)
         scale = self.scale
         stored = [layers.colors]
         if layers.alpha is not None:
@@ -274,19 +296,16 @@ class Restorer(Publishable):
         plan = self._plan(layers.height, layers.width)
         treatment = self._planes.notes(layers.colors.shape[2], layers.alpha is not None)
         mirrored = needs_margin(layers.colors, top)
+        measured = self._measuring.measure(layers.colors, layers.alpha)
 
         def restore_tile(rows: slice, columns: slice) -> Tensor:
             margins = Margins()
             if mirrored:
                 margins = margins_of(rows, columns, layers.height, layers.width)
-            return self._planes(read(rows, columns), layers.alpha is not None, margins)
+            here = measured.cut(rows, columns)
+            return self._planes(read(rows, columns), layers.alpha is not None, margins, here)
 
-        used = self._work(
-            plan,
-            restore_tile,
-            write,
-            Watch(progress, cancel),
-        )
+        used = self._work(plan, restore_tile, write, Watch(progress, cancel))
         colors = result if layers.alpha is None else np.ascontiguousarray(result[..., :-1])
         alpha = None if layers.alpha is None else np.ascontiguousarray(result[..., -1])
         metadata = layers.metadata.resized(shape[1], shape[0])
@@ -296,7 +315,7 @@ class Restorer(Publishable):
                 colors=colors,
                 alpha=alpha,
                 metadata=metadata,
-                notes=(*layers.notes, *treatment, *_tiling_notes(plan, used)),
+                notes=(*layers.notes, *measured.notes, *treatment, *tiling_notes(plan, used)),
             ),
             task=self.task,
             scale=scale,
@@ -362,11 +381,13 @@ class Restorer(Publishable):
             target[:, row : row + band.shape[1]] = band
 
         height, width = image.shape[1:]
-        mirrored = needs_margin(image.permute(1, 2, 0).cpu().numpy(), 1)
+        pixels = image.permute(1, 2, 0).cpu().numpy()
+        mirrored, measured = needs_margin(pixels, 1), self._measuring.measure(pixels, None)
 
         def restore_tile(rows: slice, columns: slice) -> Tensor:
             margins = margins_of(rows, columns, height, width) if mirrored else Margins()
-            return self._planes(image[:, rows, columns], margins=margins)
+            here = measured.cut(rows, columns)
+            return self._planes(image[:, rows, columns], margins=margins, measured=here)
 
         self._work(self._plan(height, width), restore_tile, write, watch)
 
@@ -396,22 +417,4 @@ class Restorer(Publishable):
         if budget is None:
             budget = int(memory.free_memory(self.device) * memory.USABLE_SHARE)
         pixels = budget // memory.bytes_per_pixel(self.config, self.precision)
-        if height * width <= pixels:
-            return plan_tiles(height, width, None, 0)
-        side = math.isqrt(pixels)
-        shorter = min(height, width)
-        side = max(MIN_TILE, side if shorter > side else pixels // shorter)
-        return plan_tiles(height, width, side, self.overlap)
-
-    def _layers(self, image: ImageInput) -> ImageLayers:
-        if isinstance(image, ImageLayers):
-            return image
-        if isinstance(image, (Image.Image, np.ndarray, Tensor)):
-            return layers_of(image)
-        return read_layers(image, max_pixels=self.max_pixels)
-
-
-def _tiling_notes(planned: TilePlan, used: TilePlan) -> list[str]:
-    if used != planned:
-        return [f"memory ran out, so tiles were made smaller: {used}"]
-    return [str(used)] if len(used) > 1 else []
+        return plan_within(height, width, pixels, self.overlap)

@@ -73,6 +73,29 @@ def plan_tiles(height: int, width: int, tile: int | None, overlap: int) -> TileP
     return TilePlan(_spans(height, tile, overlap), _spans(width, tile, overlap))
 
 
+def plan_within(height: int, width: int, pixels: int, overlap: int) -> TilePlan:
+    """The fewest tiles of at most as many pixels as memory allows.
+
+    Args:
+        height, width: size of the input in pixels.
+        pixels: of the largest tile.
+        overlap: see :func:`plan_tiles`.
+    """
+    if height * width <= pixels:
+        return plan_tiles(height, width, None, 0)
+    side = math.isqrt(pixels)
+    shorter = min(height, width)
+    side = max(MIN_TILE, side if shorter > side else pixels // shorter)
+    return plan_tiles(height, width, side, overlap)
+
+
+def tiling_notes(planned: TilePlan, used: TilePlan) -> list[str]:
+    """What is to be said about the tiles that were used instead of those planned, one phrase."""
+    if used != planned:
+        return [f"memory ran out, so tiles were made smaller: {used}"]
+    return [str(used)] if len(used) > 1 else []
+
+
 def blended(restore_tile: RestoreTile, plan: TilePlan, scale: int) -> Iterator[tuple[int, Tensor]]:
     """Restore all tiles and blend them, row of tiles by row of tiles.
 

@@ -17,6 +17,8 @@ COLUMNS: dict[str, str] = {
     "score": "float",
     "raw": "float",
     "crop_spread": "float",
+    "whole": "float",
+    "native": "float",
     "width": "int",
     "height": "int",
     "notes": "string",

@@ -41,6 +41,8 @@ def score_record(row: ImageRow, quality: QualityMap | None = None) -> dict[str, 
             "width": score.width,
             "height": score.height,
             "notes": list(score.notes),
+            "whole": score.whole,
+            "native": score.native,
             "reasons": None if score.reasons is None else score.reasons.sentence,
         }
     if quality is not None:
@@ -142,7 +144,9 @@ def _row(entry: Mapping[str, Any]) -> ImageRow:
         raw=numbers[1],
         scale=(numbers[2], numbers[3]),
         higher_is_better=values["higher_is_better"] in (True, "true"),
-        crop_spread=None if values["crop_spread"] is None else float(values["crop_spread"]),
+        crop_spread=_number(values["crop_spread"]),
+        whole=_number(values["whole"]),
+        native=_number(values["native"]),
         policy=str(values["policy"] or ""),
         model=str(values["model"] or ""),
         sha256=str(values["sha256"] or ""),
@@ -153,6 +157,10 @@ def _row(entry: Mapping[str, Any]) -> ImageRow:
         reasons=Reasons.from_dict(entry) if entry.get("reasons") else None,
     )
     return ImageRow(image, score=score)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _listed(value: Any) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ _HDR = {16: "PQ (SMPTE ST 2084)", 18: "HLG (ARIB STD-B67)"}
 _DEFAULT_DURATION = 0.1
 _MILLISECOND = 1e-3
 _CLOSE = 1e-4
+_WHOLE_SHARE = 0.9
 
 
 class Frame(NamedTuple):
@@ -226,6 +227,8 @@ def _video_frames(
                     source.notes.append(f"stopped after {decoded} frames")
                     return
             else:
+                if _ends_early(last, picker.wanted, source.duration):
+                    source.notes.append(f"ends after {last:.2f} s of {source.duration:.2f} s")
                 return
         if source.duration is None or last < source.duration - 2 * picker.step:
             source.notes.append(f"only the first {last:.0f} s were looked at")
@@ -233,6 +236,11 @@ def _video_frames(
         source.notes.append(f"damaged after {last:.2f} s ({_reason(error)})")
     finally:
         container.close()
+
+
+def _ends_early(last: float, wanted: float, duration: float | None) -> bool:
+    """Whether frames that were to come are not there; the last one may stay for a while."""
+    return duration is not None and last < wanted < duration and last < _WHOLE_SHARE * duration
 
 
 def _upright(frame: Any) -> npt.NDArray[np.uint8]:
@@ -295,4 +303,6 @@ def _animation_frames(
 
 
 def _reason(error: BaseException) -> str:
-    return ((str(error).strip() or type(error).__name__).splitlines()[0]).rstrip(".")
+    # What the system says without its number and the name, which stands before it.
+    text = getattr(error, "strerror", None) or str(error)
+    return ((text.strip() or type(error).__name__).splitlines()[0]).rstrip(".")

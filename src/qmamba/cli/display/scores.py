@@ -63,6 +63,9 @@ class TextScreen:
             line = f"{'error':>9}  {'-':>9}  {name}: {shown(row.error or '')}"
         else:
             said = [] if row.score.reasons is None else [row.score.reasons.sentence]
+            if row.score.native is not None:
+                whole = self._number(row.score.whole)
+                said.append(f"whole {whole}, native quality {row.score.native:.2f}")
             notes = "; ".join([*said, *row.score.notes])
             notes = f"  [{shown(notes)}]" if notes else ""
             value, spread = self._number(row.score.score), self._number(row.score.crop_spread)

@@ -247,7 +247,8 @@ def _strengths(
 ) -> list[Degradation]:
     from qmamba.restore.degradations import Degradation
 
-    values: dict[str, Any] = {"task": task, "scale": scale, "channels": channels}
+    real = trained is not None and trained.real
+    values: dict[str, Any] = {"task": task, "scale": scale, "channels": channels, "real": real}
     if task == "denoise":
         ends = trained.sigma if trained is not None and trained.sigma else (0.0, 255.0)
         chosen = sigma or [each for each in (15.0, 25.0, 50.0) if ends[0] <= each <= ends[1]]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
 from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -23,14 +21,15 @@ from qmamba.cli.options.shared import (
     PrecisionOption,
     limit_memory,
 )
-from qmamba.errors import ConfigError, DataError, ImageError
-from qmamba.files import require_writable
+from qmamba.cli.restoration.jobs import beside, planned
+from qmamba.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
     from qmamba.cli.display.fidelity import Gains
     from qmamba.images import ImageLayers
     from qmamba.inference import Precision
-    from qmamba.restore import Job, Restorer, Source
+    from qmamba.restore import Job, Restorer
+    from qmamba.restore.degradations import TaskName
     from qmamba.restore.restorer import Tile
 
 
@@ -40,6 +39,7 @@ class Task(str, Enum):
     sr = "sr"
     denoise = "denoise"
     jpeg = "jpeg"
+    auto = "auto"
 
 
 class FileFormat(str, Enum):
@@ -91,7 +91,8 @@ def restore(
     task: Annotated[
         Task | None,
         typer.Option(
-            help="sr enlarges, denoise removes noise, jpeg removes JPEG artifacts (sr).",
+            help="sr enlarges, denoise removes noise, jpeg removes JPEG artifacts, auto measures "
+            "which of the last two each image needs, or none (sr).",
             show_default=False,
         ),
     ] = None,
@@ -110,10 +111,26 @@ def restore(
         typer.Option(
             min=0,
             metavar="X",
-            help="Deviation of the noise, 0 to 255, for denoise.",
+            help="Deviation of the noise, 0 to 255, for denoise; measured in each image without.",
             show_default=False,
         ),
     ] = None,
+    strength: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=4,
+            metavar="X",
+            help="Factor on the noise that denoise removes: below 1 more grain and detail stay.",
+        ),
+    ] = 1.0,
+    real: Annotated[
+        bool,
+        typer.Option(
+            "--real",
+            help="Enlarge images that are slightly soft, noisy or compressed, as most files are.",
+        ),
+    ] = False,
     quality: Annotated[
         int | None,
         typer.Option(
@@ -218,8 +235,9 @@ def restore(
     Exit code: 0 all restored and measured, 1 some not, 2 wrong usage or disk full, 130 interrupted.
     """
     from qmamba.cli.display.restoration import Counts, restore_all
+    from qmamba.cli.restoration.automatic import ENDING, restore_as_needed
     from qmamba.images import DEFAULT_MAX_PIXELS, read_layers, require_existing
-    from qmamba.restore import Restorer, plan_beside, result_ending
+    from qmamba.restore import Restorer, result_ending
 
     if inputs.count("-") > 1:
         raise ConfigError("The list on standard input (-) can be read once only.")
@@ -228,17 +246,26 @@ def restore(
     limit_memory(memory)
     require_existing(inputs)
     wanted = None if file_format is FileFormat.same else file_format.value
-    jobs = _jobs(inputs, output, wanted, recursive, present=force or skip_existing)
+    jobs = planned(inputs, output, wanted, recursive, present=force or skip_existing)
     if reference is not None and len(jobs) != 1:
         raise ConfigError(f"--reference is the original of one image, and there are {len(jobs)}.")
     limit = max_pixels or DEFAULT_MAX_PIXELS
     original = None if reference is None else read_layers(reference, max_pixels=limit)
-    restorer = Restorer.from_pretrained(
+    automatic = task is Task.auto
+    given = (model, scale, sigma, quality, real or None)
+    if automatic and any(value is not None for value in given):
+        raise ConfigError(
+            "--task auto chooses the model; leave --model, --scale, --sigma, --quality and --real "
+            "out."
+        )
+    load = partial(
+        Restorer.from_pretrained,
         model,
-        task=None if task is None else task.value,
         scale=scale,
         sigma=sigma,
         quality=quality,
+        real=real,
+        strength=strength,
         device=device,
         tile=_tile(tile),
         overlap=overlap,
@@ -247,15 +274,19 @@ def restore(
         alpha=alpha.value,
         max_pixels=limit,
     )
+    restorer = (
+        None if automatic else load(task=None if task is None else cast("TaskName", task.value))
+    )
     if output is None:
         # The names of results say what was done, which is known now.
-        jobs = list(
-            plan_beside(_sources(inputs, None, recursive), result_ending(restorer), wanted)
-        ) or _no_images(inputs, recursive)
+        ending = ENDING if restorer is None else result_ending(restorer)
+        jobs = beside(inputs, ending, wanted, recursive)
     decoded = None
     if original is not None:
-        decoded = _require_fitting(original, jobs[0], restorer.scale, limit)
-    say(_legend(restorer))
+        scale = 1 if restorer is None else restorer.scale
+        decoded = _require_fitting(original, jobs[0], scale, limit)
+    if restorer is not None:
+        say(_legend(restorer))
     gains = _gains(device) if score or keep_if_better else None
     saving = {
         "quality": save_quality,
@@ -266,7 +297,10 @@ def restore(
     }
     counts = Counts(len(jobs))
     try:
-        restore_all(restorer, jobs, counts, saving, original, decoded, gains)
+        if restorer is None:
+            restore_as_needed(load, jobs, counts, saving, original, decoded, gains, limit)
+        else:
+            restore_all(restorer, jobs, counts, saving, original, decoded, gains)
     except KeyboardInterrupt:
         say(
             f"interrupted after {counts.done} of {counts.jobs} images; what is written is complete,"
@@ -313,81 +347,6 @@ def _tile(text: str) -> Tile:
     if not text.isdecimal():
         raise ConfigError(f"--tile must be auto, whole or a number of pixels, got {text!r}.")
     return int(text)
-
-
-def _jobs(
-    inputs: list[str],
-    output: Path | None,
-    file_format: str | None,
-    recursive: bool,
-    *,
-    present: bool,
-) -> list[Job]:
-    """All images with their outputs, so that wrong usage is found before a network is loaded."""
-    from qmamba.images import IMAGE_SUFFIXES
-    from qmamba.restore import Job, plan_jobs
-
-    if output is None:
-        if "-" in inputs:
-            raise ConfigError("A list on standard input (-) needs an output folder; add -o FOLDER.")
-        jobs = [Job(path, Path(path)) for path, *_ in _sources(inputs, None, recursive)]
-        return jobs or _no_images(inputs, recursive)
-    if output.suffix.lower() in IMAGE_SUFFIXES and not os.path.isdir(output):
-        return [_single_job(inputs, output, file_format, present=present)]
-    if os.path.lexists(output) and not os.path.isdir(output):
-        raise ConfigError(f"{str(output)!r} is a file; give a folder or the name of an image file.")
-    jobs = list(plan_jobs(_sources(inputs, output, recursive), output, file_format))
-    return jobs or _no_images(inputs, recursive)
-
-
-def _no_images(inputs: list[str], recursive: bool) -> NoReturn:
-    hint = "" if recursive or inputs == ["-"] else "; --recursive looks into folders inside"
-    raise DataError(f"No images found in {', '.join(map(repr, inputs))}{hint}.")
-
-
-def _single_job(inputs: list[str], output: Path, file_format: str | None, *, present: bool) -> Job:
-    from qmamba.images.encode import format_of
-    from qmamba.restore import FORMATS, Job
-
-    source = inputs[0]
-    if len(inputs) > 1 or not os.path.lexists(source) or os.path.isdir(source):
-        raise ConfigError(f"{str(output)!r} is the name of one image file; give a folder instead.")
-    kind = format_of(output)
-    if file_format is not None and format_of("x" + FORMATS[file_format]) != kind:
-        raise ConfigError(f"--format {file_format} contradicts the name {str(output)!r}.")
-    if not os.path.isdir(output.parent):
-        raise DataError(f"There is no folder {str(output.parent)!r}; make it first.")
-    if os.path.realpath(output) == os.path.realpath(source):
-        raise ConfigError(f"{str(output)!r} is the image itself; choose another name.")
-    if os.path.lexists(output) and not present:
-        raise ConfigError(f"{str(output)!r} exists already; --force replaces it.")
-    require_writable(output)
-    return Job(source, output)
-
-
-def _sources(inputs: list[str], output: Path | None, recursive: bool) -> Iterator[Source]:
-    """The images, without the results of an earlier run that lie inside an input folder."""
-    from qmamba.images import UnreadableInput, find_images
-    from qmamba.restore import Source
-
-    for text in inputs:
-        is_folder = os.path.isdir(text)
-        passed_over = (
-            output is not None
-            and is_folder
-            and _lies_in(output, text)
-            and not _lies_in(text, output)
-        )
-        for found in find_images([text], recursive=recursive, stdin=sys.stdin.buffer):
-            path = found.image if isinstance(found, UnreadableInput) else found
-            if passed_over and output is not None and _lies_in(path, output):
-                continue
-            inside = os.path.relpath(os.path.dirname(path), text) if is_folder else ""
-            yield Source(path, inside, found.error if isinstance(found, UnreadableInput) else None)
-
-
-def _lies_in(path: str | Path, folder: str | Path) -> bool:
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _legend(restorer: Restorer) -> str:

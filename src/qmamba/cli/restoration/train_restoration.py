@@ -79,6 +79,15 @@ def train_restoration_command(
     gray: Annotated[
         bool, typer.Option("--gray", help="Denoise gray images; JPEG artifacts always are.")
     ] = False,
+    real: Annotated[
+        bool,
+        typer.Option(
+            "--real",
+            help="Damage as files have it: noise cut to 8 bits and partly growing with brightness"
+            " (0-50), JPEG in color and twice (5-95), small images that are soft, noisy and"
+            " compressed; 15 % clean.",
+        ),
+    ] = False,
     model: Annotated[
         str | None,
         typer.Option(
@@ -186,9 +195,16 @@ def train_restoration_command(
     if gray:
         overrides["channels"] = 1
     network = restoration_network(
-        task, scale, name=model, weights=weights, start=start, seed=options.seed, **overrides
+        task,
+        scale,
+        name=model,
+        weights=weights,
+        start=start,
+        seed=options.seed,
+        real=real,
+        **overrides,
     )
-    degradation = degradation_for(network, sigma, quality)
+    degradation = degradation_for(network, sigma, quality, real=real)
     crops = CropOptions(
         side=published_crop(degradation) if crop is None else crop,
         loss=loss,

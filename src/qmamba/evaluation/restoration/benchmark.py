@@ -32,6 +32,7 @@ from qmamba.evaluation.restoration.modes import MODES, Network, official_tiling
 from qmamba.evaluation.restoration.protocol import Fidelity, judge
 from qmamba.restore.degradations import Degradation, enlarge, video_luma
 from qmamba.restore.ensemble import self_ensemble
+from qmamba.restore.measuring import estimate_noise
 
 
 @dataclass(frozen=True)
@@ -109,13 +110,19 @@ def benchmark_pair(
     """The original and the input of an image, as published results have them.
 
     Returns:
-        uint8 ``(height, width, channels)`` and float32, about 0 to 1, ``scale`` times smaller.
+        uint8 ``(height, width, channels)`` and float32, about 0 to 1, ``scale`` times smaller, with
+        the noise map that is measured in it where the degradation has one.
     """
     pixels = read_clean(path)
     if degradation.task == "jpeg" and degradation.channels == 1 and not _is_gray(pixels):
         pixels = video_luma(pixels)
     clean = degradation.clean(pixels)
-    return clean, degradation.benchmark(clean)
+    degraded = degradation.benchmark(clean)
+    if degradation.condition_channels:
+        image = degraded[..., : degradation.channels]
+        measured = estimate_noise(np.round(image * np.float32(255.0)).astype(np.uint8))
+        degraded = np.concatenate([image, measured.map(image)[..., None]], axis=2)
+    return clean, degraded
 
 
 @torch.no_grad()
@@ -144,6 +151,7 @@ def _input_figures(
     if degradation.task == "sr":
         small = np.round(degraded * np.float32(255.0)).astype(np.uint8)
         degraded = enlarge(small, degradation.scale).astype(np.float32) / np.float32(255.0)
+    degraded = degraded[..., : degradation.channels]
     rounded = degradation.task != "denoise"
     return _figures(_batch(degraded), clean, degradation, rounded=rounded)
 

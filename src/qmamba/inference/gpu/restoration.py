@@ -40,12 +40,15 @@ class GpuMambaIR:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Images in [0, 1] ``(batch, channels, height, width)`` to restored ones, float32.
+        """Images in [0, 1] and their conditions to restored images, float32.
+
+        Args:
+            images: ``(batch, channels + condition_channels, height, width)``.
 
         Raises:
             ShapeError: the images have another shape.
         """
-        channels = self._config.channels
+        channels = self._config.inputs
         if images.dim() != 4 or images.shape[1] != channels or 0 in images.shape:
             raise ShapeError(
                 f"This MambaIR needs images of shape (batch, {channels}, height, width), none of "
@@ -56,17 +59,17 @@ class GpuMambaIR:
     def _restore(self, images: Tensor) -> Tensor:
         config = self._config
         color = config.channels == len(RGB_MEAN)
-        mean = images.new_zeros(1, config.channels, 1, 1)
+        mean = images.new_zeros(1, config.inputs, 1, 1)
         for channel, value in enumerate(RGB_MEAN if color else ()):
             mean[:, channel] = value
         x = (images - mean) * config.image_range
         features = self._features(x.to(self._dtype).permute(0, 2, 3, 1))
         if config.scale == 1:
             # The correction is added in the precision of the images.
-            y = self._ends.conv_last(features).float() + x
+            y = self._ends.conv_last(features).float() + x[:, : config.channels]
         else:
             y = self._ends.reconstruct(x, features).float()
-        return y / config.image_range + mean
+        return y / config.image_range + mean[:, : config.channels]
 
     def _features(self, x: Tensor) -> Tensor:
         shallow = self._ends.conv_first(x)

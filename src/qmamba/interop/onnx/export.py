@@ -250,8 +250,12 @@ def _subject(model: Network) -> _Subject:
         restorer = Restorer(model)
         graph: ScoreGraph | RestorationGraph = RestorationGraph(traceable(model))
         runs = [_restoring(network) for network in networks]
-        about |= {"qmamba.task": restorer.task, "qmamba.scale": str(restorer.scale)}
-        output, unit, channels, side = "restored", 1.0, restorer.config.channels, None
+        about |= {
+            "qmamba.task": restorer.task,
+            "qmamba.scale": str(restorer.scale),
+            "qmamba.noise_maps": str(restorer.config.condition_channels),
+        }
+        output, unit, channels, side = "restored", 1.0, restorer.config.inputs, None
     else:
         scorer = Scorer(model)
         scale = scorer.scale

@@ -34,6 +34,7 @@ RestorationName = Literal["sr", "denoise", "jpeg"]
 
 _MAX_GROUPS = 64
 _ROUTES = 4
+_MAX_CONDITIONS = 8
 
 
 class RestorationConfig(NetworkConfig):
@@ -47,6 +48,12 @@ class RestorationConfig(NetworkConfig):
     state_size: int
     group_convolution: str
     image_range: float
+    condition_channels: int
+
+    @property
+    def inputs(self) -> int:
+        """Channels of what the network is given: those of the image and the conditions."""
+        return self.channels + self.condition_channels
 
     @property
     def task_name(self) -> RestorationName:
@@ -62,6 +69,12 @@ class RestorationConfig(NetworkConfig):
     def held(self) -> int:
         """Channels of all maps that are alive at once in the deepest block, from above."""
         raise NotImplementedError
+
+
+def require_conditions(config: RestorationConfig) -> None:
+    """Raise a :class:`ConfigError` unless the network can have as many conditions."""
+    most = _MAX_CONDITIONS if config.scale == 1 else 0
+    whole(f"condition_channels for {config.task}", config.condition_channels, 0, most)
 
 
 @dataclass(frozen=True)
@@ -110,11 +123,16 @@ class MambaIRConfig(RestorationConfig):
     drop_path: float = 0.0
     """Probability of dropping a scan in training; it grows from 0 to this over the blocks.
     Officially trained with 0.1."""
+    condition_channels: int = 0
+    """Maps that follow the channels of the image and tell the network about it, such as the
+    deviation of the noise at each pixel; at most 8, and only where nothing is enlarged.
+    Officially 0."""
 
     def __post_init__(self) -> None:
         choice("task", self.task, tuple(SCALES))
         choice(f"scale for {self.task}", self.scale, SCALES[self.task])
         choice("channels", self.channels, (1, 3))
+        require_conditions(self)
         whole("dim", self.dim, 4, MAX_WIDTH)
         meaning = "one per residual group"
         groups = length("depths", self.depths, _MAX_GROUPS, meaning)

@@ -69,7 +69,7 @@ def infer_mambair_config(state: Mapping[str, Tensor]) -> MambaIRConfig:
             the message says what was seen.
     """
     try:
-        channels = size_of(state, "conv_first.weight", 1)
+        channels, conditions = channels_and_conditions(state)
         dim = size_of(state, "conv_first.weight", 0)
         cab, attention = _channel_attention_block(state, dim)
         task, scale = task_and_scale(state, channels)
@@ -87,6 +87,7 @@ def infer_mambair_config(state: Mapping[str, Tensor]) -> MambaIRConfig:
             cab_reduction=dim // size_of(state, _CAB + "0.weight", 0),
             attention_reduction=dim // size_of(state, attention, 0),
             group_convolution="1conv" if "layers.0.conv.weight" in state else "3conv",
+            condition_channels=conditions,
         )
     except (ConfigError, ZeroDivisionError) as error:
         raise CheckpointError(
@@ -146,6 +147,19 @@ def _channel_attention_block(state: Mapping[str, Tensor], dim: int) -> tuple[str
         f"its channel attention block has none of the published forms ({_names(_CAB_LAYERS)}); "
         f"under {_CAB}* it has {shortened(seen, 12)}."
     )
+
+
+def channels_and_conditions(state: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Channels of the images, and of what the network is told about them besides.
+
+    Only a network without enlargement has conditions; its last layer tells how many channels of the
+    input are not of the image.
+    """
+    inputs = size_of(state, "conv_first.weight", 1)
+    if any(key.split(".")[0] in ("upsample", "conv_before_upsample") for key in state):
+        return inputs, 0
+    channels = size_of(state, "conv_last.weight", 0)
+    return channels, inputs - channels
 
 
 def task_and_scale(state: Mapping[str, Tensor], channels: int) -> tuple[str, int]:

@@ -21,7 +21,7 @@ def mambair_flops(config: MambaIRConfig, height: int, width: int) -> FlopReport:
     bottleneck = 2 * 9 * dim * quarter + quarter**2
     group_end = 9 * dim**2 if config.group_convolution == "1conv" else bottleneck
     # Every group ends in such a convolution, and so does the body.
-    convolution = 9 * config.channels * dim + (len(config.depths) + 1) * group_end
+    convolution = 9 * config.inputs * dim + (len(config.depths) + 1) * group_end
     convolution += depth * (9 * inner + local) + reconstruction_flops(config)
     projections = ROUTES * inner * (rank + 2 * states + rank)
     attention = 2 * dim * (dim // config.attention_reduction)

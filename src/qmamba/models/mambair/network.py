@@ -54,7 +54,7 @@ class MambaIR(Network):
         super().__init__()
         self.config = config = config or MambaIRConfig()
         dim = config.dim
-        self.conv_first = ChannelLastConv2d(config.channels, dim, 3, padding=1)
+        self.conv_first = ChannelLastConv2d(config.inputs, dim, 3, padding=1)
         self.patch_embed = nn.Sequential(OrderedDict(norm=LayerNorm(dim)))
         self.layers = nn.Sequential(*self._groups())
         self.norm = LayerNorm(dim)
@@ -77,8 +77,9 @@ class MambaIR(Network):
         """Restore images.
 
         Args:
-            images: ``(batch, channels, height, width)``, any sides of at least 1, in [0, 1]; gray
-                for one channel, sRGB for three.
+            images: ``(batch, channels + condition_channels, height, width)``, any sides of at least
+                1; first the image in [0, 1], gray for one channel and sRGB for three, then the
+                conditions.
 
         Returns:
             ``(batch, channels, scale * height, scale * width)``, about [0, 1] and not clamped.
@@ -87,15 +88,16 @@ class MambaIR(Network):
             ShapeError: the images have another shape.
         """
         config = self.config
-        if images.dim() != 4 or images.shape[1] != config.channels or 0 in images.shape:
+        if images.dim() != 4 or images.shape[1] != config.inputs or 0 in images.shape:
             raise ShapeError(
-                f"This {type(self).__name__} needs images of shape (batch, {config.channels}, "
+                f"This {type(self).__name__} needs images of shape (batch, {config.inputs}, "
                 f"height, width), none of them zero, got {tuple(images.shape)}."
             )
-        mean = images.new_tensor(RGB_MEAN if config.channels == 3 else (0.0,)).view(1, -1, 1, 1)
+        mean = images.new_tensor(input_mean(config)).view(1, -1, 1, 1)
         height, width = (config.scale * side for side in images.shape[2:])
         x = (mirrored_to_multiple(images, self.multiple) - mean) * config.image_range
-        restored = self.reconstruct(x, self.forward_features(x)) / config.image_range + mean
+        restored = self.reconstruct(x[:, : config.channels], self.forward_features(x))
+        restored = restored / config.image_range + mean[:, : config.channels]
         return restored[..., :height, :width]
 
     @property
@@ -123,6 +125,12 @@ class MambaIR(Network):
                 features = F.leaky_relu(enlarge(larger), 0.2)
             return self.conv_last(F.leaky_relu(self.conv_hr(features), 0.2))
         return x + self.conv_last(features)
+
+
+def input_mean(config: RestorationConfig) -> tuple[float, ...]:
+    """What is subtracted from each channel of the input: :data:`RGB_MEAN` from colors."""
+    colors = RGB_MEAN if config.channels == 3 else (0.0,)
+    return colors + (0.0,) * config.condition_channels
 
 
 def mirrored_to_multiple(images: Tensor, multiple: int) -> Tensor:

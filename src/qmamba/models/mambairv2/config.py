@@ -18,7 +18,7 @@ from qmamba.models.fields import (
     whole,
     whole_numbers,
 )
-from qmamba.models.mambair.config import SCALES, RestorationConfig
+from qmamba.models.mambair.config import SCALES, RestorationConfig, require_conditions
 from qmamba.nn import FEED_FORWARDS, GROUP_CONVOLUTIONS, ROUTINGS
 
 _MAX_GROUPS = 64
@@ -77,11 +77,14 @@ class MambaIRv2Config(RestorationConfig):
     or ``argmax``, the most probable class."""
     routing_seed: int = 0
     """Seed of the sequence."""
+    condition_channels: int = 0
+    """Maps that follow the channels of the image, as in :class:`~qmamba.models.MambaIRConfig`."""
 
     def __post_init__(self) -> None:
         choice("task", self.task, tuple(SCALES))
         choice(f"scale for {self.task}", self.scale, SCALES[self.task])
         choice("channels", self.channels, (1, 3))
+        require_conditions(self)
         whole("dim", self.dim, 4, MAX_WIDTH)
         meaning = "one per residual group"
         groups = length("depths", self.depths, _MAX_GROUPS, meaning)

@@ -10,7 +10,11 @@ from torch import Tensor
 
 from qmamba.errors import CheckpointError, ConfigError
 from qmamba.models.fields import expansion_of
-from qmamba.models.mambair.conversion import convert_mambair, task_and_scale
+from qmamba.models.mambair.conversion import (
+    channels_and_conditions,
+    convert_mambair,
+    task_and_scale,
+)
 from qmamba.models.mambairv2.config import MambaIRv2Config
 from qmamba.models.state_dicts import Conversion, block_counts, size_of
 
@@ -49,7 +53,8 @@ def infer_mambairv2_config(state: Mapping[str, Tensor]) -> MambaIRv2Config:
         CheckpointError: the tensors do not describe a MambaIRv2.
     """
     try:
-        channels, dim = (size_of(state, "conv_first.weight", axis) for axis in (1, 0))
+        channels, conditions = channels_and_conditions(state)
+        dim = size_of(state, "conv_first.weight", 0)
         task, scale = task_and_scale(state, channels)
         positions, heads = (
             size_of(state, _FIRST + "win_mhsa.relative_position_bias_table", axis)
@@ -70,6 +75,7 @@ def infer_mambairv2_config(state: Mapping[str, Tensor]) -> MambaIRv2Config:
             prompt_rank=size_of(state, _FIRST + _MARK, 1),
             feed_forward="gated" if gated else "convolutional",
             group_convolution="1conv" if "layers.0.conv.weight" in state else "3conv",
+            condition_channels=conditions,
         )
     except (ConfigError, ZeroDivisionError) as error:
         raise CheckpointError(

@@ -21,7 +21,7 @@ def mambairv2_flops(config: MambaIRv2Config, height: int, width: int) -> FlopRep
     quarter = dim // 4
     bottleneck = 2 * 9 * dim * quarter + quarter**2
     group_end = 9 * dim**2 if config.group_convolution == "1conv" else bottleneck
-    convolution = 9 * config.channels * dim + (groups + 1) * group_end
+    convolution = 9 * config.inputs * dim + (groups + 1) * group_end
     convolution += depth * (9 * inner + 2 * _SIDE**2 * half) + reconstruction_flops(config)
     projections = inner * (rank + 2 * states) + inner * rank
     router = dim * (dim // 3) + (dim // 3) * config.classes

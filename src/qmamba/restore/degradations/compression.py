@@ -10,20 +10,26 @@ from PIL import Image
 
 from qmamba.errors import ConfigError, ShapeError
 
+SUBSAMPLINGS = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
+"""How chroma is stored, by Pillow's number: in full, at half the width, at half of both sides."""
 
-def jpeg(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+
+def jpeg(pixels: NDArray[np.uint8], quality: int, *, subsampling: int = 2) -> NDArray[np.uint8]:
     """The image after JPEG at a quality, by libjpeg with its default tables.
 
     Args:
         pixels: uint8 ``(height, width)`` gray, as in published results, or ``(height, width, 3)``
-            sRGB, whose chroma is stored at half resolution.
+            sRGB.
         quality: 1 (worst) to 100.
+        subsampling: of the chroma, one of :data:`SUBSAMPLINGS`; by default at half resolution.
 
     Raises:
-        ConfigError: the quality is outside its range.
+        ConfigError: the quality is outside its range, or there is no such subsampling.
         ShapeError: the array has another shape or dtype.
     """
     check_quality(quality)
+    if subsampling not in SUBSAMPLINGS:
+        raise ConfigError(f"The subsampling of chroma is 0, 1 or 2, got {subsampling!r}.")
     color = pixels.ndim == 3 and pixels.shape[2] == 3
     if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or color):
         raise ShapeError(
@@ -31,7 +37,8 @@ def jpeg(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
             f"{pixels.shape}."
         )
     stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "JPEG", quality=quality)
+    options = {"subsampling": subsampling} if color else {}
+    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "JPEG", quality=quality, **options)
     with Image.open(stream) as decoded:
         return np.array(decoded)
 

@@ -14,7 +14,7 @@ import torch
 
 from qmamba.checkpoints import save_model, save_quantized
 from qmamba.errors import ConfigError
-from qmamba.models import MambaIR, ModelMetadata
+from qmamba.models import MambaIR, ModelMetadata, RestorationConfig
 from qmamba.quantization import QuantConfig
 from qmamba.restore.degradations import Degradation
 from qmamba.training.loop import TrainingProgress, TrainingResult
@@ -103,15 +103,21 @@ def require_fitting(model: MambaIR, degradation: Degradation) -> None:
         ConfigError: task, scale or channels differ.
     """
     config = model.config
-    if (config.task_name, config.scale, config.channels) != (
+    if (config.task_name, config.scale, config.channels, config.condition_channels) != (
         degradation.task,
         degradation.scale,
         degradation.channels,
+        degradation.condition_channels,
     ):
         raise ConfigError(
-            f"The network is for {config.task} x{config.scale} with {config.channels} channels and"
-            f" the task is {degradation} with {degradation.channels}; choose another model."
+            f"The network is for {config.task} x{config.scale} with {_channels(config)} and the"
+            f" task is {degradation} with {_channels(degradation)}; choose another model."
         )
+
+
+def _channels(subject: RestorationConfig | Degradation) -> str:
+    conditions = subject.condition_channels
+    return f"{subject.channels} channels" + (f" and {conditions} condition" if conditions else "")
 
 
 def _protocol(

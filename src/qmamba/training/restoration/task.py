@@ -56,7 +56,8 @@ class CropOptions:
 class RestorationTask:
     """What :func:`qmamba.training.train` needs to teach a network to undo a degradation.
 
-    An example is one crop of one image: ``degraded`` float32 ``(channels, side, side)`` and
+    An example is one crop of one image: ``degraded`` float32 ``(channels and conditions, side,
+    side)`` and
     ``clean`` ``(channels, scale * side, scale * side)``, both about [0, 1]. An epoch has one crop
     of every image. Images smaller than a crop are mirrored at their borders.
 

@@ -9,26 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
-from importlib import resources
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from qmamba.nn.image_statistics import StatisticsBranch
+from qmamba.assess.native.heads import embedded_head
 
 VISIBLE = 0.5
 """Severity from which a flaw is clearly visible."""
 
-NATIVE_CROPS = 10
-"""Crops at native size that are looked at where the policy scales the image down."""
-
-NATIVE_SIDE = 224
-"""Side of these crops in pixels."""
-
-_FILE = ("weights", "heads", "reasons.safetensors")
+_SHARPEST_SHARE = 3
 _SLIGHT, _STRONG = 0.3, 0.8
 _WORDS = {
     "blur": "soft",
@@ -39,8 +30,6 @@ _WORDS = {
     "contrast": "low in contrast",
     "color": "off in color",
 }
-_SHARPEST_SHARE = 3
-_HIDDEN = 64
 
 
 @dataclass(frozen=True)
@@ -113,20 +102,11 @@ def find_reasons(crops: Tensor) -> Reasons:
         >>> find_reasons(torch.rand(2, 3, 224, 224)).noise > 0.5
         True
     """
-    severities = torch.sigmoid(_heads()(crops.float().cpu()))
+    severities = torch.sigmoid(embedded_head("reasons")(crops.float().cpu()))
     sharpest = severities[:, 0].sort().values[: max(1, len(crops) // _SHARPEST_SHARE)]
     means = severities.mean(0).tolist()
     means[0] = float(sharpest.mean())
     return Reasons(*(round(value, 4) for value in means))
-
-
-@lru_cache(maxsize=1)
-def _heads() -> StatisticsBranch:
-    content = resources.files("qmamba").joinpath(*_FILE).read_bytes()
-    state = {key: tensor.float() for key, tensor in safetensors.torch.load(content).items()}
-    heads = StatisticsBranch(_HIDDEN, len(fields(Reasons)))
-    heads.load_state_dict(state)
-    return heads.eval().requires_grad_(False)
 
 
 def _word(name: str, severity: float) -> str:

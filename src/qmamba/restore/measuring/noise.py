@@ -1,0 +1,154 @@
+"""Measuring the noise of an image from the image alone, without a network.
+
+Blocks of 8 x 8 pixels are transformed by a DCT. Where the low frequencies of a block are weak,
+there is nothing but noise in it; the high frequencies, which white noise fills independently of the
+low ones, then tell its deviation. That is done for several ranges of brightness, and a line is laid
+under the variances that were found, because texture only ever adds to them.
+
+Noise that was saved as JPEG lacks its high frequencies. The middle ones keep more of it, but more
+texture too, so that they count only where blocks of JPEG are found, in the range of brightness that
+has least of them, and less what texture gives.
+
+Source: Ponomarenko et al., "An automatic approach to lossy compression of AVIRIS images", 2007, in
+the form of Colom and Buades, "Analysis and extension of the Ponomarenko et al. method", IPOL 2013.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations, pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmamba.restore.degradations import NoiseLevel
+from qmamba.restore.measuring.blocks import CLEAR_BLOCKS, block_strength
+from qmamba.restore.measuring.levels import on_8_bits
+
+MIN_BLOCKS = 500
+"""Blocks without saturated pixels that an image must have; below, no noise is found in it."""
+
+_SIDE = 8
+_BLOCKS = 60_000
+_RANGES = 6
+_FLATTEST = 0.01
+_FLATTEST_OF_JPEG = 0.2
+_FEWEST = 60
+_SATURATED = 0.05
+_HIGH = 9
+_MIDDLE = 5
+# In JPEG files of photographs without noise, the middle frequencies have about this deviation, and
+# what is left of noise after JPEG is so many times what they have of it.
+_TEXTURE = 1.5
+_LEFT_BY_JPEG = 1.2
+_ROUNDING = 1.0 / 12.0
+# How much a measured deviation above the line counts; one below it counts 1 less this.
+_ABOVE = 0.25
+
+
+def estimate_noise(image: NDArray[Any]) -> NoiseLevel:
+    """The noise of an image, as a function of brightness.
+
+    Up to 60,000 blocks at fixed pseudo-random positions are looked at, in about a third of a second
+    whatever the size. All channels have one level. What is found includes noise that is no fault of
+    the file, such as film grain, and in images full of fine texture a little of that.
+
+    Args:
+        image: ``(height, width, channels)``; uint8, uint16, or floating point in [0, 1].
+
+    Returns:
+        The level; one of 0 for an image with fewer than :data:`MIN_BLOCKS` usable blocks, which are
+        those where at most one pixel in twenty is black or white.
+
+    Raises:
+        ShapeError: the array has another shape or dtype.
+
+    Example:
+        >>> noisy = np.random.default_rng(0).normal(128, 10, (200, 200, 1)) / 255
+        >>> 9 < estimate_noise(noisy).sigma(0.5) < 11
+        True
+    """
+    values = on_8_bits(image)
+    blocks = _blocks(values)
+    brightness = blocks.mean(axis=1)
+    if len(blocks) < MIN_BLOCKS:
+        return NoiseLevel(0.0, 0.0)
+    spectra = np.square(blocks @ _basis().T)
+    ends = np.quantile(brightness, np.linspace(0.0, 1.0, _RANGES + 1))
+    is_jpeg = (block_strength(image) or 0.0) >= CLEAR_BLOCKS
+    found = []
+    for low, high in pairwise(ends):
+        inside = (brightness >= low) & (brightness <= high)
+        found.append((brightness[inside].mean() / 255.0, *_deviations(spectra[inside])))
+    measured = np.asarray(found, dtype=np.float64)
+    rounding = _ROUNDING if image.dtype == np.uint8 else 0.0
+    high_part = np.sqrt(np.maximum(measured[:, 1] ** 2 - rounding, 0.0))
+    level = _line_below(measured[:, 0], high_part)
+    if not is_jpeg:
+        return level
+    middle = float(measured[:, 2].min())
+    left = _LEFT_BY_JPEG * math.sqrt(max(middle**2 - _TEXTURE**2, 0.0))
+    return NoiseLevel(max(level.dark, left), max(level.bright, left))
+
+
+def _blocks(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Blocks without saturated pixels, ``(blocks, 64)``, of all channels."""
+    height, width, channels = values.shape
+    if min(height, width) < _SIDE:
+        return np.zeros((0, _SIDE**2), np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(values, (_SIDE, _SIDE), axis=(0, 1))
+    count = min(_BLOCKS // channels, windows.shape[0] * windows.shape[1])
+    generator = np.random.default_rng(0)
+    rows, columns = (generator.integers(0, windows.shape[axis], count) for axis in (0, 1))
+    blocks = windows[rows, columns].reshape(-1, _SIDE**2)
+    saturated = ((blocks <= 1.0) | (blocks >= 254.0)).mean(axis=1)
+    return blocks[saturated <= _SATURATED]
+
+
+def _basis() -> NDArray[np.float32]:
+    """The orthonormal DCT-II of a block: ``(64 frequencies, 64 pixels)``."""
+    index = np.arange(_SIDE)
+    rows = np.cos(np.pi * (2 * index[None] + 1) * index[:, None] / (2 * _SIDE))
+    rows *= np.where(index[:, None] == 0, np.sqrt(1 / _SIDE), np.sqrt(2 / _SIDE))
+    return np.kron(rows, rows).astype(np.float32)
+
+
+def _deviations(spectra: NDArray[np.float32]) -> tuple[float, float]:
+    """Deviation of the high and of the middle frequencies, each in the flattest blocks."""
+    index = np.arange(_SIDE)
+    frequency = (index[None] + index[:, None]).ravel()
+    found = []
+    for first, last, share in (
+        (_HIGH, 2 * _SIDE, _FLATTEST),
+        (_MIDDLE, _HIGH, _FLATTEST_OF_JPEG),
+    ):
+        count = min(len(spectra), max(_FEWEST, int(share * len(spectra))))
+        below = spectra[:, (frequency > 0) & (frequency < first)].sum(axis=1)
+        flattest = np.argpartition(below, count - 1)[:count]
+        powers = spectra[flattest][:, (frequency >= first) & (frequency < last)].mean(axis=0)
+        found.append(float(np.sqrt(np.median(powers))))
+    return found[0], found[1]
+
+
+def _line_below(brightness: NDArray[np.float64], sigmas: NDArray[np.float64]) -> NoiseLevel:
+    """The level whose variance is a line in brightness under most of what was measured."""
+    variances = sigmas**2
+    lines = [(variance, variance) for variance in variances]
+    # Through the origin of photon noise, and through any two of the points.
+    lines += [(0.0, variance / x) for x, variance in zip(brightness, variances, strict=True) if x]
+    for first, second in combinations(range(len(sigmas)), 2):
+        run = brightness[second] - brightness[first]
+        if run > 1e-3:
+            slope = (variances[second] - variances[first]) / run
+            dark = variances[first] - slope * brightness[first]
+            lines.append((dark, dark + slope))
+    levels = [
+        NoiseLevel(*(float(np.sqrt(min(max(end, 0.0), 255.0**2))) for end in line))
+        for line in lines
+    ]
+    return min(levels, key=lambda level: _misfit(sigmas - level.deviations(brightness)))
+
+
+def _misfit(above: NDArray[np.float64]) -> float:
+    return float(np.where(above > 0, _ABOVE * above, (_ABOVE - 1.0) * above).sum())
