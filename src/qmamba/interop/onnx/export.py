@@ -21,7 +21,7 @@ from qmamba.checkpoints import load, load_tuned_model
 from qmamba.errors import ConfigError, QMambaError
 from qmamba.files import atomic_write, require_writable
 from qmamba.images import normalize
-from qmamba.inference import ModuleNetwork, PreparedNetwork, prepare
+from qmamba.inference import ModuleNetwork, Precision, PreparedNetwork, prepare
 from qmamba.interop.onnx.description import (
     about_model,
     about_scores,
@@ -241,7 +241,8 @@ def _subject(model: Network) -> _Subject:
     is_quantized = model.quantization is not None
     about = about_model(model.metadata)
     model = converted(model) if is_quantized else model
-    networks = [prepare(copy.deepcopy(model).cpu())]
+    precision: Precision = "codes" if is_quantized else "fp32"
+    networks = [prepare(copy.deepcopy(model).cpu(), precision)]
     if is_quantized:
         about |= about_simulation(model)
         networks.append(ModuleNetwork(without_rounding(model)))
