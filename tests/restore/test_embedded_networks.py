@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ def test_color_jpeg(photograph: np.ndarray, quality: int) -> None:
 
 
 @pytest.mark.parametrize("task", ["denoise", "jpeg"])
-def test_no_harm(photograph: np.ndarray, task: str) -> None:
+def test_no_harm(photograph: np.ndarray, task: Literal["denoise", "jpeg"]) -> None:
     """A clean photograph stays what it is."""
     result = Restorer.from_pretrained(task=task).restore(photograph)
     assert decibels(result.pixels, photograph) > 42
