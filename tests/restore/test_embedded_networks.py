@@ -12,7 +12,7 @@ from PIL import Image
 from qmamba import Restorer
 from qmamba.evaluation.metrics.fidelity import psnr
 from qmamba.inference.precision import Precision
-from qmamba.restore.degradations import add_benchmark_noise, enlarge, jpeg, shrink
+from qmamba.restore.degradations import TaskName, add_benchmark_noise, enlarge, jpeg, shrink
 
 PHOTOGRAPH = Path(__file__).parents[2] / "examples" / "cat.jpg"
 
@@ -88,7 +88,7 @@ def test_color_jpeg(photograph: np.ndarray, quality: int) -> None:
 
 
 @pytest.mark.parametrize("task", ["denoise", "jpeg"])
-def test_no_harm(photograph: np.ndarray, task: str) -> None:
+def test_no_harm(photograph: np.ndarray, task: TaskName) -> None:
     """A clean photograph stays what it is."""
     result = Restorer.from_pretrained(task=task).restore(photograph)
     assert decibels(result.pixels, photograph) > 42
