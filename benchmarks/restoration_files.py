@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one small drawn image, no test set")
     parser.add_argument("--names", nargs="+", default=["Kodak24"], help="test sets to measure")
     parser.add_argument("--most", type=int, help="images of each set, the first ones by name")
+    parser.add_argument("--crop", type=int, help="side of the square in the middle to measure")
     parser.add_argument("--bm3d", action="store_true", help="also measure BM3D")
     parser.add_argument("--parts", nargs="+", default=["harm", "noise", "jpeg", "real"])
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -58,9 +59,11 @@ def main() -> None:
     rows: Rows = []
     for name in ["drawn"] if arguments.quick else arguments.names:
         images = [_drawn()] if arguments.quick else _images(name, arguments.sets, arguments.most)
+        if arguments.crop:
+            images = [_middle(image, arguments.crop) for image in images]
         for part in arguments.parts:
             for row in PARTS[part](images, arguments.bm3d):
-                rows.append({"set": name, "n": len(images), **row})
+                rows.append({"set": name, "n": len(images), "crop": arguments.crop, **row})
                 print(json.dumps(rows[-1]), flush=True)
                 arguments.output.write_text(json.dumps(rows, indent=1))
 
@@ -70,6 +73,11 @@ def _images(name: str, sets: Path, most: int | None) -> list[Pixels]:
     if found is None:
         raise SystemExit(f"{name} does not lie below {sets}")
     return [_color(read_clean(path)) for path in found.paths[:most]]
+
+
+def _middle(pixels: Pixels, side: int) -> Pixels:
+    top, left = (max(0, (length - side) // 2) for length in pixels.shape[:2])
+    return np.ascontiguousarray(pixels[top : top + side, left : left + side])
 
 
 def _drawn() -> Pixels:

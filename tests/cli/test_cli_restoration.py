@@ -231,7 +231,7 @@ def test_precisions(images: Path, tmp_path: Path, precision: str) -> None:
     assert list(quality) == ["net", f"net {precision}"]
     assert abs(quality["net"] - quality[f"net {precision}"]) < 0.5
     unknown = run("evaluate-restoration", *arguments, "--precision", "int4")
-    assert unknown.exit_code == 2 and "choose fp32, bf16 or int8" in unknown.stderr
+    assert unknown.exit_code == 2 and "choose auto, fp32, bf16, int8 or codes" in unknown.stderr
 
 
 def test_wrong_usage_of_the_evaluation(images: Path, weights: Path, tmp_path: Path) -> None:

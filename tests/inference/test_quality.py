@@ -175,5 +175,6 @@ def test_it_needs_no_compiled_code(
 
 
 def test_an_unknown_precision_is_refused(model: QMamba) -> None:
-    with pytest.raises(ConfigError, match="'int4' is unknown; choose fp32, bf16 or int8"):
+    message = "'int4' is unknown; choose auto, fp32, bf16, int8 or codes"
+    with pytest.raises(ConfigError, match=message):
         prepare(model, "int4")  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ them.
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from qmamba.images import DEFAULT_MAX_PIXELS
 from qmamba.restore.degradations import TaskName
 from qmamba.restore.inputs import as_layers
 from qmamba.restore.measuring import block_strength, estimate_noise
+from qmamba.restore.measuring.blocks import CLEAR_BLOCKS
 
 SLIGHT = 0.3
 """Severity of noise or compression from which an image is restored."""
@@ -56,9 +58,15 @@ class RestorationNeed:
     @property
     def task(self) -> TaskName | None:
         """``denoise`` or ``jpeg``, whichever flaw is more severe; None where both are below
-        :data:`SLIGHT`."""
+        :data:`SLIGHT`.
+
+        Texture hides blocks, and JPEG hides noise. So where blocks are found for certain, noise and
+        compression that reach :data:`SLIGHT` together (the root of the sum of squares) are
+        ``jpeg``.
+        """
         if max(self.noise, self.compression) < SLIGHT:
-            return None
+            together = math.hypot(self.noise, self.compression)
+            return "jpeg" if together >= SLIGHT and self.blocks >= CLEAR_BLOCKS else None
         return "denoise" if self.noise >= self.compression else "jpeg"
 
     @property
