@@ -190,10 +190,11 @@ def test_table_without_rows_has_a_header(tmp_path: Path) -> None:
     assert (tmp_path / "out.csv").read_text() == ",".join(COLUMNS) + "\n"
 
 
-@pytest.mark.parametrize("name", ["out.txt", "out", ".csv"])
-def test_unknown_suffix(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["out.txt", "out", ".csv", ".", "/"])
+def test_unknown_suffix(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="must end in"):
-        TableFile(tmp_path / name)
+        TableFile(tmp_path / name if name.strip("./") else name)
 
 
 def test_places_that_cannot_be_written(tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ def test_restorers_show_psnr(tmp_path: Path) -> None:
         (["-o", "out.bin"], "ends in .onnx"),
         (["-o", "out.onnx", "--opset", "5"], "opset is one of"),
         (["-o", "out.onnx", "--static", "40"], "--static is height x width"),
+        (["-o", "out.onnx", "--precision", "bf16"], "precision is codes or fp32"),
+        (["-o", "out.onnx", "--precision", "codes"], "this one is in full precision"),
         (["-o", "there.onnx"], "--force replaces it"),
         (["-o", "nowhere/out.onnx"], "does not exist"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -41,6 +42,20 @@ def test_help_imports_nothing_heavy() -> None:
     assert "..." not in result.stdout.replace("[ARGS]...", "")
     assert "restore" in result.stdout.partition("Options")[0]
     assert not {"torch", "numpy", "PIL", "safetensors"} & set(result.stderr.split())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell that closes streams")
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
+def test_closed_streams_stop_nothing(closed: str, weights: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png")
+    for arguments in (
+        ("score", tmp_path, "--model", weights),
+        ("compare", tmp_path, tmp_path, "--model", weights),
+    ):
+        line = f"{shlex.join(command(*arguments))} {closed}"
+        result = subprocess.run(line, shell=True, capture_output=True, text=True, env=ENVIRONMENT)
+        assert result.returncode == 0, result.stderr
+        assert "unexpected" not in result.stderr
 
 
 def test_score_in_a_process(weights: Path, tmp_path: Path) -> None:

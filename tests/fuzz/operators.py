@@ -13,7 +13,8 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from torch import Tensor
 
 from qmamba.errors import QMambaError
 from qmamba.ops import scan_routes, ss2d
+from qmamba.ops.layers import depthwise_convolution, gated_norm, linear
+from qmamba.ops.layers import layer_norm as training_norm
 from qmamba.ops.native.depthwise import DepthwiseConvolution
 from qmamba.ops.native.integer import IntegerCall, PackedCodes
 from qmamba.ops.native.maps import layer_norm, weighted_sum
@@ -54,7 +57,7 @@ class _Map:
     def __init__(self, rng: random.Random) -> None:
         self.batch, self.channels = rng.randint(1, 3), rng.randint(1, 40)
         self.states, self.rank = rng.choice([1, 2, 5, 8, 16, 17]), rng.randint(1, 4)
-        height, width, window = rng.randint(1, 7), rng.randint(1, 7), rng.choice([1, 1, 2, 4])
+        height, width, window = rng.randint(1, 12), rng.randint(1, 12), rng.choice([1, 1, 2, 4])
         self.pixels, self.routes = height * width, scan_routes(height, width, window).clone()
         self.x = _numbers(rng, self.batch, self.pixels, self.channels)
         columns = self.rank + 2 * self.states
@@ -87,11 +90,15 @@ def backward(rng: random.Random) -> Call:
     y, states = torch.ops.qmamba.scan_forward(*tensors.values(), True)
 
     def definition() -> Tensor:
-        x = case.x.clone().requires_grad_()
-        case.x = x
-        return torch.autograd.grad(case.definition(merge), x, y)[0]
+        case.x, case.projected = case.x.requires_grad_(), case.projected.requires_grad_()
+        parameters = [each.requires_grad_() for each in case.parameters.values()]
+        inputs = (case.x, case.projected, *parameters)
+        return _flat(torch.autograd.grad(case.definition(merge), inputs, y))
 
-    operator = _first(torch.ops.qmamba.scan_forward_backward)
+    def operator(**arguments: Any) -> Tensor:
+        # No gradients of the routes and of a time step that was not given.
+        return _flat(torch.ops.qmamba.scan_forward_backward(*arguments.values()))
+
     return operator, {"grad": y, **tensors, "states": states}, definition
 
 
@@ -216,7 +223,84 @@ def rounding(rng: random.Random) -> Call:
     return call, {"x": _numbers(rng, rows, count), **weights}, None
 
 
-KINDS = (forward, backward, pure, prepared, quantized, integers, depthwise, operand, maps, rounding)
+def layers(rng: random.Random) -> Call:
+    """Layers in training, forward and backward, beside those of PyTorch."""
+    rows = [rng.randint(1, 3), rng.randint(1, 9), rng.randint(1, 40)]
+    channels, wide = rng.randint(1, 70), rng.random() < 0.3
+    # Rows that lie in a wider map, as one half of a projection does.
+    x, gate = (
+        _numbers(rng, *rows, channels + 3 * wide)[..., :channels],
+        _numbers(rng, *rows, channels),
+    )
+    if rng.random() < 0.3:
+        x, gate = x.bfloat16(), gate.bfloat16()
+    bias = _numbers(rng, channels)
+    kind = rng.choice(["linear", "norm", "gated", "window"])
+    if kind == "linear":
+        outputs = rng.randint(1, 70)
+        weight = _numbers(rng, outputs, channels)
+        tensors = {"x": x.float(), "weight": weight, "bias": _numbers(rng, outputs)}
+        return _beside(linear, torch.nn.functional.linear), tensors, None
+    if kind == "window":
+        dilation, activation = rng.randint(1, 3), rng.choice(["none", "silu", "gelu"])
+        weight = _numbers(rng, channels, 1, 3, 3)
+        options = {"dilation": dilation, "activation": activation}
+
+        def convolved(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            settings = {"padding": dilation, "dilation": dilation, "groups": len(weight)}
+            y = torch.conv2d(x.permute(0, 3, 1, 2), weight, bias, **settings)
+            y = y.permute(0, 2, 3, 1)
+            return y if activation == "none" else getattr(torch.nn.functional, activation)(y)
+
+        function = partial(depthwise_convolution, **options)  # type: ignore[arg-type]
+        return _beside(function, convolved), {"x": x, "weight": weight, "bias": bias}, None
+    weight = _numbers(rng, channels)
+
+    def normed(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor | None = None) -> Tensor:
+        y = torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias, 1e-2)
+        return y if gate is None else y * torch.nn.functional.silu(gate)
+
+    tensors = {"x": x, "weight": weight, "bias": bias}
+    if kind == "norm":
+        return _beside(partial(training_norm, epsilon=1e-2), normed), tensors, None
+    return _beside(partial(gated_norm, epsilon=1e-2), normed), {**tensors, "gate": gate}, None
+
+
+def _beside(function: Callable[..., Tensor], plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Result and gradients of a layer, which must be those of PyTorch for the same arguments."""
+
+    def run(layer: Callable[..., Tensor], arguments: dict[str, Tensor]) -> Tensor:
+        leaves = {
+            name: tensor.detach().requires_grad_() if tensor.is_floating_point() else tensor
+            for name, tensor in arguments.items()
+        }
+        y = layer(**leaves)
+        wanted = [tensor for tensor in leaves.values() if tensor.requires_grad]
+        return _flat((y.detach(), *torch.autograd.grad(y.float().square().sum(), wanted)))
+
+    def call(**arguments: Tensor) -> Tensor:
+        found = run(function, arguments)
+        try:
+            expected = run(plain, {name: t.float() for name, t in arguments.items()})
+        except RuntimeError as error:
+            raise AssertionError("takes what PyTorch refuses") from error
+        largest = float((found - expected).abs().max() / expected.abs().max().clamp_min(1))
+        rounded = any(t.dtype in (torch.bfloat16, torch.float16) for t in arguments.values())
+        if found.device.type == "cpu" and not largest < (0.05 if rounded else TOLERANCE):
+            raise AssertionError(f"differs by {largest:g} from the layer of PyTorch")
+        return found
+
+    return call
+
+
+def _flat(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.cat([tensor.float().flatten() for tensor in tensors])
+
+
+KINDS = (
+    *(forward, backward, layers, pure, prepared, quantized, integers, depthwise, operand, maps),
+    rounding,
+)
 
 
 def _first(operator: Callable[..., Any]) -> Callable[..., Tensor]:
@@ -285,8 +369,8 @@ def faults(seed: int) -> Iterator[str]:
             yield f"{label}: no sentence: {error}"
         return
     except (RuntimeError, NotImplementedError) as error:
-        # torch itself refuses tensors without memory among others.
-        if not what.endswith("meta"):
+        # PyTorch itself refuses tensors without memory, and what layers do not hand to the kernel.
+        if not what.endswith("meta") and (kind is not layers or what == "as it is"):
             yield f"{label}: {type(error).__name__}: {str(error).splitlines()[0]}"
         return
     except Exception as error:

@@ -32,7 +32,7 @@ def build(folder: Path = FOLDER) -> Path:
     configure = ["cmake", "-S", str(REPOSITORY), "-B", str(folder), "-DQMAMBA_SANITIZE=ON"]
     for command in (
         configure + ([] if known else generator),
-        ["cmake", "--build", str(folder), "--parallel"],
+        ["cmake", "--build", str(folder), "--parallel", str(os.cpu_count() or 1)],
     ):
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:

@@ -54,6 +54,12 @@ def test_equal_bits(
         assert found(x).equal(model(x).clamp(0, 1))
 
 
+def test_a_network_that_needs_a_noise_map_is_refused(loader: ModelLoader, tmp_path: Path) -> None:
+    model = build(VARIANTS["denoise"].replace(condition_channels=1))
+    with pytest.raises(CheckpointError, match=r"noise map.*use `qmamba restore --model FILE`"):
+        loader.load_from_file(official(model, tmp_path / "blind.pth"))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_our_own_files(loader: ModelLoader, tmp_path: Path, dtype: torch.dtype) -> None:
     path = tmp_path / "own.safetensors"

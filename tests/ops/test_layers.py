@@ -201,3 +201,18 @@ def test_recorded_graphs_and_transforms_see_the_operators_of_torch() -> None:
     module.weight = torch.nn.Parameter(weight)
     module.forward = lambda x: linear(x, module.weight)
     assert "aten::linear" in str(torch.jit.trace(module, (x,)).graph)
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_parameters_that_do_not_fit_are_refused(change: int) -> None:
+    x, channels = torch.ones(1, 4, 4, 20, requires_grad=True), 20 + change
+    bias = torch.ones(channels)
+    with pytest.raises((RuntimeError, ValueError)):
+        linear(x, torch.ones(20, 20), bias)
+    with pytest.raises((RuntimeError, ValueError)):
+        linear(x, torch.ones(20), bias)
+    # A bias with the same number of vectors reached the kernel, which took zeros for the rest.
+    with pytest.raises((RuntimeError, ValueError)):
+        depthwise_convolution(x, torch.ones(20, 1, 3, 3), bias)
+    with pytest.raises((RuntimeError, ValueError)):
+        layer_norm(x, torch.ones(20), bias, 1e-5)

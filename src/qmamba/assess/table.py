@@ -73,16 +73,16 @@ class TableFile:
     ) -> None:
         self.path = Path(path)
         self._columns = (*COLUMNS, *REASON_COLUMNS) if reasons else COLUMNS
+        if self.path.suffix.lower() not in TABLE_SUFFIXES:
+            raise ConfigError(
+                f"The output {str(self.path)!r} must end in {' or '.join(TABLE_SUFFIXES)}."
+            )
         self.partial = self.path.with_name(self.path.name + ".partial")
         """Where the rows are until the table is complete."""
         self.settings_file = self.path.with_name(self.path.name + ".partial.json")
         """Where the settings of these rows are."""
         self.kept: list[ImageRow] = []
         """Rows of an earlier run, in their order."""
-        if self.path.suffix.lower() not in TABLE_SUFFIXES:
-            raise ConfigError(
-                f"The output {str(self.path)!r} must end in {' or '.join(TABLE_SUFFIXES)}."
-            )
         if self.path.is_dir():
             raise DataError(f"Cannot write {str(self.path)!r}: it is a folder, give a file name.")
         settings = dict(settings or {})

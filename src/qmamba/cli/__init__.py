@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from typing import Annotated
 
@@ -86,6 +88,9 @@ def _options(
 
 def main() -> None:
     """Run the command line; the process ends with its exit code."""
+    # Python has None for a stream that the shell closed; its text goes nowhere, all else as ever.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - open until the end
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     # What Pillow warns of is a note or an error of the image's row.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     app(prog_name="qmamba")

@@ -34,6 +34,7 @@ from tests.interop.onnx.samples import (
     operator_counts,
     require_torch,
     restorer,
+    run_session,
     scorer,
 )
 from tests.models.micro_mambair import VARIANTS
@@ -101,6 +102,22 @@ def test_other_opsets(opset: int, tmp_path: Path) -> None:
     versions = {entry.domain: entry.version for entry in onnx.load(report.path).opset_import}
     assert versions[""] == opset
     assert report.deviation <= 1e-6
+
+
+def test_a_noise_map_is_a_second_input(tmp_path: Path) -> None:
+    model = restorer(VARIANTS["denoise"].replace(condition_channels=1))
+    report = export_onnx(model, tmp_path / "blind.onnx")
+    assert report.deviation <= 1e-5 and report.metadata["qmamba.noise_maps"] == "1"
+    session = open_session(report.path, threads=1)
+    assert [(each.name, each.shape) for each in session.get_inputs()] == [
+        ("image", ["batch", 3, "height", "width"]),
+        ("noise", ["batch", 1, "height", "width"]),
+    ]
+    image, noise = torch.rand(2, 3, 19, 26), 0.2 * torch.rand(2, 1, 19, 26)
+    found = run_session(session, image=image, noise=noise)
+    expected = model(torch.cat([image, noise], dim=1)).clamp(0, 1)
+    torch.testing.assert_close(found, expected.detach(), rtol=0, atol=1e-5)
+    assert float((found - run_session(session, image=image, noise=0 * noise)).abs().max()) > 1e-4
 
 
 def test_local_windows_and_route_gates(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import onnx
 import pytest
@@ -14,6 +14,7 @@ from torch import Tensor
 import qmamba.interop.onnx.export as exporting
 from qmamba.checkpoints import save_quantized
 from qmamba.errors import ConfigError, QMambaError
+from qmamba.inference import prepare
 from qmamba.interop.onnx import export_onnx
 from qmamba.interop.onnx.functions import DOMAIN, VERSION
 from qmamba.interop.onnx.rounding import DYNAMIC, FIXED, rounding_functions
@@ -175,6 +176,28 @@ def test_a_file_that_rounds_wrongly_is_not_kept(
     with pytest.raises(QMambaError, match=r"dB from the packed network.*no file was written"):
         export_onnx(quantized("light"), tmp_path / "file.onnx", static=(24, 20))
     assert not list(tmp_path.iterdir())
+
+
+@require_torch
+def test_a_quantized_network_without_quantized_activations(tmp_path: Path) -> None:
+    model = quantized("light")
+    report = export_onnx(model, tmp_path / "file.onnx", precision="fp32", static=(24, 20))
+    assert not report.is_simulation and report.deviation <= 1e-5
+    assert "qmamba.simulation" not in report.metadata
+    assert report.metadata["qmamba.precision"].startswith("fp32: weights of the codes")
+    operators = operator_counts(onnx.load(report.path))
+    assert not {"DequantizeLinear", f"{DOMAIN}::{DYNAMIC}"} & set(operators)
+    image = torch.rand(1, 3, 24, 20)
+    found = run_session(open_session(report.path, threads=1), image=image)
+    expected = prepare(model, "fp32")(image).clamp(0, 1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_precisions_are_two(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="precision is codes or fp32, got 'bf16'"):
+        export_onnx(quantized("light"), tmp_path / "file.onnx", precision=cast(Any, "bf16"))
+    with pytest.raises(ConfigError, match="this one is in full precision"):
+        export_onnx(build("light"), tmp_path / "file.onnx", precision="codes")
 
 
 def test_the_bits_of_a_quantized_network_are_its_own(tmp_path: Path) -> None:

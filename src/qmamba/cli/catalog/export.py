@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -55,6 +55,15 @@ def export(
             metavar="FILE", help="A tuned file that is put on the model.", show_default=False
         ),
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of a quantized network: codes, or fp32 for the weights of the codes and "
+            "activations that are not quantized.  [default: codes]",
+            show_default=False,
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Replace an output file that is there.")
     ] = False,
@@ -63,8 +72,9 @@ def export(
 
     The input is `image`, values in [0, 1]; the output is `score` on the scale of the ratings, or
     the `restored` image. The file is kept only if it computes what the network computes, at sizes
-    that it was not traced at. Of quantized weights it is a simulation in float32. Needs
-    pip install 'qmamba[onnx]'.
+    that it was not traced at. Of a quantized network it is a simulation in float32, or with
+    --precision fp32 the network without quantized activations, which is faster. A blind denoiser
+    has a second input, `noise`. Needs pip install 'qmamba[onnx]'.
 
     Exit code: 0 written, 2 wrong usage or a file that deviates, which is not kept.
     """
@@ -76,7 +86,13 @@ def export(
     from qmamba.interop.onnx import export_onnx
 
     report = export_onnx(
-        source, output, opset=opset, static=sides, weight_bits=weight_bits, tuned=tuned
+        source,
+        output,
+        opset=opset,
+        static=sides,
+        weight_bits=weight_bits,
+        tuned=tuned,
+        precision=cast('Literal["codes", "fp32"] | None', precision),
     )
     _report(report)
 
@@ -105,6 +121,8 @@ def _report(report: ExportReport) -> None:
             f"The file {report.metadata['qmamba.simulation']}; its {what} are near those of the "
             "packed network, not equal to them."
         )
+    if "qmamba.precision" in report.metadata:
+        typer.echo(f"The file computes in {report.metadata['qmamba.precision']}.")
     if report.changes is not None:
         bits = report.metadata["qmamba.weight_bits"]
         typer.echo(

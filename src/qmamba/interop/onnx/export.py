@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from qmamba.interop.onnx.description import (
 )
 from qmamba.interop.onnx.functions import DOMAIN, VERSION, scan_functions
 from qmamba.interop.onnx.graph import (
+    ConditionedGraph,
     GraphSS2D,
     RestorationGraph,
     ScoreGraph,
@@ -60,6 +61,7 @@ from qmamba.models import (
     architecture_of,
 )
 from qmamba.nn import AttentiveScan
+from qmamba.quantization import dequantized
 from qmamba.restore import Restorer
 
 if TYPE_CHECKING:
@@ -71,7 +73,8 @@ OPSETS = (18, 19, 20, 21, 22, 23)
 
 Exportable: TypeAlias = str | Path | Scorer | Restorer | Network
 
-_INPUT = "image"
+_INPUT, _NOISE = "image", "noise"
+_DEQUANTIZED = "fp32: weights of the codes, activations that are not quantized"
 _EXAMPLE = (2, 72, 88)
 _SCORER_SIZES = ((1, 224, 224), (2, 161, 200), (1, 97, 225))
 _RESTORER_SIZES = ((1, 64, 64), (2, 33, 57), (1, 61, 40))
@@ -85,11 +88,17 @@ class _Subject:
     ours: Callable[[Tensor], Tensor]
     output: str
     unit: float
-    channels: int
+    inputs: dict[str, int]
+    """Channels of each."""
     metadata: dict[str, str]
     side: int | None
     unrounded: Callable[[Tensor], Tensor] | None = None
     """Of a quantized network: what it computes where activations are not quantized."""
+
+    @property
+    def conditions(self) -> int:
+        """Channels that are a noise map."""
+        return self.inputs.get(_NOISE, 0)
 
 
 def export_onnx(
@@ -100,20 +109,22 @@ def export_onnx(
     static: tuple[int, int] | None = None,
     weight_bits: int | None = None,
     tuned: str | Path | None = None,
+    precision: Literal["codes", "fp32"] | None = None,
 ) -> ExportReport:
     """Write a model as an ONNX file and check it in ONNX Runtime.
 
     The input is ``image``, float32 ``(batch, channels, height, width)`` in [0, 1] with any batch,
     height and width. A quality model gives ``score``, ``(batch,)`` on the scale of its ratings and
     not clamped, for each view; crops are taken outside. A restoration model gives ``restored``,
-    clamped to [0, 1].
+    clamped to [0, 1]. A blind denoiser has a second input ``noise``, float32 ``(batch, 1, height,
+    width)``: the deviation of the noise at each pixel, in image values.
 
     The file is written only after it gave what the network gives at three sizes other than the one
     it was traced at, odd ones among them, with one and two images at a time.
 
-    Of a quantized network the file is a simulation: values are rounded to the levels of their codes
-    and computed on in float32. It is compared with the packed network by the peak signal-to-noise
-    ratio of its images, or the deviation of its scores; see
+    Of a quantized network the file is a simulation, unless ``precision="fp32"``: values are rounded
+    to the levels of their codes and computed on in float32. It is compared with the packed network
+    by the peak signal-to-noise ratio of its images, or the deviation of its scores; see
     :func:`~qmamba.interop.onnx.verification.fault` for what is kept.
 
     Args:
@@ -126,6 +137,9 @@ def export_onnx(
             change the results; by how much, the report says. The rounding of the weights is done
             without data. Such a file needs ONNX Runtime and opset 21 or newer.
         tuned: a tuned file that is put on the model.
+        precision: of a quantized network ``"codes"``, which is its default, or ``"fp32"``: the
+            weights of the codes and activations that are not quantized, as
+            :func:`qmamba.inference.prepare` understands it. Others are ``"fp32"``.
 
     Raises:
         QMambaError: the extra ``onnx`` is not installed, torch is older than 2.8, or the file does
@@ -153,10 +167,12 @@ def export_onnx(
     if weight_bits is not None:
         _check_bits(weight_bits, opset)
     require_writable(path)
-    network = _loaded(model, tuned)
+    given = _loaded(model, tuned)
+    network = _in_precision(given, precision)
     if network.quantization is not None and weight_bits is not None:
         raise ConfigError(
-            "The network is quantized and has the bits of its own weights; leave weight_bits out."
+            "The network is quantized and has the bits of its own weights; leave weight_bits out, "
+            "or give precision='fp32' as well."
         )
     if any(isinstance(layer, AttentiveScan) for layer in network.modules()):
         raise ConfigError(
@@ -164,6 +180,8 @@ def export_onnx(
             "on the image. Export a MambaIR instead, or restore with this package."
         )
     subject = _subject(network)
+    if network.quantization is not given.quantization:
+        subject.metadata["qmamba.precision"] = _DEQUANTIZED
     static = _static(static, subject)
     file = _traced(subject, opset, static)
     describe_file(file, subject.metadata)
@@ -179,7 +197,7 @@ def export_onnx(
         run = session_runner(open_session(content))
         change = tuple(
             greatest_difference(run(image), subject.ours(image)) / subject.unit
-            for image in map(sample_image, shapes)
+            for image in (sample_image(shape, subject.conditions) for shape in shapes)
         )
     with atomic_write(path) as stream:
         stream.write(content)
@@ -218,6 +236,7 @@ def _checked(
         shapes,
         subject.unit,
         images=isinstance(subject.graph, RestorationGraph),
+        conditions=subject.conditions,
         unrounded=subject.unrounded,
     )
     reason = fault(comparisons)
@@ -237,6 +256,18 @@ def _loaded(model: Exportable, tuned: str | Path | None) -> Network:
     return model.model if isinstance(model, Scorer | Restorer) else model
 
 
+def _in_precision(network: Network, precision: str | None) -> Network:
+    if precision not in (None, "codes", "fp32"):
+        raise ConfigError(f"precision is codes or fp32, got {precision!r}.")
+    if network.quantization is None:
+        if precision == "codes":
+            raise ConfigError(
+                "precision='codes' is for quantized networks, and this one is in full precision."
+            )
+        return network
+    return dequantized(converted(network)) if precision == "fp32" else network
+
+
 def _subject(model: Network) -> _Subject:
     is_quantized = model.quantization is not None
     about = about_model(model.metadata)
@@ -248,23 +279,28 @@ def _subject(model: Network) -> _Subject:
         networks.append(ModuleNetwork(without_rounding(model)))
     if not architecture_of(model).rates:
         restorer = Restorer(model)
-        graph: ScoreGraph | RestorationGraph = RestorationGraph(traceable(model))
+        config = restorer.config
+        inputs = {_INPUT: config.channels}
+        if config.condition_channels:
+            inputs[_NOISE] = config.condition_channels
+        kind = ConditionedGraph if config.condition_channels else RestorationGraph
+        graph: ScoreGraph | RestorationGraph = kind(traceable(model))
         runs = [_restoring(network) for network in networks]
         about |= {
             "qmamba.task": restorer.task,
             "qmamba.scale": str(restorer.scale),
-            "qmamba.noise_maps": str(restorer.config.condition_channels),
+            "qmamba.noise_maps": str(config.condition_channels),
         }
-        output, unit, channels, side = "restored", 1.0, restorer.config.inputs, None
+        output, unit, side = "restored", 1.0, None
     else:
         scorer = Scorer(model)
         scale = scorer.scale
         graph = ScoreGraph(traceable(scorer.model), scale)
         runs = [_scoring(network, scale) for network in networks]
         about |= about_scores(scorer)
-        output, unit, channels = "score", scale.high - scale.low, 3
+        output, unit, inputs = "score", scale.high - scale.low, {_INPUT: 3}
         side = model.config.image_size
-    return _Subject(graph, runs[0], output, unit, channels, about, side, *runs[1:])
+    return _Subject(graph, runs[0], output, unit, inputs, about, side, *runs[1:])
 
 
 def _restoring(network: PreparedNetwork) -> Callable[[Tensor], Tensor]:
@@ -294,29 +330,31 @@ def _static(static: tuple[int, int] | None, subject: _Subject) -> tuple[int, int
 
 
 def _shapes(subject: _Subject, static: tuple[int, int] | None) -> list[tuple[int, int, int, int]]:
+    channels = sum(subject.inputs.values())
     if static is not None:
-        return [(batch, subject.channels, *static) for batch in (1, 2, 3)]
+        return [(batch, channels, *static) for batch in (1, 2, 3)]
     is_scorer = isinstance(subject.graph, ScoreGraph)
     sizes = _SCORER_SIZES if is_scorer else _RESTORER_SIZES
-    return [(batch, subject.channels, height, width) for batch, height, width in sizes]
+    return [(batch, channels, height, width) for batch, height, width in sizes]
 
 
 def _traced(subject: _Subject, opset: int, static: tuple[int, int] | None) -> ModelProto:
     batch, height, width = _EXAMPLE if static is None else (_EXAMPLE[0], *static)
     dynamic = {0: "batch"} | ({2: "height", 3: "width"} if static is None else {})
-    example = torch.rand(
-        (batch, subject.channels, height, width), dtype=torch.float32, device="cpu"
+    examples = tuple(
+        torch.rand((batch, channels, height, width), dtype=torch.float32, device="cpu")
+        for channels in subject.inputs.values()
     )
     try:
         with _quietly():
             program = torch.onnx.export(
                 subject.graph.eval(),
-                (example,),
+                examples,
                 dynamo=True,
                 opset_version=opset,
-                input_names=[_INPUT],
+                input_names=list(subject.inputs),
                 output_names=[subject.output],
-                dynamic_shapes={_INPUT: dynamic},
+                dynamic_shapes=dict.fromkeys(subject.inputs, dynamic),
                 verbose=False,
             )
     except Exception as error:  # Whatever tracing and translation raise.

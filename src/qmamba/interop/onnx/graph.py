@@ -60,6 +60,14 @@ class RestorationGraph(nn.Module):
         return restored.clamp(0, 1)
 
 
+class ConditionedGraph(RestorationGraph):
+    """Images and the noise in them to restored images, clamped to [0, 1]."""
+
+    def forward(self, image: Tensor, noise: Tensor) -> Tensor:  # type: ignore[override]
+        """As without noise, whose map is ``(batch, 1, height, width)``."""
+        return super().forward(torch.cat([image, noise], dim=1))
+
+
 class ExactOperands(nn.Module):
     """What a scan in full precision computes from its map: operands of the node of the scan."""
 

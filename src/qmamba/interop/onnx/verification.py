@@ -28,6 +28,7 @@ MOST_SCORE_DEVIATION = 0.02
 
 _ROUNDS = 5
 _SEED = 20251016
+_MOST_NOISE = 50 / 255
 
 Run = Callable[[Tensor], Tensor]
 
@@ -101,11 +102,20 @@ def open_session(
 
 
 def session_runner(session: Any) -> Run:
-    """A function from images to the only output of a session."""
-    name = session.get_inputs()[0].name
+    """A function from images to the only output of a session.
+
+    Where the session has several inputs, the images have the channels of all, one after the other.
+    """
+    inputs = session.get_inputs()
 
     def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+        parts = [images]
+        if len(inputs) > 1:
+            parts = list(images.split([each.shape[1] for each in inputs], dim=1))
+        given = {
+            each.name: part.contiguous().numpy() for each, part in zip(inputs, parts, strict=True)
+        }
+        return torch.from_numpy(session.run(None, given)[0])
 
     return run
 
@@ -117,6 +127,7 @@ def compare(
     unit: float,
     *,
     images: bool,
+    conditions: int = 0,
     unrounded: Run | None = None,
 ) -> tuple[Comparison, ...]:
     """Both implementations on one random image or batch of each shape; times are interleaved.
@@ -126,11 +137,12 @@ def compare(
         shapes: of the inputs.
         unit: what deviations are divided by.
         images: whether the results are images.
+        conditions: how many channels are a noise map.
         unrounded: of a quantized network, without rounding of its activations.
     """
     found = []
     for shape in shapes:
-        image = sample_image(shape)
+        image = sample_image(shape, conditions)
         results: dict[str, Tensor] = {}
         times: dict[str, list[float]] = {"file": [], "ours": []}
         for _ in range(_ROUNDS):
@@ -196,8 +208,12 @@ def fault(comparisons: Iterable[Comparison]) -> str | None:
     return None
 
 
-def sample_image(shape: tuple[int, int, int, int]) -> Tensor:
-    """Smooth structures with noise on top, in [0, 1], the same for the same shape."""
+def sample_image(shape: tuple[int, int, int, int], conditions: int = 0) -> Tensor:
+    """Smooth structures with noise on top, in [0, 1], the same for the same shape.
+
+    The last channels are noise maps, as many as there are conditions, with deviations that a
+    denoiser knows.
+    """
     generator = torch.Generator().manual_seed(_SEED)
     batch, channels, height, width = shape
     options: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
@@ -205,7 +221,9 @@ def sample_image(shape: tuple[int, int, int, int]) -> Tensor:
         batch, channels, max(2, height // 16), max(2, width // 16), generator=generator, **options
     )
     smooth = F.interpolate(coarse, (height, width), mode="bilinear", align_corners=False)
-    return (smooth + 0.05 * torch.randn(shape, generator=generator, **options)).clamp(0, 1)
+    image = (smooth + 0.05 * torch.randn(shape, generator=generator, **options)).clamp(0, 1)
+    image[:, channels - conditions :] *= _MOST_NOISE
+    return image
 
 
 def greatest_difference(first: Tensor, second: Tensor) -> float:

@@ -48,7 +48,9 @@ def depthwise_convolution(
         Of the shape of ``x``, contiguous where the kernel computed it.
     """
     dtype = autocast_dtype(x)
-    fits = x.dim() == 4 and weight.shape[1:] == (1, _SIDE, _SIDE) and dtype in FLOAT_DTYPES
+    # What does not fit together is PyTorch's to refuse.
+    fits = x.dim() == 4 and weight.shape == (x.shape[-1], 1, _SIDE, _SIDE) and dtype in FLOAT_DTYPES
+    fits = fits and (bias is None or bias.shape == weight.shape[:1])
     if fits and trains_natively((x,), (weight, bias)):
         result: Tensor = _Depthwise.apply(x.to(dtype), weight, bias, dilation, activation)
         return result

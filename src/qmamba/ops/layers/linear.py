@@ -31,7 +31,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         ``(..., outputs)``, the same bits for any number of threads.
     """
-    if trains_natively((x,), (weight, bias)) and autocast_dtype(x) is torch.float32:
+    # What does not fit together is PyTorch's to refuse.
+    fits = weight.dim() == 2 and x.shape[-1:] == weight.shape[1:]
+    fits = fits and (bias is None or bias.shape == weight.shape[:1])
+    if fits and trains_natively((x,), (weight, bias)) and autocast_dtype(x) is torch.float32:
         result: Tensor = _Linear.apply(x, weight, bias)
         return result
     return F.linear(x, weight, bias)
