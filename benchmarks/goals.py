@@ -45,8 +45,6 @@ class Goal:
         return None
 
 
-CHOSEN = "W4A4, auto"
-"""A network of 4 bits in the precision that is chosen for it."""
 _CODES = {
     "mambair-nano-x2": 1.5,
     "mambair-light-x2": 1.7,
@@ -158,9 +156,6 @@ def _quantized() -> Iterator[Goal]:
             part = (name, "codes") if precision == "W4A4" else None
             what = f"{name} {precision} on codes: faster than its fp32"
             yield Goal(what, bound, True, find, part)
-    for name in _CODES:
-        find = partial(network, name=name, precision=CHOSEN)
-        yield Goal(f"{name} {CHOSEN}: not slower than its fp32, but for noise", 0.95, True, find)
 
 
 def _scaling() -> Iterator[Goal]:

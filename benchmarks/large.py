@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, help="JSON file to write")
     parser.add_argument("--quick", action="store_true", help="one small mosaic: does it run?")
     arguments = parser.parse_args()
-    kinds = KINDS
+    kinds: tuple[str, ...] = KINDS
     if arguments.quick:
         arguments.photographs, arguments.count, arguments.no_sizes = EXAMPLES, 1, True
         kinds = KINDS[:1]

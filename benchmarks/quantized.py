@@ -25,7 +25,6 @@ from typing import Any, cast
 
 import torch
 
-from benchmarks.goals import CHOSEN
 from benchmarks.measure import take_turns, write
 from qmamba.checkpoints import load, save_model
 from qmamba.checkpoints.packed_file import save_quantized
@@ -69,7 +68,6 @@ def written(name: str, folder: Path) -> Files:
     for bits in BITS:
         files[f"W{bits}A{bits}"] = folder / f"{name}-{bits}.safetensors", "codes"
         save_quantized(simulated(name, bits), files[f"W{bits}A{bits}"][0], metadata)
-    files[CHOSEN] = files["W4A4"][0], "auto"
     return files
 
 

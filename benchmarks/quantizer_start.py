@@ -17,13 +17,13 @@ from torch import Tensor
 
 from benchmarks.examples import EXAMPLES
 from benchmarks.measure import write
-from benchmarks.prepared_agreement import NETWORK, full_precision
+from benchmarks.prepared_agreement import NETWORK
 from qmamba.checkpoints import load
 from qmamba.datasets.clean.images import find_clean_images, read_clean
 from qmamba.datasets.clean.test_sets import find_restoration_set
 from qmamba.evaluation.restoration.benchmark import evaluate_set
 from qmamba.models import MambaIR
-from qmamba.quantization import QuantConfig, calibrate, quantize_
+from qmamba.quantization import QuantConfig, calibrate, dequantized, quantize_
 from qmamba.restore.degradations import Degradation
 
 CROP = 96
@@ -67,7 +67,7 @@ def main() -> None:
     elif not (arguments.weights and arguments.calibration and arguments.test):
         parser.error("--weights, --calibration and --test are needed")
     torch.set_num_threads(1)
-    model = load(arguments.weights) if arguments.weights else full_precision(load(NETWORK))
+    model = load(arguments.weights) if arguments.weights else dequantized(load(NETWORK))
     assert isinstance(model, MambaIR)
     degradation = Degradation("sr", scale=model.config.scale)
     batch = torch.cat(list(crops(arguments.calibration, degradation, arguments.count)))

@@ -1,6 +1,9 @@
 """The score of a photograph with numpy and ONNX Runtime alone: no torch, no qmamba.
 
 python examples/score_with_onnx.py qmamba.onnx examples/coffee.jpg
+
+Above 512 pixels it is what `qmamba score --json` calls `whole`: the image scaled down, without a
+look at its native size.
 """
 
 import json

@@ -235,11 +235,12 @@ def main() -> None:
     if arguments.features_only and not arguments.teacher:
         parser.error("--features-only needs --teacher")
     network = first_network(arguments)
-    before = None
+    before: QMamba | None = None
     mean, deviation = 0.0, 1.0
     if not arguments.features_only:
-        before = load(arguments.weights, device=arguments.device)
-        assert isinstance(before, QMamba)
+        loaded = load(arguments.weights, device=arguments.device)
+        assert isinstance(loaded, QMamba)
+        before = loaded
         assert network.metadata is not None and network.metadata.score is not None
         mean, deviation = network.metadata.score.target_mean, network.metadata.score.target_std
     network.requires_grad_(not arguments.classifier_only).train()

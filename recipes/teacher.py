@@ -8,6 +8,7 @@ without being installed) or timm's own. A teacher is part of a training and neve
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +36,7 @@ class Teacher(nn.Module):
         declare_torchvision_operators()
         import timm
 
-        self.network = timm.create_model(name)
+        self.network: Any = timm.create_model(name)
         state = torch.load(weights, map_location="cpu", weights_only=True)
         own = self.network.state_dict()
         if list(state) != list(own):

@@ -100,4 +100,4 @@ def test_scoring_imports_no_compiler() -> None:
 
 def test_the_choice_of_a_scan_is_marked_as_torch_marks_it() -> None:
     marked = torch.compiler.assume_constant_result(lambda: None)
-    assert marked._dynamo_marked_constant is True  # type: ignore[attr-defined]
+    assert marked._dynamo_marked_constant is True

@@ -29,18 +29,6 @@ QMAMBA_EXPORT int64_t qmamba_integer_workspace(const qmamba_integer_call* call, 
   return task_count(*call, threads) * IntegerScratch(*call, nullptr).bytes + 64;
 }
 
-// Whether calls with these lanes have instructions for dot products of 8-bit integers here.
-QMAMBA_EXPORT int32_t qmamba_dot_products(int32_t given_lanes) {
-#if defined(QMAMBA_X86)
-  if (given_lanes >= 16) return __builtin_cpu_supports("avx512vnni") != 0;
-#if defined(QMAMBA_AVXVNNI)
-  if (given_lanes == 8) return __builtin_cpu_supports("avxvnni") != 0;
-#endif
-#endif
-  (void)given_lanes;
-  return 0;
-}
-
 // Negative `given_lanes` leave instructions for dot products of integers out.
 QMAMBA_EXPORT void qmamba_integer_linear(const qmamba_integer_call* call,
                                          qmamba_parallel_for torch_pool, int32_t threads,
@@ -48,10 +36,10 @@ QMAMBA_EXPORT void qmamba_integer_linear(const qmamba_integer_call* call,
   const qmamba_parallel_for parallel_for = qmamba_threads(torch_pool, threads);
   const int64_t tasks = task_count(*call, threads);
 #if defined(QMAMBA_X86)
-  if (given_lanes >= 16 && qmamba_dot_products(given_lanes))
+  if (given_lanes >= 16 && __builtin_cpu_supports("avx512vnni"))
     return qmamba_integer_linear_vnni(call, tasks, parallel_for);
 #if defined(QMAMBA_AVXVNNI)
-  if (given_lanes == 8 && qmamba_dot_products(given_lanes))
+  if (given_lanes == 8 && __builtin_cpu_supports("avxvnni"))
     return qmamba_integer_linear_avxvnni(call, tasks, parallel_for);
 #endif
 #endif

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ PLAIN = replace(LOOKS, native=False)
 SAME = {"score", "raw", "policy", "native", "opinions"}
 
 
-def scorers(scale: ScoreScale = SCALE, **options: bool) -> tuple[Scorer, Scorer]:
+def scorers(scale: ScoreScale = SCALE, **options: Any) -> tuple[Scorer, Scorer]:
     """One that looks at the native size and one that does not."""
     model = tiny_model()
     metadata = ModelMetadata("tiny", score=scale)
@@ -125,6 +126,7 @@ def test_reasons_see_the_native_size_of_a_draft() -> None:
     stream = io.BytesIO()
     Image.fromarray(pixels(900, 1200, seed=3)).save(stream, "JPEG", quality=90)
     scorer = Scorer(tiny_model(), scorers()[1].metadata, policy="fast", reasons=True)
+    assert isinstance(scorer.policy, CropsPolicy)
     full = replace(scorer.policy, draft=False)
     expected = Scorer(scorer.model, scorer.metadata, policy=full, reasons=True)(stream.getvalue())
     assert scorer(stream.getvalue()).reasons == expected.reasons

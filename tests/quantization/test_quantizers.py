@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qmamba.errors import ConfigError
+from qmamba.errors import BackendError, ConfigError
 from qmamba.quantization import (
     BITS,
     DLS,
@@ -217,3 +219,30 @@ def test_unknown_names_are_refused() -> None:
         DLS(4, statistics="global")
     with pytest.raises(ConfigError, match="compat"):
         create_quantizer("pams", 4, Operand(), compat=True)
+
+
+@pytest.mark.parametrize("role", OPERANDS)
+@pytest.mark.parametrize("name", ["dls", "lsq", "lsq+", "quantsr", "rfa", "static"])
+def test_second_derivatives_are_refused_and_never_left_out(name: str, role: str) -> None:
+    x = data("gauss", 2, 30).requires_grad_()
+    quantizer = started(name, 4, role, x.detach())
+    (first,) = torch.autograd.grad(quantizer(x).square().sum(), x, create_graph=True)
+    with pytest.raises(BackendError, match="first derivatives backwards and no others"):
+        torch.autograd.grad((first + x.square()).sum(), x)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda f, x: torch.func.grad(lambda values: f(values).sum())(x),
+        lambda f, x: torch.vmap(f)(x),
+        lambda f, x: torch.func.jvp(f, (x,), (x,)),
+        lambda f, x: torch.func.jacrev(f)(x),
+    ],
+    ids=["grad", "vmap", "jvp", "jacrev"],
+)
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_torch_func_is_refused_in_one_sentence(name: str, transform: Any) -> None:
+    x = data("gauss", 2, 30)
+    with pytest.raises(BackendError, match="takes no part in"):
+        transform(started(name, 4, "activation", x), x)

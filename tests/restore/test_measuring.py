@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from qmamba.restore.measuring import Measured, Measuring, block_strength, estima
 from qmamba.restore.measuring.measured import taken
 
 PHOTOGRAPH = Path(__file__).parents[2] / "examples" / "cat.jpg"
-CONFIG = create_model("mambair-nano-denoise-blind", dim=8, depths=(1,)).config
+CONFIG: Any = create_model("mambair-nano-denoise-blind", dim=8, depths=(1,)).config
 
 
 @pytest.fixture(scope="module")

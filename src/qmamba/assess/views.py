@@ -54,7 +54,8 @@ class ImageViews:
 
     def without_pixels(self) -> ImageViews:
         """What there is to say about the image, in little memory."""
-        return replace(self, views=torch.empty(0), native=None)
+        views = torch.empty(0, dtype=self.views.dtype, device=self.views.device)
+        return replace(self, views=views, native=None)
 
 
 def read_views(

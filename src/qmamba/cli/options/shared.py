@@ -18,8 +18,8 @@ PrecisionOption: TypeAlias = Annotated[
         "--precision",
         metavar="auto|fp32|bf16|int8|codes",
         help="Numbers that the network computes with; bf16 and int8 are faster on recent "
-        "processors and change results slightly. auto is fp32, and of wide quantized networks "
-        "their codes where the processor multiplies 8-bit integers fast.",
+        "processors and change results slightly. auto is fp32, and of a network with quantized "
+        "activations its codes, as it was trained.",
     ),
 ]
 """The one switch of every command that runs a network without training it."""

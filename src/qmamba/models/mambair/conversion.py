@@ -156,7 +156,8 @@ def channels_and_conditions(state: Mapping[str, Tensor]) -> tuple[int, int]:
     input are not of the image.
     """
     inputs = size_of(state, "conv_first.weight", 1)
-    if any(key.split(".")[0] in ("upsample", "conv_before_upsample") for key in state):
+    enlarges = any(key.split(".")[0] in ("upsample", "conv_before_upsample") for key in state)
+    if enlarges or "conv_last.weight" not in state:
         return inputs, 0
     channels = size_of(state, "conv_last.weight", 0)
     return channels, inputs - channels

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from qmamba.ops.first_derivatives import first_derivatives_only
 from qmamba.ops.layers.choice import autocast_dtype, trains_natively
 from qmamba.ops.layers.norm import row_stride, with_row_stride
 from qmamba.ops.native.handover import FLOAT_DTYPES, address, dtype_code, new
@@ -122,7 +122,7 @@ class _Depthwise(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, windows, biases = ctx.saved_tensors
         kernel = load_kernel()

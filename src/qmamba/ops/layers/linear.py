@@ -12,8 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from qmamba.ops.first_derivatives import first_derivatives_only
 from qmamba.ops.layers.choice import autocast_dtype, trains_natively
 from qmamba.ops.native.handover import address, new
 from qmamba.ops.native.library import load_kernel
@@ -63,7 +63,7 @@ class _Linear(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         outputs, inputs = weight.shape

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from qmamba.ops.first_derivatives import first_derivatives_only
 from qmamba.ops.layers.choice import trains_natively
 from qmamba.ops.native.handover import address, dtype_code, new
 from qmamba.ops.native.library import load_kernel
@@ -89,7 +89,7 @@ class _GatedNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, gate, mean, scale = ctx.saved_tensors
         kernel = load_kernel()

@@ -156,16 +156,6 @@ def _load() -> Kernel | str:
     )
 
 
-def multiplies_codes() -> bool:
-    """Whether the kernel is there and multiplies 8-bit integers by instructions made for it."""
-    found = _load()
-    if isinstance(found, str) or not found.dot_products:
-        return False
-    # A library that was built earlier does not tell, and has the same structs.
-    tells = hasattr(found.library, "qmamba_dot_products")
-    return tells and bool(found.library.qmamba_dot_products(found.lanes))
-
-
 def unavailable_reason() -> str | None:
     """Why the native kernel cannot run here, or None if it can."""
     found = _load()

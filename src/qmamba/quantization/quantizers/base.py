@@ -11,8 +11,9 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from qmamba.errors import ConfigError
+from qmamba.errors import BackendError, ConfigError
 from qmamba.nn.initialization import module_kwargs
+from qmamba.ops.scan.operator import is_transformed
 from qmamba.quantization.qparams import QuantParams, check_bits, signed_range
 from qmamba.quantization.quantizers.initialization import Sample
 
@@ -74,7 +75,14 @@ class Quantizer(nn.Module):
 
         Raises:
             ConfigError: an activation quantizer has not seen data yet and is not in training.
+            BackendError: a transform of ``torch.func`` or forward-mode differentiation is at work.
         """
+        if is_transformed():
+            raise BackendError(
+                "A quantizer gives first derivatives through torch.autograd and takes no part in "
+                "torch.func (grad, vmap, jvp). Call torch.autograd.grad, or take the network "
+                "without quantizers: qmamba.quantization.dequantized."
+            )
         if self.sample is not None:
             self.sample.add(x.detach())
             return x

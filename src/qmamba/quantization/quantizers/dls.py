@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from qmamba.errors import ConfigError
 from qmamba.nn.initialization import module_kwargs
+from qmamba.ops.first_derivatives import first_derivatives_only
 from qmamba.ops.native.rounding import (
     DynamicSettings,
     dynamic_round,
@@ -292,6 +293,7 @@ class _DynamicRounding(torch.autograd.Function):
         return round_rows(x, steps.scale, steps.offset, low, high, bounds)
 
     @staticmethod
+    @first_derivatives_only
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, step_weights, offset_weights, moments, *saved = ctx.saved_tensors
         quantizer, settings, gradient_scale = ctx.settings

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qmamba.nn.initialization import module_kwargs
+from qmamba.ops.first_derivatives import first_derivatives_only
 from qmamba.ops.quantized.rounding import round_rows, round_rows_backward
 from qmamba.quantization.qparams import QuantParams
 from qmamba.quantization.quantizers.base import Operand, Quantizer
@@ -27,6 +28,7 @@ class StepRounding(torch.autograd.Function):
         return round_rows(x, step, offset, low, high)
 
     @staticmethod
+    @first_derivatives_only
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         low, high, gradient = ctx.settings
         x, step, offset = ctx.saved_tensors

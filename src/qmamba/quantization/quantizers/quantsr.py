@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qmamba.ops.first_derivatives import first_derivatives_only
 from qmamba.quantization.quantizers.base import Operand
 from qmamba.quantization.quantizers.learned_step import StepRounding
 from qmamba.quantization.quantizers.lsq import LSQ
@@ -19,6 +20,7 @@ class _SoftRounding(StepRounding):
     """The rounding of a learned step with the derivative of QuantSR."""
 
     @staticmethod
+    @first_derivatives_only
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,), (x, step, offset) = grads, ctx.saved_tensors
         low, high, gradient = ctx.settings

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmamba.nn.initialization import module_kwargs
+from qmamba.ops.first_derivatives import first_derivatives_only
 from qmamba.ops.native.rounding import (
     ThresholdSettings,
     takes,
@@ -159,6 +160,7 @@ class _ThresholdRounding(torch.autograd.Function):
         return (index + first_level).to(x.dtype).mul_(step).sub_(offset)
 
     @staticmethod
+    @first_derivatives_only
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,), (x, step, offset, points) = grads, ctx.saved_tensors
         settings, gradient = ctx.settings
