@@ -73,6 +73,9 @@ def step_of(model: str, batch: int, side: int, precision: str) -> Callable[[], N
     torch.manual_seed(0)
     network: torch.nn.Module
     if model == SWIN:
+        from qmamba.extras import declare_torchvision_operators
+
+        declare_torchvision_operators()
         import timm
 
         network = timm.create_model(SWIN, num_classes=1, img_size=side)
@@ -135,7 +138,10 @@ def measured(other: Path | None, seconds: float, rounds: int) -> Iterator[dict[s
 
 
 def _has_timm() -> bool:
+    from qmamba.extras import declare_torchvision_operators
+
     try:
+        declare_torchvision_operators()
         import timm  # noqa: F401
     except (ImportError, RuntimeError):
         return False
