@@ -302,7 +302,8 @@ def finished(
 
 def collected(arguments: argparse.Namespace, backbone: QMamba) -> Known:
     """Everything to learn from, as much of it as was asked for or as there is time for."""
-    collector = Collector(prepare(backbone, "fp32").forward_features, arguments.out / "chunks")
+    features = prepare(backbone, "fp32").forward_features
+    collector = Collector(features, arguments.out / "chunks", arguments.contents)
     least = CROP + 8
     first, others = photographs(arguments.clean[:1], least), photographs(arguments.clean[1:], least)
     aside = [*first[::10], *photographs(arguments.aside, least)[::10]]
@@ -353,7 +354,8 @@ def main() -> None:
     parser.add_argument("--clean", type=Path, nargs="+", required=True, help="folders to damage")
     parser.add_argument("--aside", type=Path, nargs="*", default=[], help="more to set aside from")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--chunks", type=int, default=60, help="each of 20 photographs")
+    parser.add_argument("--chunks", type=int, default=60, help="of damaged photographs")
+    parser.add_argument("--contents", type=int, default=20, help="photographs in a chunk")
     parser.add_argument("--seconds", type=float, help="begin no chunk of ladders after that time")
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--stretch", type=float, default=1.0, help="of the scores about their mean")
@@ -362,7 +364,7 @@ def main() -> None:
     arguments = parse(
         parser,
         "--backbone qmamba-nano-biq2021 --rated {data}/iqa/biq2021 "
-        "--clean {data}/clean/photographs --out {out} --chunks 1 --steps 3",
+        "--clean {data}/clean/photographs --out {out} --chunks 1 --contents 2 --steps 3",
     )
     backbone = load(arguments.backbone)
     assert isinstance(backbone, QMamba) and backbone.metadata is not None

@@ -31,8 +31,6 @@ from qmamba.images import crop_grid, normalize
 from qmamba.nn.image_statistics import image_statistics
 
 CROP = 224
-CONTENTS = 20
-"""Photographs in a chunk of ladders."""
 LADDERS, LEVELS = 4, 3
 """Kinds of damage of a photograph in training, and levels of each."""
 CROPS = 2
@@ -98,10 +96,11 @@ class Collector:
     Args:
         backbone: normalized images (batch, 3, CROP, CROP) to features (batch, channels).
         folder: where the chunks are.
+        contents: photographs in a chunk of ladders.
     """
 
-    def __init__(self, backbone: Callable[[Tensor], Tensor], folder: Path) -> None:
-        self._backbone, self._folder = backbone, folder
+    def __init__(self, backbone: Callable[[Tensor], Tensor], folder: Path, contents: int) -> None:
+        self._backbone, self._folder, self._contents = backbone, folder, contents
         folder.mkdir(parents=True, exist_ok=True)
 
     def ladders(self, number: int, photographs: list[Path]) -> Ladders:
@@ -110,7 +109,7 @@ class Collector:
         def compute() -> Ladders:
             random = np.random.default_rng([number, 1])
             found = []
-            for index in random.integers(len(photographs), size=CONTENTS):
+            for index in random.integers(len(photographs), size=self._contents):
                 kinds = _some_kinds(random)
                 levels = np.sort(random.uniform(1.0, 5.0, (LADDERS, LEVELS)), axis=1)
                 levels[:, 0] = np.minimum(levels[:, 0], random.uniform(1.0, 1.5, LADDERS))
