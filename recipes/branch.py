@@ -1,4 +1,4 @@
-"""Teach a fixed backbone to mind damage: a small branch of image statistics, and a corrected head.
+"""Teach a fixed backbone to mind damage: a small branch of image statistics beside it.
 
 The backbone knows what things look like; how an image was exposed, compressed or faded it hardly
 sees. Beside it `qmamba.nn.image_statistics` does, and a small branch that is trained here adds what
@@ -7,17 +7,16 @@ undamaged one on top and the distances by level and likeness (`damage.py`); imag
 nothing, which shall score low.
 
     python recipes/branch.py --backbone trial.safetensors --rated DATA/iqa/biq2021 \
-        --clean DATA/clean/bsds500_train DATA/clean/T91 --aside DATA/clean/bsds500_test_part \
-        --out RUN/branch --chunks 60
+        --clean DATA/clean/bsds500_train DATA/clean/T91 --out RUN/branch --chunks 60
 
 The features are collected in chunks first, which takes nearly all of the time (about 25 s of one
 core each); a run can be stopped at any moment and goes on. With `--seconds` no chunk is begun after
-that time. Then branch and head are trained, which takes a minute or two. `branch.safetensors` is
-what `qmamba score --model` takes.
+that time; a second process can collect beside the first from another `--first`. Then the head is
+fitted to the ratings and the branch trained on all chunks that are there, in a minute or two.
+`branch.safetensors` is what `qmamba score --model` takes.
 
-Every tenth photograph of the first clean folder and of `--aside` is set aside: what the scores do
-on these at every level is printed, beside the validation part of the ratings. Choices were made
-by these two.
+Every tenth photograph of the first clean folder is set aside: what the scores do on these at every
+level is printed, beside the validation part of the ratings. Choices were made by these two.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from branch_features import CROP, JUDGED, LADDERS, RATED, Collector, Crops, Ladders, joined_ladders
+from branch_features import CROP, JUDGED, LADDERS, RATED, Collector, Crops, Ladders, joined
 from damage import photographs
 from torch import Tensor, nn
 from trial import parse
@@ -48,11 +47,15 @@ from qmamba.nn.image_statistics import StatisticsBranch
 
 FLOOR, EMPTY = -2.1, -1.75
 """Where the worst damage and what shows nothing lead, in deviations of the ratings."""
-WELL_RATED = 0.055
+RIDGE = 1000.0
+"""How firmly the head stays what it was."""
+WELL_RATED = 0.057
 """Photographs rated better than this are damaged, too."""
 STRICT_KINDS = {
-    **dict.fromkeys(("lower_contrast", "overexposure", "underexposure", "haze"), 3.0),
-    **dict.fromkeys(("jpeg", "quantization", "darken"), 2.0),
+    **dict.fromkeys(("lower_contrast", "overexposure", "underexposure", "haze"), 6.0),
+    "gaussian_blur": 6.0,
+    **dict.fromkeys(("jpeg", "webp", "quantization", "darken"), 2.0),
+    **dict.fromkeys(("color_shift", "saturation_lab"), 2.0),
 }
 """How much more the order within a ladder counts for the kinds that are hard to tell."""
 POLICY = CropsPolicy(size=CROP, count=10, shorter=512)
@@ -71,99 +74,86 @@ class Known(NamedTuple):
 class Weights(NamedTuple):
     """How much each part of the loss counts."""
 
-    ratings: float = 2.0
-    correlation: float = 1.0
-    stay: float = 0.1
-    """That the branch is small on rated photographs."""
-    levels: float = 0.5
+    ratings: float = 4.0
+    correlation: float = 4.0
+    stay: float = 6.0
+    """That what the branch adds differs little from one rated photograph to the next."""
+    levels: float = 0.05
     order: float = 3.0
-    top: float = 3.0
+    top: float = 16.0
     """That no damage raises the score."""
-    margin: float = 0.08
+    margin: float = 0.06
     """By how much the least damage shall lower it."""
     empty: float = 0.3
+    elsewhere: float = 0.7
+    """How far the statistics of a whole ladder are moved at random, in deviations."""
 
 
 WEIGHTS = Weights()
 
 
-class Corrected(nn.Module):
-    """What is added to the backbone's output: a branch of statistics and a linear correction.
+def refit(head: nn.Linear, train: Crops) -> nn.Linear:
+    """The head with what the ratings still say of the features, by ridge regression.
 
     Args:
-        ladders: whose features and statistics say what is usual.
-        hidden: width of the branch.
+        head: from features to deviations of the ratings.
+        train: rated photographs.
     """
-
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, ladders: Ladders, hidden: int) -> None:
-        super().__init__()
-        features = ladders.features.float().flatten(0, -2)
-        self.register_buffer("mean", features.mean(0))
-        self.register_buffer("deviation", features.std(0) + 1e-3)
-        self.branch = StatisticsBranch(hidden, 1)
-        self.branch.standardize_by(ladders.statistics.flatten(0, -2))
-        self.linear = nn.Linear(features.shape[1], 1, bias=False)
-        nn.init.zeros_(self.linear.weight)
-
-    def forward(self, features: Tensor, statistics: Tensor) -> Tensor:
-        usual = (features.float() - self.mean) / self.deviation
-        return (self.branch.from_statistics(statistics) + self.linear(usual))[..., 0]
+    features = train.features.float().mean(1)
+    mean, deviation = features.mean(0), features.std(0) + 1e-3
+    usual = (features - mean) / deviation
+    left = train.ratings - head(features)[:, 0]
+    squares = usual.T @ usual + RIDGE * torch.eye(usual.shape[1])
+    change = torch.linalg.solve(squares, usual.T @ (left - left.mean())) / deviation
+    better = nn.Linear(head.in_features, 1).requires_grad_(False)
+    better.weight.copy_(head.weight + change)
+    better.bias.copy_(head.bias + left.mean() - change @ mean)
+    return better
 
 
 def fit(
     known: Known,
     head: nn.Linear,
     *,
-    hidden: int = 48,
-    steps: int = 2500,
+    hidden: int = 96,
+    steps: int = 1200,
     rate: float = 3e-3,
-    linear_rate: float = 0.03,
-    decay: float = 0.02,
+    decay: float = 0.5,
     weights: Weights = WEIGHTS,
     seed: int = 0,
-) -> Corrected:
-    """Train branch and correction.
+) -> StatisticsBranch:
+    """Train the branch.
 
     Args:
         known: what was collected.
-        head: of the backbone, from features to deviations of the ratings.
+        head: from features to deviations of the ratings.
         hidden: width of the branch.
         steps: of 48 photographs with all their ladders and 256 rated ones each.
-        rate: learning rate of the branch; that of the correction is ``linear_rate`` times this.
-        linear_rate: see ``rate``.
+        rate: learning rate.
         decay: of the weights.
         weights: of the parts of the loss.
         seed: of the first weights and of the draws.
     """
     torch.manual_seed(seed)
-    model, objective = Corrected(known.ladders, hidden), Objective(known, head, weights)
-    groups = [
-        {"params": model.branch.parameters(), "weight_decay": decay},
-        {"params": model.linear.parameters(), "weight_decay": 0.1},
-    ]
+    branch, objective = StatisticsBranch(hidden, 1), Objective(known, head, weights)
+    branch.standardize_by(known.ladders.statistics.flatten(0, -2))
+    optimizer = torch.optim.AdamW(branch.parameters(), lr=rate, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer := torch.optim.AdamW(groups, lr=rate),
-        [rate, linear_rate * rate],
-        steps + 1,
-        pct_start=0.05,
-        final_div_factor=100,
+        optimizer, rate, steps + 1, pct_start=0.05, final_div_factor=100
     )
-    average = {key: value.clone() for key, value in model.state_dict().items()}
+    average = {key: value.clone() for key, value in branch.state_dict().items()}
     for step in range(steps):
-        loss = objective.loss(model)
+        loss = objective.loss(branch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
         kept = min(0.995, (1 + step) / (10 + step))
         with torch.no_grad():
-            for key, value in model.state_dict().items():
+            for key, value in branch.state_dict().items():
                 average[key].lerp_(value, 1 - kept)
-    model.load_state_dict(average)
-    return model.eval().requires_grad_(False)
+    branch.load_state_dict(average)
+    return branch.eval().requires_grad_(False)
 
 
 class Objective:
@@ -183,30 +173,33 @@ class Objective:
         count = 1 + known.ladders.levels.shape[2]
         self._better, self._worse = torch.triu_indices(count, count, 1)
 
-    def loss(self, model: Corrected) -> Tensor:
+    def loss(self, branch: StatisticsBranch) -> Tensor:
         weights = self._weights
         return (
-            self._rated_loss(model)
-            + self._ladder_loss(model)
-            + weights.empty * self._empty_loss(model)
+            self._rated_loss(branch)
+            + self._ladder_loss(branch)
+            + weights.empty * self._empty_loss(branch)
         )
 
-    def _rated_loss(self, model: Corrected) -> Tensor:
+    def _rated_loss(self, branch: StatisticsBranch) -> Tensor:
         known, weights = self._known.train, self._weights
         chosen = torch.randint(len(known.ratings), (256,))
-        added = model(known.features[chosen], known.statistics[chosen])
+        added = branch.from_statistics(known.statistics[chosen])[..., 0]
         found, rating = (self._train[chosen] + added).mean(-1), known.ratings[chosen]
         return (
             weights.ratings * F.smooth_l1_loss(found, rating)
             + weights.correlation * (1 - torch.corrcoef(torch.stack([found, rating]))[0, 1])
-            + weights.stay * (added**2).mean()
+            + weights.stay * added.mean(-1).var()
         )
 
-    def _ladder_loss(self, model: Corrected) -> Tensor:
+    def _ladder_loss(self, branch: StatisticsBranch) -> Tensor:
         known, weights = self._known.ladders, self._weights
         kinds = known.levels.shape[1]
         chosen = torch.randint(len(known.levels), (48,))
-        added = model(known.features[chosen], known.statistics[chosen])
+        statistics = known.statistics[chosen]
+        # Damage shall count the same in photographs that are a little different.
+        elsewhere = weights.elsewhere * torch.randn(len(chosen), 1, 1, statistics.shape[-1])
+        added = branch.from_statistics(statistics + elsewhere * branch.deviation)[..., 0]
         found = with_undamaged((self._ladders[chosen] + added).mean(-1), kinds)
         target, counts = self._targets[chosen], self._strict[chosen][..., None]
         falls = found[..., self._better] - found[..., self._worse]
@@ -218,9 +211,9 @@ class Objective:
             + weights.top * (F.relu(weights.margin - top) * counts).mean()
         )
 
-    def _empty_loss(self, model: Corrected) -> Tensor:
+    def _empty_loss(self, branch: StatisticsBranch) -> Tensor:
         known = self._known.empty
-        added = model(known.features, known.statistics)
+        added = branch.from_statistics(known.statistics)[..., 0]
         return F.relu(self._empty + added - EMPTY).mean()
 
 
@@ -240,13 +233,13 @@ def targets(ladders: Ladders, head: nn.Linear) -> Tensor:
 
 
 @torch.no_grad()
-def report(known: Known, head: nn.Linear, model: Corrected | None) -> dict[str, Any]:
+def report(known: Known, head: nn.Linear, branch: StatisticsBranch | None) -> dict[str, Any]:
     """What the scores do on the photographs set aside and on the validation part."""
 
     def scored(crops: Ladders | Crops) -> Tensor:
         outputs = head(crops.features.float())[..., 0]
-        if model is not None:
-            outputs = outputs + model(crops.features, crops.statistics)
+        if branch is not None:
+            outputs = outputs + branch.from_statistics(crops.statistics)[..., 0]
         return outputs.mean(-1)
 
     validation, empty = scored(known.validation).numpy(), scored(known.empty).numpy()
@@ -273,18 +266,16 @@ def report(known: Known, head: nn.Linear, model: Corrected | None) -> dict[str, 
 
 
 def finished(
-    backbone: QMamba, head: nn.Linear, model: Corrected, scale: ScoreScale, said: str
+    backbone: QMamba, head: nn.Linear, branch: StatisticsBranch, scale: ScoreScale, said: str
 ) -> QMamba:
     """The backbone with the trained branch and the corrected head."""
-    hidden, inputs = model.branch.fc1.weight.shape
+    hidden, inputs = branch.fc1.weight.shape
     network = QMamba(
         replace(backbone.config, statistics=hidden, statistics_inputs=inputs, drop_path=0.0)
     )
     state = backbone.state_dict()
-    correction = model.linear.weight / model.deviation
-    state["classifier.head.weight"] = head.weight + correction
-    state["classifier.head.bias"] = head.bias - (correction * model.mean).sum()
-    for key, value in model.branch.state_dict().items():
+    state["classifier.head.weight"], state["classifier.head.bias"] = head.weight, head.bias
+    for key, value in branch.state_dict().items():
         state[f"classifier.statistics.{key}"] = value
     network.load_state_dict(state)
     assert backbone.metadata is not None
@@ -305,14 +296,14 @@ def collected(arguments: argparse.Namespace, backbone: QMamba) -> Known:
     features = prepare(backbone, "fp32").forward_features
     collector = Collector(features, arguments.out / "chunks", arguments.contents)
     least = CROP + 8
-    first, others = photographs(arguments.clean[:1], least), photographs(arguments.clean[1:], least)
-    aside = [*first[::10], *photographs(arguments.aside, least)[::10]]
-    clean = [path for path in [*first, *others] if path not in set(aside)] or first
+    aside = photographs(arguments.clean[:1], least)[::10]
+    everything = photographs(arguments.clean, least)
+    clean = [path for path in everything if path not in set(aside)] or everything
     train, validation = (ratings_of(arguments.rated, part) for part in ("train", "val"))
     mean, deviation = unit_of(train)
     good = [path for path, rating in train if rating > mean + WELL_RATED * deviation]
     pool = clean * max(1, len(good) // len(clean)) + good
-    ladders, started = [], time.monotonic()
+    started = time.monotonic()
 
     def rated(images: list[tuple[Path, float]], part: str) -> Crops:
         chunks = [
@@ -322,14 +313,14 @@ def collected(arguments: argparse.Namespace, backbone: QMamba) -> Known:
         return Crops(features, statistics, (ratings - mean) / deviation)
 
     empty, trained, validated = collector.empty(), rated(train, "train"), rated(validation, "val")
-    judged = [collector.judged(number, path) for number, path in enumerate(aside)]
-    for number in range(arguments.chunks):
-        over = arguments.seconds and time.monotonic() - started > arguments.seconds
-        if over and ladders:
-            print(f"{number} of {arguments.chunks} chunks in the time that there was")
+    looked = aside[: arguments.looked]
+    judged = [collector.judged(number, path) for number, path in enumerate(looked)]
+    for number in range(arguments.first, arguments.first + arguments.chunks):
+        if number > arguments.first and time.monotonic() - started > arguments.seconds:
+            print(f"{number - arguments.first} chunks in the time that there was")
             break
-        ladders.append(collector.ladders(number, pool))
-    return Known(joined_ladders(ladders), trained, validated, empty, joined_ladders(judged))
+        collector.ladders(number, pool)
+    return Known(collector.all_ladders(), trained, validated, empty, joined(judged))
 
 
 def ratings_of(folder: Path, part: str) -> list[tuple[Path, float]]:
@@ -352,12 +343,15 @@ def main() -> None:
     parser.add_argument("--backbone", required=True, help="rated weights without a branch")
     parser.add_argument("--rated", type=Path, required=True, help="folder with scores.csv, images/")
     parser.add_argument("--clean", type=Path, nargs="+", required=True, help="folders to damage")
-    parser.add_argument("--aside", type=Path, nargs="*", default=[], help="more to set aside from")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--chunks", type=int, default=60, help="of damaged photographs")
     parser.add_argument("--contents", type=int, default=20, help="photographs in a chunk")
-    parser.add_argument("--seconds", type=float, help="begin no chunk of ladders after that time")
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--first", type=int, default=0, help="number of the first chunk")
+    parser.add_argument("--looked", type=int, default=16, help="photographs to report on")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="begin no chunk after that time"
+    )
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--stretch", type=float, default=1.0, help="of the scores about their mean")
     parser.add_argument("--name", default="qmamba-mini-biq2021", help="what the weights are called")
     parser.add_argument("--seed", type=int, default=0)
@@ -379,8 +373,10 @@ def main() -> None:
     head.bias.copy_(
         (backbone.classifier.head.bias * scale.target_std + scale.target_mean - mean) / deviation
     )
-    model = fit(known, head, steps=arguments.steps, seed=arguments.seed)
-    figures = {"before": report(known, head, None), "after": report(known, head, model)}
+    figures = {"before": report(known, head, None)}
+    head = refit(head, known.train)
+    branch = fit(known, head, steps=arguments.steps, seed=arguments.seed)
+    figures["after"] = report(known, head, branch)
     with atomic_write(arguments.out / "report.json", "w") as file:
         json.dump(figures, file, indent=1)
     print(json.dumps(figures["after"], indent=1))
@@ -390,7 +386,7 @@ def main() -> None:
         f"{LADDERS} kinds of damage each, {len(known.train.ratings)} ratings"
     )
     stretched = replace(scale, target_mean=mean, target_std=deviation * arguments.stretch)
-    network = finished(backbone, head, model, stretched, said)
+    network = finished(backbone, head, branch, stretched, said)
     path = arguments.out / "branch.safetensors"
     metadata = replace(network.metadata, name=arguments.name)
     print(f"{path}: sha256 {save_model(network, path, metadata=metadata).sha256}")

@@ -115,9 +115,14 @@ class Collector:
                 levels[:, 0] = np.minimum(levels[:, 0], random.uniform(1.0, 1.5, LADDERS))
                 image = _scaled(photographs[index], random)
                 found.append(self._ladder(image, kinds, levels, random, CROPS, varied=True))
-            return _joined(found)
+            return joined(found)
 
         return self._kept(f"ladders_{number:04d}", Ladders, compute)
+
+    def all_ladders(self) -> Ladders:
+        """All chunks of ladders that are there."""
+        paths = sorted(self._folder.glob("ladders_*.pt"))
+        return joined([Ladders(**torch.load(path, weights_only=True)) for path in paths])
 
     def judged(self, number: int, photograph: Path) -> Ladders:
         """A photograph set aside at all levels of :data:`JUDGED`, as people would look at it."""
@@ -126,7 +131,7 @@ class Collector:
             image = np.asarray(Image.open(photograph).convert("RGB"))
             levels = np.tile(np.arange(1.0, 6.0), (len(JUDGED), 1))
             random = np.random.default_rng([number, 2])
-            return _joined([self._ladder(image, JUDGED, levels, random, 3, varied=False)])
+            return joined([self._ladder(image, JUDGED, levels, random, 3, varied=False)])
 
         return self._kept(f"judged_{number:04d}", Ladders, compute)
 
@@ -227,12 +232,8 @@ class Collector:
         return form(**torch.load(path, weights_only=True))
 
 
-def joined_ladders(chunks: Sequence[Ladders]) -> Ladders:
-    """All chunks as one."""
-    return _joined(chunks)
-
-
-def _joined(parts: Sequence[Ladders]) -> Ladders:
+def joined(parts: Sequence[Ladders]) -> Ladders:
+    """All of them as one."""
     return Ladders(
         torch.cat([part.features for part in parts]),
         torch.cat([part.statistics for part in parts]),
