@@ -33,8 +33,9 @@ def image_statistics(images: Tensor) -> Tensor:
 
     Light (mean, spread, shadows, highlights), color (saturation, casts), energy of three octaves
     and its spread over the image, noise floor (harmonic mean over blocks), edges with the period of
-    the blocks of JPEG in lightness and color, flatness, direction of edges, and the moments of
-    locally normalized lightness at two scales.
+    the blocks of JPEG in lightness and color, flatness, direction of edges, the moments of locally
+    normalized lightness at two scales, the range and distribution of lightness with what is lost at
+    its ends, and what haze takes: dark places nearby, local range, purity of color.
 
     Args:
         images: ``(batch, 3, height, width)`` sRGB in [0, 1], both sides at least
@@ -48,7 +49,8 @@ def image_statistics(images: Tensor) -> Tensor:
 
     Source: blocks after Wang, Sheikh and Bovik, "No-reference perceptual quality assessment of
     JPEG compressed images" (ICIP 2002); normalized lightness after Mittal, Moorthy and Bovik,
-    "No-reference image quality assessment in the spatial domain" (TIP 2012).
+    "No-reference image quality assessment in the spatial domain" (TIP 2012); dark places nearby
+    after He, Sun and Tang, "Single image haze removal using dark channel prior" (CVPR 2009).
 
     Example::
 
