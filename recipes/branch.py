@@ -35,8 +35,10 @@ import torch.nn.functional as F
 from branch_features import CROP, JUDGED, LADDERS, RATED, Collector, Crops, Ladders, joined
 from damage import photographs
 from torch import Tensor, nn
+from transfer import without_statistics
 from trial import parse
 
+from qmamba.assess import DEFAULT_WEIGHTS
 from qmamba.assess.policies import CropsPolicy, policy_to_metadata
 from qmamba.checkpoints import load, save_model
 from qmamba.evaluation.metrics.correlation import plcc, srcc
@@ -340,7 +342,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--backbone", required=True, help="rated weights without a branch")
+    parser.add_argument(
+        "--backbone", default=DEFAULT_WEIGHTS, help="rated weights; a branch of theirs is left out"
+    )
     parser.add_argument("--rated", type=Path, required=True, help="folder with scores.csv, images/")
     parser.add_argument("--clean", type=Path, nargs="+", required=True, help="folders to damage")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
@@ -363,9 +367,9 @@ def main() -> None:
     backbone = load(arguments.backbone)
     assert isinstance(backbone, QMamba) and backbone.metadata is not None
     scale = backbone.metadata.score
-    if backbone.config.statistics or scale is None:
-        parser.error("--backbone must be rated weights without a branch of statistics")
-    backbone.requires_grad_(False)
+    if scale is None:
+        parser.error("--backbone must be weights that were trained on ratings")
+    backbone = without_statistics(backbone).requires_grad_(False)
     known = collected(arguments, backbone)
     mean, deviation = unit_of(ratings_of(arguments.rated, "train"))
     head = nn.Linear(backbone.config.dims[-1], 1).requires_grad_(False)
