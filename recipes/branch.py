@@ -86,7 +86,7 @@ class Weights(NamedTuple):
     """That no damage raises the score."""
     margin: float = 0.06
     """By how much the least damage shall lower it."""
-    empty: float = 0.3
+    empty: float = 1.0
     elsewhere: float = 0.7
     """How far the statistics of a whole ladder are moved at random, in deviations."""
 

@@ -35,7 +35,7 @@ LADDERS, LEVELS = 4, 3
 """Kinds of damage of a photograph in training, and levels of each."""
 CROPS = 2
 """Crops of a photograph in training."""
-RATED, EMPTY = 100, 60
+RATED, EMPTY = 100, 240
 """Images in a chunk of rated photographs and of images that show nothing."""
 SAVED, SHRUNK = 0.25, 0.2
 """Probabilities that a ladder is saved as JPEG after the damage, and that it is scaled down."""

@@ -165,18 +165,28 @@ def share_of_the_way(ladder: Ladder) -> Tensor:
 
 
 def without_content(side: int, generator: np.random.Generator) -> Pixels:
-    """Noise, a flat color or a gradient."""
-    kind = int(generator.integers(4))
+    """Noise, a flat color or a gradient, gray or colored, of any strength and direction."""
+    kind, channels = int(generator.integers(4)), 3 if generator.random() < 0.6 else 1
+    shape = (side, side, channels)
     if kind == 0:
-        values = generator.normal(generator.uniform(60, 200), 40, (side, side, 3))
+        values = generator.normal(generator.uniform(60, 200), generator.uniform(5, 90), shape)
     elif kind == 1:
-        values = generator.uniform(0, 256, (side, side, 1)) * np.ones(3)
+        values = generator.uniform(0, 256, shape)
     elif kind == 2:
-        values = np.ones((side, side, 3)) * generator.uniform(0, 256, 3)
+        # Half of them have the faint noise of a sensor.
+        faint = generator.uniform(0, 2) * generator.integers(2)
+        values = generator.uniform(0, 256, channels) + generator.normal(0, faint, shape)
+        values = generator.choice((0, 255), channels) if generator.random() < 0.3 else values
     else:
-        ramp = np.linspace(0, 1, side)[:, None, None]
-        first, last = generator.uniform(0, 256, (2, 3))
-        values = first * (1 - ramp) + last * ramp * np.ones((side, side, 1))
+        angle = generator.integers(4) / 4 if generator.random() < 0.5 else generator.random()
+        down, across = np.mgrid[:side, :side] / side
+        ramp = across * np.cos(2 * np.pi * angle) + down * np.sin(2 * np.pi * angle)
+        ramp = ((ramp - ramp.min()) / np.ptp(ramp))[..., None]
+        first, last = generator.uniform(0, 256, (2, channels))
+        if generator.random() < 0.3:
+            first, last = np.zeros(channels), np.full(channels, 255.0)
+        values = first * (1 - ramp) + last * ramp
+    values = values * np.ones((side, side, 3))
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
