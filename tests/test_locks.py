@@ -30,8 +30,8 @@ def test_an_output_has_one_owner(tmp_path: Path) -> None:
             pass
         assert os.listdir(tmp_path) == [".scores.csv.lock"]
     assert os.listdir(tmp_path) == []
-    with owned_output(tmp_path):
-        assert os.listdir(tmp_path) == [".qmamba.lock"]
+    with pytest.raises(DataError, match="it is a folder, give a file name"), owned_output(tmp_path):
+        pass
 
 
 @pytest.mark.skipif(os.name != "posix", reason="asks for processes as POSIX does")
@@ -184,9 +184,9 @@ def test_where_no_lock_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(os, "open", refuse)
-    for path in (tmp_path / "a.csv", tmp_path):
+    for owned, path in ((owned_output, tmp_path / "a.csv"), (owned_folder, tmp_path)):
         with (
             pytest.raises(DataError, match=rf"Cannot write '{path}': Permission denied"),
-            owned_output(path),
+            owned(path),
         ):
             pass

@@ -76,41 +76,32 @@ class Owner:
 
 @contextmanager
 def owned_output(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Keep an output to this process for the length of the block.
+    """Keep an output file to this process for the length of the block.
 
-    A small file beside the output, ``.NAME.lock``, names the process; for a folder that exists it
-    lies inside as ``.qmamba.lock``. What a killed process on this machine has left is taken over,
-    and the unfinished files that it has left beside a file are removed. A device or pipe belongs
-    to nobody.
+    A small file beside it, ``.NAME.lock``, names the process. What a killed process on this machine
+    has left is taken over, and its unfinished files are removed. A device or pipe belongs to
+    nobody.
 
     Args:
-        path: file or folder that will be written.
+        path: file that will be written.
 
     Raises:
         DataError: another process has it, or as for :func:`~qmamba.files.require_writable`.
     """
     path = Path(path)
     target = Path(os.path.realpath(path))
-    if not os.path.isdir(target):
-        require_writable(path)
+    require_writable(path)
     if _belongs_to_nobody(target):
         yield
         return
-    lock, own = _lock_path(target), Owner.here().to_json()
-    _take(lock, path, own)
-    try:
-        if not os.path.isdir(target):
-            remove_temporaries(target)
+    with _owned(_lock_path(target), path):
+        remove_temporaries(target)
         yield
-    finally:
-        with suppress(OSError):
-            if lock.read_bytes() == own:
-                lock.unlink()
 
 
 @contextmanager
 def owned_outputs(*paths: str | os.PathLike[str] | None) -> Iterator[None]:
-    """Keep several outputs to this process, as :func:`owned_output` does one; None is passed over.
+    """Keep several files to this process, as :func:`owned_output` does one; None is passed over.
 
     Raises:
         ConfigError: two of them are one file.
@@ -132,7 +123,8 @@ def owned_outputs(*paths: str | os.PathLike[str] | None) -> Iterator[None]:
 def owned_folder(path: str | os.PathLike[str]) -> Iterator[None]:
     """Make a folder where it is missing and keep it to this process for the length of the block.
 
-    A folder that was made and is empty in the end is removed again.
+    The lock lies inside, as ``.qmamba.lock``. A folder that was made and is empty in the end is
+    removed again.
 
     Args:
         path: folder that will be written into.
@@ -140,7 +132,8 @@ def owned_folder(path: str | os.PathLike[str]) -> Iterator[None]:
     Raises:
         DataError: another process has it, or it cannot be made or written.
     """
-    with made_folder(path), owned_output(path):
+    path = Path(path)
+    with made_folder(path), _owned(path / ".qmamba.lock", path):
         yield
 
 
@@ -148,6 +141,18 @@ def remove_leftovers(paths: Iterable[str | os.PathLike[str]]) -> None:
     """Remove what killed writes of files have left beside them, except where somebody has one."""
     targets = (Path(os.path.realpath(path)) for path in paths)
     remove_temporaries(*(each for each in targets if not _lock_path(each).exists()))
+
+
+@contextmanager
+def _owned(lock: Path, path: Path) -> Iterator[None]:
+    own = Owner.here().to_json()
+    _take(lock, path, own)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            if lock.read_bytes() == own:
+                lock.unlink()
 
 
 def _take(lock: Path, path: Path, own: bytes) -> None:
@@ -175,12 +180,10 @@ def _take(lock: Path, path: Path, own: bytes) -> None:
 
 def _belongs_to_nobody(target: str | os.PathLike[str]) -> bool:
     """Whether something stands there that is written directly, as a device or pipe is."""
-    return os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target))
+    return os.path.exists(target) and not os.path.isfile(target)
 
 
 def _lock_path(target: Path) -> Path:
-    if os.path.isdir(target):
-        return target / ".qmamba.lock"
     name = os.fsencode(target.name)
     kept = name[:_KEPT_NAME_BYTES].decode(errors="ignore")
     if len(name) > _KEPT_NAME_BYTES:
