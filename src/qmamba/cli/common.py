@@ -40,6 +40,11 @@ _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 
 
+def exit_code_of(number: int | None) -> int:
+    """The exit code of a process that a signal stopped; that of Ctrl-C where it is not known."""
+    return EXIT_INTERRUPTED if number is None else _EXIT_SIGNAL + number
+
+
 def say(message: str) -> None:
     """Write one message for the person at the screen to standard error."""
     write(message + "\n", sys.stderr)
@@ -77,15 +82,14 @@ def handled(command: Callable[_Parameters, _Result]) -> Callable[_Parameters, _R
                 return command(*args, **kwargs)
             except typer.Exit as error:
                 if received and error.exit_code == EXIT_INTERRUPTED:
-                    raise typer.Exit(_EXIT_SIGNAL + received[-1]) from None
+                    raise typer.Exit(exit_code_of(received[-1])) from None
                 raise
             except QMambaError as error:
                 say(f"error: {shown(str(error))}")
                 raise typer.Exit(EXIT_USAGE) from error
             except KeyboardInterrupt:
                 say("interrupted")
-                code = _EXIT_SIGNAL + received[-1] if received else EXIT_INTERRUPTED
-                raise typer.Exit(code) from None
+                raise typer.Exit(exit_code_of(received[-1] if received else None)) from None
             except (typer.Abort, typer.BadParameter, BrokenPipeError):
                 raise
             except Exception as error:

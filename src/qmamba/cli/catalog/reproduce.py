@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qmamba.cli.common import EXIT_INTERRUPTED, EXIT_SOME_FAILED, say, shown, table_lines
+from qmamba.cli.common import EXIT_SOME_FAILED, exit_code_of, say, shown, table_lines
 from qmamba.cli.display.training import TrainingDisplay
 from qmamba.errors import ConfigError, DataError
 
@@ -94,7 +94,7 @@ def reproduce(
     A run that was stopped goes on with the same command; what tables share is run once.
 
     Exit code: 0 everything was run, 1 something was missing or failed, 2 wrong usage or nothing to
-    run, 130 stopped by a signal.
+    run, 130 stopped by Ctrl-C (143 by SIGTERM, 129 by SIGHUP).
     """
     from qmamba.checkpoints.loading import usable_device
     from qmamba.reproduce import (
@@ -143,7 +143,7 @@ def reproduce(
     except InterruptedRunError as error:
         display.clear()
         say(str(error))
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        raise typer.Exit(exit_code_of(error.signal)) from None
     display.clear()
     say(f"written: {', '.join(str(path) for path in paths)}")
     if failures or plan.missing():
