@@ -99,10 +99,14 @@ class Sources:
         """The files, in the order of the inputs, each once."""
         seen: set[tuple[int, str]] | None = set() if len(self._inputs) > 1 else None
         for text, folder in zip(self._inputs, self._folders, strict=True):
-            names = iter(self._listed) if text == "-" else self._find(text, None)
+            is_folder = text != "-" and os.path.isdir(text)
+            names = iter(self._listed)
+            if text != "-":
+                names = self._find(folder if is_folder else text, None)
             start = folder.rstrip(os.sep) + os.sep
             for path in dict.fromkeys(names) if text == "-" else names:
-                path = os.path.abspath(path)
+                if not is_folder:
+                    path = os.path.abspath(path)
                 if self._without is not None and path.startswith(self._without):
                     continue
                 name = path[len(start) :] if path.startswith(start) else os.path.basename(path)

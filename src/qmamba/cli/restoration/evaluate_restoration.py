@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from qmamba.cli.common import EXIT_INTERRUPTED, Progress, hold, say, shown, table_lines
+from qmamba.cli.common import (
+    EXIT_INTERRUPTED,
+    Progress,
+    answer,
+    hold,
+    say,
+    shown,
+    table_lines,
+)
 from qmamba.cli.options.shared import DeviceOption, PrecisionOption
 from qmamba.errors import ConfigError, DataError
 from qmamba.locks import owned_outputs
@@ -151,13 +159,14 @@ def evaluate_restoration(
                 rows.append(TableRow(method, _strength(degradation), cost, figures))
     except KeyboardInterrupt:
         interrupted = True
-    if rows:
-        header, cells = table_cells(rows)
-        typer.echo("\n".join(table_lines(header, cells)))
     if output is not None and rows:
         if interrupted:
             output = output.with_name(f"{output.stem}.partial{output.suffix}")
         write_table(output, rows, settings)
+    if rows:
+        header, cells = table_cells(rows)
+        answer("\n".join(table_lines(header, cells)))
+    if output is not None and rows:
         say(f"written to {output}")
     if interrupted:
         say(f"interrupted after {len(rows)} rows")
