@@ -51,7 +51,7 @@ const Entry kEntries[] = {
 #undef STRUCT
 #define STRUCT qmamba_quantized_scan
     SIZE FIELD(scan) FIELD(dt_weight) FIELD(dt_bias) FIELD(decay) FIELD(skip) FIELD(delta)
-    FIELD(output) FIELD(partial) FIELD(gate) FIELD(tables) FIELD(lanes) FIELD(gate_stride)
+    FIELD(output) FIELD(partial) FIELD(gate) FIELD(tables) FIELD(looked_up) FIELD(gate_stride)
 #undef STRUCT
 #define STRUCT qmamba_depthwise
     SIZE FIELD(x) FIELD(qparams) FIELD(bias) FIELD(weights) FIELD(weight) FIELD(y) FIELD(batch)

@@ -122,6 +122,7 @@ def quantized(rng: random.Random) -> Call:
     case, bits = _Map(rng), rng.choice([2, 3, 4, 8])
     padded = -(-case.channels // 16) * 16
     spread = _numbers(rng, 8).abs() / 2**bits
+    tables = rng.choice([None, bits <= 4])
     rules = [
         QParamsRule(bits, fixed=(4 / 2**bits, 0.0))
         if which == 0 or rng.random() < 0.5
@@ -131,8 +132,9 @@ def quantized(rng: random.Random) -> Call:
 
     def call(x: Tensor, projected: Tensor, routes: Tensor, **codes: Tensor) -> Tensor:
         constants = (Constant(code, 0.1, 0.05) for code in codes.values())
+        scan = QuantizedScan(ScanRules(*rules), *constants, tables=tables)
         # Operands are quantized in place.
-        return QuantizedScan(ScanRules(*rules), *constants)(x.clone(), projected.clone(), routes).y
+        return scan(x.clone(), projected.clone(), routes).y
 
     arguments = {
         **{"x": case.x, "projected": case.projected, "routes": case.routes},

@@ -107,7 +107,7 @@ class QuantizedScanStruct(Struct):
         *((name, ConstantStruct) for name in ("dt_weight", "dt_bias", "decay", "skip")),
         *((name, QParamsRuleStruct) for name in ("delta", "output")),
         *_pointers("partial", "gate", "tables"),
-        *_sizes("lanes", "gate_stride"),
+        *_sizes("looked_up", "gate_stride"),
     ]
 
 
