@@ -14,6 +14,7 @@ namespace QMAMBA_JOIN(qmamba_quantized_, QMAMBA_VARIANT) {
 
 #include "common/simd.inc"
 #include "common/lanes.inc"
+#include "common/codes.inc"
 #include "common/activation.inc"
 #include "common/scratch.inc"
 #include "scan/forward.inc"

@@ -76,11 +76,13 @@ struct qmamba_quantized_scan {
 // A depthwise convolution on channel-last maps, zero outside, of the input's quantizer.
 struct qmamba_depthwise {
   const float* x;           // (batch, height, width): channels, `stride` apart
+  const uint8_t* x_codes;   // the same as codes, counted from the first one; then x is not read
   const qmamba_qparams* qparams;  // of the input, one for all images, or null
   const float* bias;        // (padded)
   float* weights;           // scratch: (side * side, padded)
   qmamba_constant weight;   // (side * side, padded)
-  float* y;                 // (batch, height, width, channels), dense
+  float* y;                 // (batch, height, width, channels), dense; or null
+  qmamba_code_output output;  // y as codes, all columns
   int64_t batch, height, width, channels, padded, stride;
   int64_t side, dilation;
   int64_t first, last;      // codes of the input
