@@ -70,6 +70,7 @@ const Entry kEntries[] = {
     FIELD(residual_scale) FIELD(y) FIELD(output) FIELD(workspace) FIELD(first) FIELD(second) FIELD(rows)
     FIELD(side) FIELD(stride) FIELD(height) FIELD(width) FIELD(norm_epsilon) FIELD(x_dtype)
     FIELD(residual_dtype) FIELD(y_dtype) FIELD(per_tensor) FIELD(highest) FIELD(gelu)
+    FIELD(products)
 #undef STRUCT
 #define STRUCT qmamba_rounding
     SIZE FIELD(x) FIELD(grad) FIELD(result) FIELD(scale) FIELD(offset) FIELD(lowest) FIELD(highest)

@@ -143,7 +143,7 @@ def test_run_folders_that_cannot_be_made(images: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"mine")
     for out in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 260)):
         result = run("train-restoration", "--task", "sr", "--data", tmp_path / "absent", "-o", out)
-        assert result.exit_code == 2 and "cannot make the folder" in result.stderr
+        assert result.exit_code == 2 and "Cannot make the folder" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
 from types import FrameType
 from typing import ParamSpec, TextIO, TypeVar
 
@@ -31,6 +32,9 @@ DEBUG_VARIABLE = "QMAMBA_DEBUG"
 _BAR_WIDTH = 24
 _SECONDS_BETWEEN_BARS = 0.1
 _SECONDS_BETWEEN_LINES = 10.0
+
+_HELD: ContextVar[ExitStack] = ContextVar("held")
+"""What the present command lets go of when it ends."""
 
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
@@ -67,7 +71,7 @@ def handled(command: Callable[_Parameters, _Result]) -> Callable[_Parameters, _R
 
     @functools.wraps(command)
     def run(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
-        with warnings.catch_warnings(), _signals_that_interrupt() as received:
+        with warnings.catch_warnings(), _signals_that_interrupt() as received, _holding():
             warnings.showwarning = _say_warning
             try:
                 return command(*args, **kwargs)
@@ -98,6 +102,21 @@ def handled(command: Callable[_Parameters, _Result]) -> Callable[_Parameters, _R
                 raise typer.Exit(EXIT_BUG) from error
 
     return run
+
+
+def hold(resource: AbstractContextManager[_Result]) -> _Result:
+    """Enter a context, such as an output that belongs to this process, until the command ends."""
+    return _HELD.get().enter_context(resource)
+
+
+@contextmanager
+def _holding() -> Iterator[None]:
+    with ExitStack() as stack:
+        before = _HELD.set(stack)
+        try:
+            yield
+        finally:
+            _HELD.reset(before)
 
 
 @contextmanager

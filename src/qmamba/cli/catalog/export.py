@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from qmamba.cli.common import parsed_size, say, shown, table_lines
+from qmamba.cli.common import hold, parsed_size, say, shown, table_lines
 from qmamba.errors import ConfigError
-from qmamba.files import require_writable
+from qmamba.locks import owned_outputs
 
 if TYPE_CHECKING:
     from qmamba.interop.onnx import Comparison, ExportReport
@@ -79,7 +79,7 @@ def export(
     Exit code: 0 written, 2 wrong usage or a file that deviates, which is not kept.
     """
     sides = None if static is None else parsed_size("--static", static)
-    require_writable(output)
+    hold(owned_outputs(output))
     if os.path.exists(output) and not force:
         raise ConfigError(f"{str(output)!r} exists already; --force replaces it.")
 

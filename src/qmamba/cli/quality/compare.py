@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from qmamba.cli.common import EXIT_INTERRUPTED, EXIT_SOME_FAILED, Progress, say, shown, write
+from qmamba.cli.common import (
+    EXIT_INTERRUPTED,
+    EXIT_SOME_FAILED,
+    Progress,
+    hold,
+    say,
+    shown,
+    write,
+)
 from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
-from qmamba.files import require_writable
+from qmamba.locks import owned_outputs
 
 if TYPE_CHECKING:
     from qmamba.evaluation.comparison import ComparedRow, Comparison
@@ -84,7 +92,7 @@ def compare(
     for file, check in ((output, check_table_name), (sheet, check_sheet_name)):
         if file is not None:
             check(file)
-            require_writable(file)
+    hold(owned_outputs(output, sheet))
     pairing = pair_folders(before, after, recursive=recursive)
     scorer = Scorer.from_pretrained(
         model,

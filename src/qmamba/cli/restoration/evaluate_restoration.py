@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from qmamba.cli.common import Progress, say, shown, table_lines
+from qmamba.cli.common import Progress, hold, say, shown, table_lines
 from qmamba.cli.options.shared import DeviceOption, PrecisionOption
 from qmamba.errors import ConfigError, DataError
-from qmamba.files import require_writable
+from qmamba.locks import owned_outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,7 +116,7 @@ def evaluate_restoration(
         raise ConfigError(f"--mode must be one of {', '.join(MODES)}, got {mode!r}.")
     if output is not None:
         check_suffix(output)
-        require_writable(output)
+    hold(owned_outputs(output))
     networks = [_Network(source, device, precision) for source in model or ()]
     rows: list[TableRow] = []
     done: set[Degradation] = set()

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from qmamba.cli.common import say, table_lines
+from qmamba.cli.common import hold, say, table_lines
 from qmamba.errors import ConfigError
-from qmamba.files import require_writable
+from qmamba.locks import owned_outputs
 
 if TYPE_CHECKING:
     from qmamba.models import ModelMetadata, Network
@@ -150,7 +150,7 @@ def _require_output(source: str, output: Path, force: bool) -> None:
     """Refuse, before any work, an output that is no packed file or would destroy something."""
     if output.suffix.lower() != ".safetensors":
         raise ConfigError(f"The name of a packed file ends in .safetensors, got {str(output)!r}.")
-    require_writable(output)
+    hold(owned_outputs(output))
     if not os.path.exists(output):
         return
     given = os.path.expanduser(source)

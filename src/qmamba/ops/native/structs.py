@@ -161,6 +161,7 @@ class IntegerCallStruct(Struct):
         *_sizes("rows", "side", "stride", "height", "width"),
         *_floats("norm_epsilon"),
         *_flags("x_dtype", "residual_dtype", "y_dtype", "per_tensor", "highest", "gelu"),
+        *_flags("products"),
     ]
 
 

@@ -156,7 +156,7 @@ def tune_on_ratings(
     require_new_or_resumed(folder, resume)
     model = load(DEFAULT_WEIGHTS if base is None else base).requires_grad_(False)
     require_fitting(require_tunable(model, tuning), request.crop_size, request.scored_size)
-    with process_group(device), run_folder(folder):
+    with process_group(device), run_folder(folder, resume=resume):
         task = quality_task(
             request,
             options,
