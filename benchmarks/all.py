@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -118,6 +119,9 @@ def run(parser: argparse.ArgumentParser, arguments: argparse.Namespace, out: Pat
     if arguments.resume and progress.exists():
         done = json.loads(progress.read_text())["seconds"]
     names = [name for name in arguments.only or parts if name not in done]
+    if "gpu" in names and find_spec("triton") is None:
+        names.remove("gpu")
+        print("== gpu is left out: Triton is not installed", flush=True)
     failed = []
     begun = time.perf_counter()
     for index, name in enumerate(names, 1):

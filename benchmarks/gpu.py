@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -420,6 +421,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     arguments.device = "cpu" if arguments.dry_run else "cuda"
+    if find_spec("triton") is None:
+        raise SystemExit("Triton is not installed, which the interpreter needs, too.")
     if arguments.dry_run:
         arguments.rounds = 2
         if os.environ.get("TRITON_INTERPRET") != "1":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from benchmarks.measure import write
 from qmamba.checkpoints import load, save_quantized
+from qmamba.evaluation.metrics.fidelity import psnr
 from qmamba.images import read_image, to_tensor
 from qmamba.inference import prepare
 from qmamba.models import ModelMetadata, Network
@@ -48,12 +48,6 @@ def photographs() -> list[Tensor]:
     ]
 
 
-def decibels(actual: Tensor, expected: Tensor) -> float:
-    """With a peak of 1, of images cut to [0, 1]."""
-    error = (actual.double().clamp(0, 1) - expected.double().clamp(0, 1)).square().mean()
-    return 10 * math.log10(1 / max(float(error), 1e-16))
-
-
 def compared(label: str, model: Any, full: Network | None, images: list[Tensor]) -> Any:
     """The least and the greatest ratio over all images, for each comparison."""
     network, double = prepare(model, "codes"), copy.deepcopy(model).double()
@@ -70,7 +64,8 @@ def compared(label: str, model: Any, full: Network | None, images: list[Tensor])
         if full is not None:
             others["full precision"] = full(x)
         for name, other in others.items():
-            found.setdefault(name, []).append(decibels(other, expected))
+            ratio = psnr(other.double().clamp(0, 1), expected.double().clamp(0, 1))
+            found.setdefault(name, []).append(float(ratio))
     row = {name: [min(values), max(values)] for name, values in found.items()}
     print(label, row, flush=True)
     return {"bits": label, **row}

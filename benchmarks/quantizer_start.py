@@ -75,17 +75,17 @@ def main() -> None:
     if test_set is None:
         parser.error(f"there are no images in {arguments.test}")
 
-    def psnr(network: MambaIR) -> float:
+    def mean_psnr(network: MambaIR) -> float:
         return evaluate_set(network.eval(), test_set, degradation).mean.psnr
 
-    rows = [{"method": "full precision", "32": psnr(model)}]
+    rows = [{"method": "full precision", "32": mean_psnr(model)}]
     print(f"full precision {rows[0]['32']:.2f} dB", flush=True)
     for method, options in METHODS.items():
         row: dict[str, Any] = {"method": method}
         for bits in arguments.bits:
             settings = {"weight_bits": bits, "activation_bits": bits, **options}
             network = quantize_(copy.deepcopy(model), QuantConfig(**settings))
-            row[str(bits)] = psnr(calibrate(network, [batch]))
+            row[str(bits)] = mean_psnr(calibrate(network, [batch]))
         rows.append(row)
         values = (f"{row[str(bits)]:.2f}" for bits in arguments.bits)
         print(f"| {method} | " + " | ".join(values) + " |", flush=True)

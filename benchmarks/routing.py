@@ -32,7 +32,7 @@ from qmamba.models import MambaIRv2, MambaIRv2Config, ModelMetadata, create_mode
 from qmamba.training.restoration.initial_network import degradation_for
 
 
-def psnr(weights: Path, sets: list[Any], **routing: Any) -> dict[str, float]:
+def mean_psnr(weights: Path, sets: list[Any], **routing: Any) -> dict[str, float]:
     """PSNR on each set by name."""
     model = load(weights, **routing)
     if not isinstance(model, MambaIRv2):
@@ -79,11 +79,11 @@ def measure(arguments: argparse.Namespace, weights: Path, data: Path, names: lis
         raise SystemExit(f"{data} lacks one of {', '.join(names)}.")
     config = load(weights).config
     assert isinstance(config, MambaIRv2Config)
-    argmax = psnr(weights, sets, routing="argmax")
+    argmax = mean_psnr(weights, sets, routing="argmax")
     # Blocks have seeds of their own, one after the other, so that draws of neighbors would overlap.
     step = sum(config.depths)
     by_seed = [
-        psnr(weights, sets, routing="sampled", routing_seed=step * seed)
+        mean_psnr(weights, sets, routing="sampled", routing_seed=step * seed)
         for seed in range(arguments.seeds)
     ]
     report: dict[str, Any] = {"machine": machine(), "weights": weights.name, "sets": {}}

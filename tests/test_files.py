@@ -3,21 +3,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import subprocess
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-import qmamba
 from qmamba.errors import DataError
 from qmamba.files import (
-    Owner,
     atomic_write,
     create_exclusively,
     make_folder,
-    owned_output,
     remove_if_unchanged,
     remove_temporaries,
     require_writable,
@@ -65,7 +59,7 @@ def test_missing_folder_and_folder_as_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="it is a folder"), atomic_write(tmp_path):
         pass
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot write"), atomic_write(tmp_path / "file" / "below"):
+    with pytest.raises(DataError, match="Cannot write"), atomic_write(tmp_path / "file" / "below"):
         pass
 
 
@@ -129,9 +123,9 @@ def test_folders_are_made(tmp_path: Path) -> None:
     make_folder(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot make the folder .*file': it is a file, choose"):
+    with pytest.raises(DataError, match=r"Cannot make the folder .*file': it is a file, choose"):
         make_folder(tmp_path / "file")
-    with pytest.raises(DataError, match="cannot make the folder"):
+    with pytest.raises(DataError, match="Cannot make the folder"):
         make_folder(tmp_path / "file" / "below")
 
 
@@ -145,8 +139,8 @@ def test_writable_is_known_beforehand(tmp_path: Path, monkeypatch: pytest.Monkey
     for wrong, message in (
         (tmp_path, "it is a folder"),
         (tmp_path / "absent" / "file", "does not exist"),
-        (path / "below", "cannot write"),
-        (tmp_path / ("x" * 260 + ".png"), "cannot write"),
+        (path / "below", "Cannot write"),
+        (tmp_path / ("x" * 260 + ".png"), "Cannot write"),
     ):
         with pytest.raises(DataError, match=message):
             require_writable(wrong)
@@ -168,71 +162,6 @@ def test_what_a_killed_write_leaves(tmp_path: Path) -> None:
     assert not stale.exists() and all(path.exists() for path in others)
 
 
-def test_an_output_has_one_owner(tmp_path: Path) -> None:
-    path = tmp_path / "scores.csv"
-    with owned_output(path):
-        with (
-            pytest.raises(DataError, match=rf"process {os.getpid()} on .* is writing it; wait"),
-            owned_output(path),
-        ):
-            pass
-        with owned_output(tmp_path / "other.csv"):
-            pass
-        assert os.listdir(tmp_path) == [".scores.csv.lock"]
-    assert os.listdir(tmp_path) == []
-    with owned_output(tmp_path):
-        assert os.listdir(tmp_path) == [".qmamba.lock"]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="asks for processes as POSIX does")
-def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
-    path = tmp_path / "scores.csv"
-    code = (
-        "import os, signal, sys; from qmamba.files import owned_output\n"
-        "with owned_output(sys.argv[1]): os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(qmamba.__file__).parent.parent)}
-    assert subprocess.run([sys.executable, "-c", code, path], env=environment).returncode == -9
-    assert os.listdir(tmp_path) == [".scores.csv.lock"]
-    with owned_output(path):
-        pass
-    assert os.listdir(tmp_path) == []
-
-
-def test_whose_lock_is_taken_over(tmp_path: Path) -> None:
-    path, lock = tmp_path / "scores.csv", tmp_path / ".scores.csv.lock"
-    here = Owner.here()
-    if here.born:
-        # The same number, but another process.
-        lock.write_bytes(replace(here, born="before").to_json())
-        with owned_output(path):
-            pass
-    lock.write_bytes(b"")
-    with owned_output(path):
-        pass
-    lock.write_bytes(replace(here, host="elsewhere").to_json())
-    with (
-        pytest.raises(DataError, match=r"or delete '.*\.lock' if that one is gone"),
-        owned_output(path),
-    ):
-        pass
-    assert lock.exists()
-
-
-def test_a_lock_that_was_taken_over_stays(tmp_path: Path) -> None:
-    path, lock = tmp_path / "scores.csv", tmp_path / ".scores.csv.lock"
-    with owned_output(path):
-        lock.write_bytes(b"of another")
-    assert lock.read_bytes() == b"of another"
-
-
-@pytest.mark.parametrize(
-    "text", [b"", b"\xff", b"[]", b"3", b'{"pid": 0, "host": "a"}', b'{"pid": "1", "host": "a"}']
-)
-def test_what_names_no_owner(text: bytes) -> None:
-    assert Owner.from_json(text) is None
-
-
 def test_exclusive_creation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     assert create_exclusively(path, b"first") and not create_exclusively(path, b"second")
@@ -246,5 +175,5 @@ def test_exclusive_creation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(os, "link", no_links)
     assert create_exclusively(path, b"first") and not create_exclusively(path, b"second")
     assert os.listdir(tmp_path) == ["file"]
-    with pytest.raises(DataError, match="cannot write"):
+    with pytest.raises(DataError, match="Cannot write"):
         create_exclusively(tmp_path / "absent" / "file", b"")

@@ -14,6 +14,7 @@ PACKAGE = Path(qmamba.__file__).parent
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
     frozenset({"extras", "files"}),
+    frozenset({"locks"}),
     frozenset({"ops", "images"}),
     frozenset({"nn"}),
     frozenset({"models"}),

@@ -4,6 +4,14 @@
 #include <thread>
 #include <vector>
 
+#if defined(QMAMBA_X86)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace {
 
 // Own threads, for builds of torch that do not export their pool. One call at a time sets `count`.
@@ -26,6 +34,23 @@ int32_t own_parallel_for(int64_t begin, int64_t end, int64_t, qmamba_body body, 
   return 0;
 }
 
+// Tiles have to be asked for: threads keep 8 KiB more of state then.
+bool take_tiles() {
+#if defined(QMAMBA_X86) && defined(__linux__)
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return false;
+  unsigned enabled, high;
+  asm volatile("xgetbv" : "=a"(enabled), "=d"(high) : "c"(0));
+  constexpr unsigned kTileState = 3u << 17, kTileInt8 = 3u << 24;
+  if ((enabled & kTileState) != kTileState) return false;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kTileInt8) != kTileInt8) return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
 qmamba_parallel_for qmamba_threads(qmamba_parallel_for torch_pool, int32_t threads) {
@@ -46,4 +71,9 @@ QMAMBA_EXPORT int32_t qmamba_lanes() {
     return 8;
 #endif
   return 4;
+}
+
+QMAMBA_EXPORT int32_t qmamba_has_tiles() {
+  static const bool taken = take_tiles();
+  return taken;
 }

@@ -35,3 +35,6 @@
 
 // `torch_pool`, libtorch's parallel loop, or where it is null a loop over own threads.
 qmamba_parallel_for qmamba_threads(qmamba_parallel_for torch_pool, int32_t threads);
+
+// Whether this process may use the tile registers of AMX for 8-bit integers.
+QMAMBA_EXPORT int32_t qmamba_has_tiles();

@@ -1,6 +1,5 @@
 // The exported functions of linear layers on integers.
 #include <algorithm>
-#include <cstdlib>
 
 #include "common/dispatch.h"
 #include "integer/scratch.h"
@@ -9,6 +8,9 @@
 QMAMBA_DECLARE(integer_linear, QMAMBA_INTEGER_PARAMETERS)
 #if defined(QMAMBA_X86)
 extern "C" void qmamba_integer_linear_vnni(QMAMBA_INTEGER_PARAMETERS);
+#if defined(QMAMBA_AMX)
+extern "C" void qmamba_integer_linear_amx(QMAMBA_INTEGER_PARAMETERS);
+#endif
 #if defined(QMAMBA_AVXVNNI)
 extern "C" void qmamba_integer_linear_avxvnni(QMAMBA_INTEGER_PARAMETERS);
 #endif
@@ -29,20 +31,23 @@ QMAMBA_EXPORT int64_t qmamba_integer_workspace(const qmamba_integer_call* call, 
   return task_count(*call, threads) * IntegerScratch(*call, nullptr).bytes + 64;
 }
 
-// Negative `given_lanes` leave instructions for dot products of integers out.
 QMAMBA_EXPORT void qmamba_integer_linear(const qmamba_integer_call* call,
                                          qmamba_parallel_for torch_pool, int32_t threads,
-                                         int32_t given_lanes) {
+                                         int32_t lanes) {
   const qmamba_parallel_for parallel_for = qmamba_threads(torch_pool, threads);
   const int64_t tasks = task_count(*call, threads);
 #if defined(QMAMBA_X86)
-  if (given_lanes >= 16 && __builtin_cpu_supports("avx512vnni"))
+#if defined(QMAMBA_AMX)
+  if (lanes >= 16 && call->products >= QMAMBA_TILE_PRODUCTS && qmamba_has_tiles())
+    return qmamba_integer_linear_amx(call, tasks, parallel_for);
+#endif
+  const bool dots = call->products >= QMAMBA_DOT_PRODUCTS;
+  if (lanes >= 16 && dots && __builtin_cpu_supports("avx512vnni"))
     return qmamba_integer_linear_vnni(call, tasks, parallel_for);
 #if defined(QMAMBA_AVXVNNI)
-  if (given_lanes == 8 && __builtin_cpu_supports("avxvnni"))
+  if (lanes == 8 && dots && __builtin_cpu_supports("avxvnni"))
     return qmamba_integer_linear_avxvnni(call, tasks, parallel_for);
 #endif
 #endif
-  const int32_t lanes = std::abs(given_lanes);
   QMAMBA_CHOOSE(integer_linear, call, tasks, parallel_for)
 }

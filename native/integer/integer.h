@@ -20,6 +20,13 @@ struct qmamba_integer_layer {
 // Element type of the input rows beside those of qmamba_dtype: codes with given qparams.
 enum : int32_t { QMAMBA_CODES = 2 };
 
+// Instructions that products of integers may use, where the processor has them.
+enum : int32_t {
+  QMAMBA_WIDE_PRODUCTS = 0,  // those of 16-bit integers alone
+  QMAMBA_DOT_PRODUCTS = 1,   // dot products of four bytes
+  QMAMBA_TILE_PRODUCTS = 2,  // and tile registers
+};
+
 // One call: rows are normalized if asked, quantized each on its own range or on given qparams,
 // multiplied with the first layer, passed through GELU if asked, quantized each on its own range and
 // multiplied with the second layer if there is one, and the residual is added. All arrays are dense
@@ -32,7 +39,8 @@ struct qmamba_integer_call {
   const float* norm_bias;    // (inputs)
   const void* residual;      // (rows, outputs), or null
   const float* residual_scale;  // (outputs): factors of the residual, or null
-  void* y;                   // (rows, outputs)
+  void* y;                   // (rows, outputs), less the columns that are codes; or null
+  qmamba_code_output output;  // of one layer without residual: its first columns as codes
   char* workspace;           // at least qmamba_integer_workspace() bytes, aligned to 64
   qmamba_integer_layer first;
   qmamba_integer_layer second;  // without codes where there is none
@@ -44,10 +52,11 @@ struct qmamba_integer_call {
   int32_t x_dtype, residual_dtype, y_dtype;
   int32_t per_tensor;          // all rows have one given scale and offset
   int32_t highest;           // greatest code on given qparams, at most 255; codes start at 0
-  int32_t gelu;              // after the first layer
+  int32_t gelu;              // after the first layer; for codes without the error of a polynomial
+  int32_t products;          // the newest instructions that may be used
 };
 }
 
 constexpr int64_t kPanel = 32;     // outputs that are computed together
-constexpr int64_t kRowBlock = 48;  // rows whose intermediate results stay in the cache
+constexpr int64_t kRowBlock = 48;  // rows whose intermediate results stay in the cache: whole tiles
 constexpr int64_t kRowGroup = 16;  // rows that are quantized together, at most

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import secrets
-import socket
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, TextIO, overload
 
@@ -22,6 +19,8 @@ NO_SPACE = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if ha
 """Numbers of the OSErrors of a full disk."""
 
 _KEPT_NAME_BYTES = 100
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}\.tmp", re.DOTALL)
+_RANDOM_LENGTH = len("0123456789ab.tmp")
 
 
 @overload
@@ -111,6 +110,26 @@ def require_writable(path: str | os.PathLike[str]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def made_folder(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Make a folder, and those above it, for the length of the block and for what it writes there.
+
+    What was made and is empty in the end is removed again.
+
+    Raises:
+        DataError: as for :func:`make_folder`.
+    """
+    path = Path(path)
+    missing = [each for each in (path, *path.parents) if not os.path.lexists(each)]
+    make_folder(path)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for each in missing:
+                each.rmdir()
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and those above it where they are missing.
 
@@ -122,127 +141,41 @@ def make_folder(path: Path) -> None:
     except OSError as error:
         reason = "it is a file" if isinstance(error, FileExistsError) else _reason(error)
         raise DataError(
-            f"cannot make the folder {str(path)!r}: {reason}, choose another one"
+            f"Cannot make the folder {str(path)!r}: {reason}, choose another one"
         ) from error
 
 
-@dataclass(frozen=True)
-class Owner:
-    """The process that an output belongs to."""
-
-    pid: int
-    """Its number."""
-    host: str
-    """The machine that it runs on."""
-    born: str = ""
-    """When it began, where the system tells: numbers of processes are used again."""
-
-    @classmethod
-    def here(cls) -> Owner:
-        """The process that asks."""
-        pid = os.getpid()
-        return cls(pid, _host(), _birth(pid) or "")
-
-    @classmethod
-    def from_json(cls, text: bytes) -> Owner | None:
-        """What :meth:`to_json` wrote; None where the text is something else."""
-        try:
-            owner = cls(**json.loads(text))
-        except (ValueError, TypeError):
-            return None
-        sound = type(owner.pid) is int and owner.pid > 0
-        return (
-            owner if sound and all(isinstance(s, str) for s in (owner.host, owner.born)) else None
-        )
-
-    def to_json(self) -> bytes:
-        """One line of JSON."""
-        return json.dumps(asdict(self)).encode() + b"\n"
-
-    def is_alive(self) -> bool | None:
-        """Whether the process still runs; None where it would run on another machine."""
-        if self.host != _host():
-            return None
-        if os.name != "posix":
-            # Asking for a process that way would end it elsewhere.
-            return None
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except (OverflowError, OSError):
-            pass
-        born = _birth(self.pid)
-        return born is None or not self.born or born == self.born
-
-
-@contextmanager
-def owned_output(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Keep an output to this process for the length of the block.
-
-    A small file beside the output, ``.NAME.lock``, names the process; for a folder that exists it
-    lies inside as ``.qmamba.lock``. What a killed process on this machine has left is taken over.
+def create_exclusively(path: Path, content: bytes, *, shown: Path | None = None) -> bool:
+    """Make a file that others see with its whole content at once; False if there is one already.
 
     Args:
-        path: file or folder that will be written.
-
-    Raises:
-        DataError: another process has it, or the place is not writable.
-    """
-    path = Path(path)
-    lock, own = _lock_path(path), Owner.here().to_json()
-    _take(lock, path, own)
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            if lock.read_bytes() == own:
-                lock.unlink()
-
-
-def _take(lock: Path, path: Path, own: bytes) -> None:
-    while not create_exclusively(lock, own):
-        try:
-            found = lock.read_bytes()
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise DataError(f"Cannot read {str(lock)!r}: {_reason(error)}.") from error
-        owner = Owner.from_json(found)
-        if owner is not None and owner.is_alive() is not False:
-            advice = "" if owner.is_alive() else f", or delete {str(lock)!r} if that one is gone"
-            raise DataError(
-                f"Cannot write {str(path)!r}: process {owner.pid} on {owner.host!r} is writing it;"
-                f" wait until it is done or choose another output{advice}."
-            )
-        remove_if_unchanged(lock, found)
-
-
-def create_exclusively(path: Path, content: bytes) -> bool:
-    """Make a file that others see with its whole content at once; False if there is one already.
+        path: the file.
+        content: its bytes.
+        shown: what errors name instead of the file.
 
     Raises:
         DataError: the place is not writable.
     """
     target = Path(path)
-    descriptor, temporary = _temporary(target, path, 0)
+    shown = shown or target
+    descriptor, temporary = _temporary(target, shown, 0)
     try:
-        with _reported(path, everything=True), os.fdopen(descriptor, "wb") as stream:
+        with _reported(shown, everything=True), os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
         try:
             os.link(temporary, target)
         except FileExistsError:
             return False
         except OSError:
-            return _create_in_steps(target, content)
+            return _create_in_steps(target, content, shown)
         return True
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _create_in_steps(path: Path, content: bytes) -> bool:
+def _create_in_steps(path: Path, content: bytes, shown: Path) -> bool:
     """As :func:`create_exclusively`, where the file system has no hard links."""
-    with _reported(path, everything=True):
+    with _reported(shown, everything=True):
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:
@@ -263,7 +196,7 @@ def remove_if_unchanged(path: Path, content: bytes) -> bool:
     Of several processes that want to remove the same file one succeeds, and a file that has taken
     its place since stays.
     """
-    aside = path.with_name(f"{_start(path)}{secrets.token_hex(6)}.tmp")
+    aside = path.with_name(_temporary_name(path))
     try:
         os.rename(path, aside)
     except FileNotFoundError:
@@ -278,36 +211,41 @@ def remove_if_unchanged(path: Path, content: bytes) -> bool:
         aside.unlink(missing_ok=True)
 
 
-def _lock_path(path: Path) -> Path:
+@contextmanager
+def temporary_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder beside a file, for what will be renamed to it; it is removed in the end.
+
+    Raises:
+        DataError: the place is not writable.
+    """
     target = Path(os.path.realpath(path))
-    if target.is_dir():
-        return target / ".qmamba.lock"
-    kept = os.fsencode(target.name)[: 2 * _KEPT_NAME_BYTES].decode(errors="ignore")
-    return target.with_name(f".{kept}.lock")
-
-
-@cache
-def _host() -> str:
-    return socket.gethostname()
-
-
-def _birth(pid: int) -> str | None:
-    """What tells a process from an earlier one of the same number; None where nothing does."""
+    folder = target.with_name(_temporary_name(target))
+    with _reported(Path(path), everything=True):
+        folder.mkdir()
     try:
-        # The name of a process, in parentheses, may hold spaces itself.
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return None
-    return f"{boot}:{fields[19]}" if len(fields) > 19 else None
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_temporaries(path: Path) -> None:
-    """Remove what killed writes of a file have left beside it; no process may be writing it."""
-    name = re.compile(rf"{re.escape(_start(path))}[0-9a-f]{{12}}\.tmp")
-    for entry in path.parent.iterdir():
-        if name.fullmatch(entry.name):
-            entry.unlink(missing_ok=True)
+def remove_temporaries(*paths: Path) -> None:
+    """Remove what killed writes of files have left beside them; no process may be writing them."""
+    starts: dict[Path, set[str]] = {}
+    for path in paths:
+        starts.setdefault(path.parent, set()).add(_start(path))
+    for folder, names in starts.items():
+        with suppress(OSError):
+            for entry in list(os.scandir(folder)):
+                if _TEMPORARY.fullmatch(entry.name) and entry.name[:-_RANDOM_LENGTH] in names:
+                    _remove(entry)
+
+
+def _remove(entry: os.DirEntry[str]) -> None:
+    if entry.is_dir(follow_symlinks=False):
+        shutil.rmtree(entry.path, ignore_errors=True)
+    else:
+        with suppress(FileNotFoundError):
+            os.unlink(entry.path)
 
 
 def _start(target: Path) -> str:
@@ -316,9 +254,13 @@ def _start(target: Path) -> str:
     return f".{os.fsencode(target.name)[:_KEPT_NAME_BYTES].decode(errors='ignore')}."
 
 
+def _temporary_name(target: Path) -> str:
+    return f"{_start(target)}{secrets.token_hex(6)}.tmp"
+
+
 def _temporary(target: Path, shown: Path, permissions: int) -> tuple[int, Path]:
     """A new file beside the target, open for writing."""
-    temporary = target.with_name(f"{_start(target)}{secrets.token_hex(6)}.tmp")
+    temporary = target.with_name(_temporary_name(target))
     with _reported(shown, everything=True):
         # os.open applies the umask to a new file, which tempfile's private 0600 files do not.
         descriptor = os.open(
@@ -336,14 +278,14 @@ def _permissions(target: Path, shown: Path) -> int | None:
     except FileNotFoundError:
         if not target.parent.is_dir():
             raise DataError(
-                f"cannot write {str(shown)!r}: the folder {str(target.parent)!r} does not exist, "
+                f"Cannot write {str(shown)!r}: the folder {str(target.parent)!r} does not exist, "
                 "create it first"
             ) from None
         return 0
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot write {str(shown)!r}: {_reason(error)}") from error
+        raise DataError(f"Cannot write {str(shown)!r}: {_reason(error)}") from error
     if stat.S_ISDIR(status.st_mode):
-        raise DataError(f"cannot write {str(shown)!r}: it is a folder, give a file name")
+        raise DataError(f"Cannot write {str(shown)!r}: it is a folder, give a file name")
     return stat.S_IMODE(status.st_mode) if stat.S_ISREG(status.st_mode) else None
 
 
@@ -355,10 +297,10 @@ def _reported(path: Path, *, everything: bool = False) -> Iterator[None]:
     except OSError as error:
         if error.errno in NO_SPACE:
             raise DataError(
-                f"cannot write {str(path)!r}: no space left there, free some space and try again"
+                f"Cannot write {str(path)!r}: no space left there, free some space and try again"
             ) from error
         if everything:
-            raise DataError(f"cannot write {str(path)!r}: {_reason(error)}") from error
+            raise DataError(f"Cannot write {str(path)!r}: {_reason(error)}") from error
         raise
 
 

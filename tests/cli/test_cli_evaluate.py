@@ -155,7 +155,7 @@ def test_outputs_are_tried_before_the_work(
         ("--predictions", "file/below.csv"),
     ):
         result = run("evaluate", "--data", scores, "--model", weights, option, tmp_path / name)
-        assert result.exit_code == 2 and f"cannot write '{tmp_path / name}'" in result.stderr
+        assert result.exit_code == 2 and f"Cannot write '{tmp_path / name}'" in result.stderr
     assert not prepared
 
 

@@ -73,7 +73,10 @@ def filled(tmp_path: Path) -> Iterator[tuple[PredictionCache, str, Path]]:
 def test_predictions_come_back_bit_for_bit(
     filled: tuple[PredictionCache, str, Path], tmp_path: Path
 ) -> None:
-    _, run, image = filled
+    cache, run, image = filled
+    with pytest.raises(DataError, match="this process"), PredictionCache(tmp_path / "cache"):
+        pass
+    cache.close()
     with PredictionCache(tmp_path / "cache") as again:
         assert again.get(run, image) == 0.1 + 0.2
 
@@ -115,5 +118,5 @@ def test_another_file_is_not_touched(tmp_path: Path) -> None:
         path.write_text(text)
         with PredictionCache(path) as cache:
             assert len(cache) == 0
-    with pytest.raises(DataError, match="Cannot keep predictions"):
+    with pytest.raises(DataError, match="create it first"):
         PredictionCache(tmp_path / "absent" / "cache")

@@ -1,14 +1,17 @@
-// Calls the scan or a linear layer on integers a given number of times, so that instructions can be counted.
-// Usage: count_driver LIBRARY PASS(forward|backward|integer) LANES REPEATS
+// Calls a pass of the kernel a given number of times, so that instructions can be counted.
+// Usage: count_driver LIBRARY PASS LANES REPEATS, with forward or backward of the scan, integer, or the
+// name of a layer in training: linear, linear_backward, channel_window, ...
 #include <dlfcn.h>
 
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <string>
 #include <vector>
 
 #include "integer/integer.h"
+#include "layers/layers.h"
 #include "scan/scan.h"
 
 namespace {
@@ -38,10 +41,89 @@ void integer_linear(void* library, int lanes, int repeats) {
   call.rows = rows;
   call.stride = 1;
   call.first = {codes.data(), ones.data(), nullptr, zeros.data(), zeros.data(), channels, channels};
+  // Valgrind does not know dot products.
+  call.products = QMAMBA_WIDE_PRODUCTS;
   std::vector<char> workspace(size(&call, 1) + 64);
   call.workspace = (char*)(((uintptr_t)workspace.data() + 63) / 64 * 64);
   for (int i = 0; i < repeats; i++) pass(&call, nullptr, 1, lanes);
 }
+
+const int64_t kSide = 14, kRows = kSide * kSide, kChannels = 64;
+
+// 196 rows of 64 numbers, or a map of 14 x 14 of them, through a layer and back.
+struct LayerCalls {
+  std::vector<float> x = values(kRows * kChannels, 1, 0), grad = x, y = x, grad_x = x, inner = x;
+  std::vector<float> weight = values(kChannels * kChannels, 0.1f, 0), grad_weight = weight;
+  std::vector<float> bias = values(kChannels, 0.1f, 1), grad_bias = bias;
+  std::vector<float> mean = values(kRows, 1, 0), scale = values(kRows, 0, 1), grad_gate = x;
+  std::vector<float> partial = values(window_chunks(1, kSide) * 10 * kChannels, 0, 0);
+
+  qmamba_linear linear{x.data(), weight.data(), bias.data(), y.data(), kRows, kChannels, kChannels};
+  qmamba_linear_backward linear_backward{x.data(),         weight.data(),      grad.data(),
+                                         grad_x.data(),    grad_weight.data(), grad_bias.data(),
+                                         kRows,            kChannels,          kChannels};
+  qmamba_channel_window channel_window{};
+  qmamba_channel_window_backward channel_window_backward{};
+  qmamba_gated_norm gated_norm{};
+  qmamba_gated_norm_backward gated_norm_backward{};
+
+  template <class Call>
+  void fill(Call& call) {
+    call.x = x.data();
+    call.weight = weight.data();
+    call.bias = bias.data();
+  }
+  template <class Call>
+  void fill_map(Call& call) {
+    fill(call);
+    call.batch = call.dilation = 1;
+    call.height = call.width = kSide;
+    call.channels = call.padded = call.stride = kChannels;
+    call.activation = QMAMBA_SILU;
+  }
+  template <class Call>
+  void fill_norm(Call& call) {
+    fill(call);
+    call.gate = grad.data();
+    call.mean = mean.data();
+    call.scale = scale.data();
+    call.rows = kRows;
+    call.channels = call.gate_stride = kChannels;
+  }
+  template <class Call>
+  void fill_backward(Call& call) {
+    call.grad = grad.data();
+    call.partial = partial.data();
+    call.grad_x = grad_x.data();
+    call.grad_weight = grad_weight.data();
+    call.grad_bias = grad_bias.data();
+  }
+
+  LayerCalls() {
+    fill_map(channel_window);
+    fill_map(channel_window_backward);
+    fill_norm(gated_norm);
+    fill_norm(gated_norm_backward);
+    fill_backward(channel_window_backward);
+    fill_backward(gated_norm_backward);
+    channel_window.y = gated_norm.y = y.data();
+    channel_window_backward.inner = inner.data();
+    gated_norm.epsilon = 1e-5f;
+    gated_norm_backward.grad_gate = grad_gate.data();
+  }
+  const void* find(const char* name) const {
+#define CALL(pass) \
+  if (!std::strcmp(name, #pass)) return &pass;
+    CALL(linear)
+    CALL(linear_backward)
+    CALL(channel_window)
+    CALL(channel_window_backward)
+    CALL(gated_norm)
+    CALL(gated_norm_backward)
+#undef CALL
+    return nullptr;
+  }
+};
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -54,8 +136,14 @@ int main(int argc, char** argv) {
   typedef void (*pass_function)(const qmamba_scan*, qmamba_parallel_for, int32_t, int32_t);
   typedef int64_t (*size_function)(const qmamba_scan*, int32_t, int32_t);
   if (!std::strcmp(argv[2], "integer")) {
-    // Negative lanes leave dot products out, which valgrind does not know.
-    integer_linear(library, -std::atoi(argv[3]), std::atoi(argv[4]));
+    integer_linear(library, std::atoi(argv[3]), std::atoi(argv[4]));
+    return 0;
+  }
+  LayerCalls layers;
+  if (const void* call = layers.find(argv[2])) {
+    typedef void (*layer_function)(const void*, qmamba_parallel_for, int32_t, int32_t);
+    const auto pass = (layer_function)dlsym(library, (std::string("qmamba_run_") + argv[2]).c_str());
+    for (int i = 0; i < std::atoi(argv[4]); i++) pass(call, nullptr, 1, std::atoi(argv[3]));
     return 0;
   }
   const bool backward = !std::strcmp(argv[2], "backward");

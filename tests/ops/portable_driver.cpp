@@ -147,6 +147,7 @@ void integers(bool norm, bool two, int64_t side) {
   call.height = height;
   call.width = width;
   call.gelu = two;
+  call.products = QMAMBA_DOT_PRODUCTS;
   std::vector<char> workspace(qmamba_integer_workspace(&call, kThreads) + 64);
   call.workspace = (char*)(((uintptr_t)workspace.data() + 63) / 64 * 64);
   qmamba_integer_linear(&call, nullptr, kThreads, kLanes);

@@ -13,9 +13,19 @@ import qmamba.ops.native
 from qmamba.ops.native import library as kernel
 from tests.conftest import REPOSITORY
 
-CALL = {"forward": 0.80e6, "backward": 2.3e6, "integer": 0.68e6}
+CALL = {
+    "forward": 0.80e6,
+    "backward": 2.3e6,
+    "integer": 0.68e6,
+    "linear": 0.27e6,
+    "linear_backward": 0.55e6,
+    "channel_window": 0.26e6,
+    "channel_window_backward": 0.63e6,
+    "gated_norm": 0.14e6,
+    "gated_norm_backward": 0.20e6,
+}
 """Most instructions of an AVX2 call on 14 x 14 pixels of 64 channels: the scan of 4 routes, rank 2
-and one state, or a normalized linear layer on integers."""
+and one state, a normalized linear layer on integers, and layers in training and back."""
 
 
 @pytest.fixture(scope="module")

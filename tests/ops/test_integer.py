@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +18,8 @@ from qmamba.errors import ShapeError
 from qmamba.inference.layers import quantize_weight
 from qmamba.ops.native import library
 from qmamba.ops.native.integer import IntegerCall, PackedCodes
+from qmamba.ops.native.structs import Struct
+from tests.conftest import REPOSITORY
 from tests.inference.integer_rows import quantize_rows
 
 pytestmark = pytest.mark.skipif(
@@ -20,15 +29,58 @@ pytestmark = pytest.mark.skipif(
 SIZES = [(1, 1, 1), (3, 10, 5), (13, 99, 70), (50, 96, 33), (100, 129, 64)]
 
 
-@pytest.fixture(params=[4, 8, -8, 16, -16])
+VARIANTS = [
+    ("baseline", "wide"),
+    ("avx2", "wide"),
+    ("avx2", "dot"),
+    ("avx512", "wide"),
+    ("avx512", "dot"),
+    ("avx512", "tile"),
+    ("baseline", "emulated tile"),
+]
+"""Instruction sets, and what they multiply integers with."""
+
+
+@pytest.fixture(params=VARIANTS, ids=lambda each: "-".join(each).replace(" ", "-"))
 def lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Lanes of a variant, negative for the one without dot products of integers."""
+    """Lanes of a variant that is used."""
     loaded = library.load_kernel()
-    if abs(request.param) > loaded.library.qmamba_lanes():
+    instructions, products = request.param
+    lanes = library.LANES[instructions]
+    if lanes > loaded.library.qmamba_lanes():
         pytest.skip("this processor has no such lanes")
-    monkeypatch.setattr(loaded, "lanes", abs(request.param))
-    monkeypatch.setattr(loaded, "dot_products", request.param > 0)
-    return request.param
+    if products == "tile" and not loaded.library.qmamba_has_tiles():
+        pytest.skip("this processor has no tiles")
+    monkeypatch.setattr(loaded, "lanes", lanes)
+    if products == "emulated tile":
+        emulation = request.getfixturevalue("emulated_tiles")
+        monkeypatch.setattr(loaded, "run_integer", emulation)
+    else:
+        monkeypatch.setattr(loaded, "products", library.PRODUCTS[products])
+    return lanes
+
+
+@pytest.fixture(scope="module")
+def emulated_tiles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Struct], None]:
+    """The kernel for tile registers, compiled with a plain C++ form of their instructions."""
+    compiler = shutil.which("c++") or shutil.which("g++")
+    if compiler is None or platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("needs a C++ compiler for x86-64")
+    built = tmp_path_factory.mktemp("tiles") / "tiles.so"
+    source = Path(__file__).with_name("tile_driver.cpp")
+    command = [compiler, "-std=c++17", "-O2", "-ffp-contract=fast", f"-I{REPOSITORY / 'native'}"]
+    subprocess.run([*command, "-shared", "-fPIC", str(source), "-o", str(built)], check=True)
+    emulation = ctypes.CDLL(str(built))
+    room = emulation.emulated_workspace
+    room.restype = ctypes.c_int64
+
+    def run(call: Struct) -> None:
+        # Uninitialized room for rows that nobody reads must not matter.
+        workspace = torch.full((room(ctypes.byref(call)),), 0xA5, dtype=torch.uint8)
+        call.workspace = -(-workspace.data_ptr() // 64) * 64
+        assert emulation.emulated_linear(ctypes.byref(call)) == 0
+
+    return run
 
 
 class Case:

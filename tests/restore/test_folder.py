@@ -170,7 +170,7 @@ def test_full_disk_ends_the_work(jobs: list[Job], monkeypatch: pytest.MonkeyPatc
 def test_folder_that_cannot_be_made(jobs: list[Job], tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     rows = restored([jobs[0], jobs[2]])
-    assert all("cannot make the folder" in str(row.error) for row in rows)
+    assert all("Cannot make the folder" in str(row.error) for row in rows)
 
 
 def test_losses_of_the_format_are_noted(tmp_path: Path) -> None:

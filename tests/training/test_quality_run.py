@@ -160,21 +160,21 @@ def test_kept_split(data: RatedDataset, tmp_path: Path) -> None:
 
 def test_the_folder_of_a_run(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "run"
-    with pytest.raises(ZeroDivisionError), run_folder(folder):
+    with pytest.raises(ZeroDivisionError), run_folder(folder, resume=False):
         assert folder.is_dir()
         raise ZeroDivisionError
     assert not folder.exists()
-    with run_folder(folder):
+    with run_folder(folder, resume=False):
         (folder / "file").touch()
     assert (folder / "file").exists()
     folder = tmp_path / "mine"
     folder.mkdir()
-    with run_folder(folder):
+    with run_folder(folder, resume=False):
         pass
     assert folder.exists()
     with (
-        pytest.raises(DataError, match="cannot make the folder"),
-        run_folder(tmp_path / "a" / "run" / "file"),
+        pytest.raises(DataError, match="Cannot make the folder"),
+        run_folder(tmp_path / "a" / "run" / "file", resume=False),
     ):
         pass
 

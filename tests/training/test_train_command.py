@@ -97,7 +97,7 @@ def test_a_folder_that_cannot_be(
     monkeypatch.setattr("qmamba.datasets.read_csv_dataset", None)
     for out in (tmp_path / "file", tmp_path / "file" / "run"):
         result = run("--data", table, "-o", out, "--from", start, *QUICK)
-        assert result.exit_code == 2 and "cannot make the folder" in result.stderr
+        assert result.exit_code == 2 and "Cannot make the folder" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,13 @@ def require_views(policy: Policy, side: int | None, name: str) -> None:
     """Refuse a policy whose views a model of fixed size cannot take.
 
     Raises:
-        ConfigError: that is so.
+        ConfigError: that is so, or it is no policy.
     """
+    if not isinstance(policy, Policy):
+        raise ConfigError(
+            f"A policy is a text such as crops:count=5 or a CropsPolicy, NativePolicy or"
+            f" ResizePolicy, got {policy!r:.80}."
+        )
     if side is not None and getattr(policy, "size", None) != side:
         raise ConfigError(
             f"{name} is bound to views of {side} x {side} pixels, which the policy {policy} does "

@@ -26,6 +26,7 @@ from qmamba.errors import ConfigError, ImageError, QMambaError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS, normalize
 from qmamba.inference import MappingNetwork, Precision, chosen_precision, prepare
 from qmamba.models import ModelMetadata, Network, ScoreScale
+from qmamba.models.network import require_network
 
 DEFAULT_WEIGHTS = "qmamba-mini-biq2021"
 """The weights that come with the package and are taken where none are named."""
@@ -104,10 +105,10 @@ class Scorer(Publishable):
         tuned: str | Path | None = None,
         reasons: bool = False,
     ) -> None:
+        require_network(model, "Scorer", "Scorer.from_pretrained", metadata)
         if tuned is not None:
             model = load_tuned(model, tuned)
-        metadata = metadata or model.metadata
-        metadata, scale = require_rating(model, metadata)
+        metadata, scale = require_rating(model, metadata or model.metadata)
         own = CropsPolicy() if metadata.policy is None else policy_from_metadata(metadata.policy)
         self.device = next(model.parameters()).device
         """Where the network runs."""

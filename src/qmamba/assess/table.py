@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +17,7 @@ from qmamba.assess.folder import COLUMNS, ImageRow
 from qmamba.assess.native import REASON_COLUMNS
 from qmamba.errors import ConfigError, DataError
 from qmamba.files import atomic_write
+from qmamba.locks import owned_output
 
 TABLE_SUFFIXES = (".csv", ".jsonl")
 """Endings of the table files that can be written."""
@@ -46,7 +47,8 @@ class TableFile:
     numbers with all their digits, notes joined by ``"; "``. JSON lines: one object per row with
     the same keys. Both are UTF-8; bytes of a file name that are not are escaped.
 
-    Beside the partial file ``<path>.partial.json`` keeps the settings, so that a later run can go
+    The table belongs to this process until then: another one is refused. Beside the partial file
+    ``<path>.partial.json`` keeps the settings, so that a later run can go
     on with the rows if it would make them alike.
 
     Args:
@@ -58,8 +60,9 @@ class TableFile:
 
     Raises:
         ConfigError: another suffix.
-        DataError: the file cannot be written there; or a partial file with rows is there and
-            neither ``resume`` nor ``force`` is given, or it was made with other settings.
+        DataError: the file cannot be written there, or another process writes it; or a partial file
+            with rows is there and neither ``resume`` nor ``force`` is given, or it was made with
+            other settings.
     """
 
     def __init__(
@@ -86,7 +89,14 @@ class TableFile:
         if self.path.is_dir():
             raise DataError(f"Cannot write {str(self.path)!r}: it is a folder, give a file name.")
         settings = dict(settings or {})
-        length = 0 if force else self._keep(settings, resume)
+        with ExitStack() as stack:
+            stack.enter_context(owned_output(self.path))
+            self._open(settings, 0 if force else self._keep(settings, resume))
+            self._ownership = stack.pop_all()
+        self.rows = len(self.kept)
+        """Number of rows written, those of an earlier run included."""
+
+    def _open(self, settings: dict[str, Any], length: int) -> None:
         try:
             self._stream = open(  # noqa: SIM115 - lives as long as the table
                 self.partial, "r+b" if length else "wb"
@@ -100,8 +110,6 @@ class TableFile:
                 self._stream.write(self._header())
         except OSError as error:
             raise DataError(f"Cannot write {str(self.path)!r}: {error.strerror}.") from error
-        self.rows = len(self.kept)
-        """Number of rows written, those of an earlier run included."""
 
     def write(self, row: ImageRow) -> None:
         """Add a row; it is with the operating system when this returns.
@@ -218,14 +226,15 @@ class TableFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.finish()
-        elif not self._stream.closed:
-            with suppress(OSError):
-                self._stream.close()
-            if not self.rows:
-                self.partial.unlink(missing_ok=True)
-                self.settings_file.unlink(missing_ok=True)
+        with self._ownership:
+            if kind is None:
+                self.finish()
+            elif not self._stream.closed:
+                with suppress(OSError):
+                    self._stream.close()
+                if not self.rows:
+                    self.partial.unlink(missing_ok=True)
+                    self.settings_file.unlink(missing_ok=True)
 
     @property
     def _is_csv(self) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from qmamba.checkpoints.hub.download import HubId, download
-from qmamba.errors import CheckpointError, unknown_name
+from qmamba.errors import CheckpointError, ConfigError, unknown_name
 from qmamba.models.registry import named_configs
 
 _SUFFIX = ".safetensors"
@@ -48,8 +49,14 @@ def read_weights(source: str | Path, revision: str | None = None) -> WeightsFile
 
     Raises:
         CheckpointError: there is no such file, or it cannot be read or downloaded.
-        ConfigError: ``source`` names one revision and ``revision`` is another.
+        ConfigError: ``source`` names one revision and ``revision`` is another, or is no name.
     """
+    if not isinstance(source, (str, os.PathLike)):
+        what = "None" if source is None else f"a {type(source).__name__}"
+        raise ConfigError(
+            f"Weights are given as a name, a path or a hub id, not as {what}; a network that is"
+            " loaded already is used as it is, as in Scorer(network)."
+        )
     # An empty name becomes the path "." where it is read as one.
     if str(source) in ("", "."):
         raise CheckpointError(

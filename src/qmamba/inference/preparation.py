@@ -34,6 +34,7 @@ from qmamba.models import (
     QMamba,
     QMambaConfig,
 )
+from qmamba.models.network import require_network
 from qmamba.ops.native.library import unavailable_reason
 from qmamba.ops.scan.dispatch import kernel_is_live
 from qmamba.ops.triton.operators import unavailable_reason as gpu_unavailable_reason
@@ -104,7 +105,8 @@ def prepare(
             next only as far as the timings are.
 
     Raises:
-        ConfigError: the precision is unknown, or is one that cannot be had.
+        ConfigError: the precision is unknown, or is one that cannot be had, or the model is no
+            network.
 
     Example:
         >>> import torch, qmamba
@@ -113,6 +115,7 @@ def prepare(
         >>> prepare(model)(torch.rand(1, 3, 8, 8)).shape
         torch.Size([1, 3, 16, 16])
     """
+    require_network(model, "prepare", "qmamba.load")
     precision = chosen_precision(model, precision)
     if model.quantization is not None and precision != "codes":
         model = dequantized(model)

@@ -18,6 +18,7 @@ from qmamba.inference.layers import (
     Layer,
     LayerNorm,
     apply,
+    channel_attention,
     integer_weight,
     sequence,
 )
@@ -34,7 +35,7 @@ from qmamba.nn import (
     ScaledSkipBlock,
 )
 from qmamba.ops.native.integer import IntegerCall
-from qmamba.ops.native.maps import weighted_sum
+from qmamba.ops.native.maps import attended_sum
 from qmamba.ops.native.memory import kept_memory
 from qmamba.ops.scan.dispatch import kernel_is_live
 
@@ -183,6 +184,7 @@ class _Block:
         *convolutions, attention = cast(ChannelAttentionBlock, block.conv_blk).cab
         self._convolutions = sequence(convolutions, dtype, size, integers=integers)
         self._attention = Attention(cast(ChannelAttention, attention), dtype)
+        self._attention_weights = channel_attention(cast(ChannelAttention, attention))
         self._skip = block.skip_scale.detach().to(dtype, copy=True)
         self._skip2 = block.skip_scale2.detach().to(dtype, copy=True)
         self._one_pass = dtype == torch.float32 and kernel_is_live()
@@ -193,7 +195,6 @@ class _Block:
         y = y.mul_(F.silu(self._gate(normalized), inplace=True))
         x = self._out(y, residual=x * self._skip)
         y = apply(self._convolutions, self._norm2(x))
-        weights = self._attention.weights(y)
         if self._one_pass:
-            return weighted_sum(x, self._skip2, y.contiguous(), weights)
-        return torch.addcmul(x * self._skip2, y, weights)
+            return attended_sum(x, self._skip2, y.contiguous(), self._attention_weights)
+        return torch.addcmul(x * self._skip2, y, self._attention.weights(y))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qmamba.errors import QMambaError
+from qmamba.locks import owned_folder
 from qmamba.models import RatingNetwork
 from qmamba.reproduce.cost import multiply_adds
 from qmamba.reproduce.figure3 import damage_kind, deep_features, feature_map, write_figure
@@ -158,9 +159,17 @@ def run_plan(
 
     Raises:
         InterruptedRunError: a signal stopped a training; the same call goes on.
-        DataError: a file cannot be written, or the folder has results of another protocol.
+        DataError: a file cannot be written, the folder has results of another protocol, or another
+            process writes it.
         QMambaError: no panel of the figure can be drawn.
     """
+    with owned_folder(conditions.out):
+        return _run_plan(plan, conditions, tell)
+
+
+def _run_plan(
+    plan: Plan, conditions: Conditions, tell: Callable[[str], None]
+) -> tuple[list[Path], list[str]]:
     laboratory = Laboratory(plan.sources, plan.protocol, conditions)
     failures: list[str] = []
     for number, step in enumerate(plan.possible, start=1):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypedDict
 
 from qmamba.errors import ConfigError, QMambaError
-from qmamba.files import NO_SPACE, make_folder
+from qmamba.files import NO_SPACE, make_folder, temporary_folder
 from qmamba.images import ENCODED_SUFFIXES
 from qmamba.images.encode import DEFAULT_QUALITY
 from qmamba.restore.adaptive_tiles import Canceled, Progress
@@ -251,8 +250,8 @@ def _row(
         if accept is None:
             lost = restored.save(job.target, overwrite=overwrite, **options)
         else:
-            with tempfile.TemporaryDirectory(prefix=".qmamba-", dir=job.target.parent) as folder:
-                written = Path(folder) / job.target.name
+            with temporary_folder(job.target) as folder:
+                written = folder / job.target.name
                 lost = restored.save(written, **options)
                 if not accept(job, written):
                     return RestoredRow(job.source, output, declined=True)

@@ -17,6 +17,7 @@ from qmamba.errors import CheckpointError, ConfigError, ImageError, ShapeError
 from qmamba.images import DEFAULT_MAX_PIXELS
 from qmamba.inference import Precision, chosen_precision, prepare
 from qmamba.models import ModelMetadata, Network, RestorationConfig
+from qmamba.models.network import require_network
 from qmamba.restore import memory
 from qmamba.restore.adaptive_tiles import Progress, Watch, restore_tiles
 from qmamba.restore.catalog import (
@@ -112,13 +113,12 @@ class Restorer(Publishable):
         strength: float = 1.0,
         quality: int | None = None,
     ) -> None:
-        metadata = metadata or getattr(model, "metadata", None)
-        config = getattr(model, "config", None)
+        metadata = require_network(model, "Restorer", "Restorer.from_pretrained", metadata)
+        config = model.config
         if not isinstance(config, RestorationConfig):
-            name = "The model" if metadata is None else f"The model {metadata.name!r}"
             raise CheckpointError(
-                f"{name} is a {type(model).__name__} network, which restores nothing; give weights "
-                "of a MambaIR or MambaIRv2."
+                f"The model {metadata.name if metadata else '(unnamed)'} is a"
+                f" {type(model).__name__} network, which restores nothing; give a MambaIR."
             )
         if tile not in ("auto", "whole") and not (isinstance(tile, int) and tile >= MIN_TILE):
             raise ConfigError(

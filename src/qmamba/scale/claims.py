@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qmamba.errors import DataError
-from qmamba.files import Owner, create_exclusively, make_folder, remove_if_unchanged
+from qmamba.files import create_exclusively, make_folder, remove_if_unchanged
+from qmamba.locks import Owner
 from qmamba.scale.plan import ScoresFolder
 
 STALE_SECONDS = 300.0

@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ import torch
 
 from qmamba import __version__
 from qmamba.errors import DataError
-from qmamba.files import atomic_write, make_folder, owned_output
+from qmamba.files import atomic_write
+from qmamba.locks import owned_folder
 from qmamba.models import Network
 from qmamba.training.checkpoints import CHECKPOINT_NAME, require_regular
 from qmamba.training.distributed import barrier, is_main
@@ -35,6 +37,8 @@ OPTIONS_NAME = "options.json"
 """Name of the record of a run in its folder."""
 
 _FORMAT = 1
+_OWNED: ContextVar[Path | None] = ContextVar("owned", default=None)
+"""The folder that :func:`run_folder` keeps to this process."""
 
 
 def run(
@@ -76,11 +80,8 @@ def run(
         TrainingError: the loss is not finite.
     """
     whole = {**_common(model, options, name), **record, "training": options.to_dict()}
-    if is_main():
-        make_folder(folder)
-    with owned_output(folder) if is_main() else nullcontext():
+    with run_folder(folder, resume=resume):
         if is_main():
-            require_new_or_resumed(folder, resume)
             if resume:
                 _refuse_other_run(folder / OPTIONS_NAME, whole, deciding)
             require_regular(folder / OPTIONS_NAME)
@@ -110,21 +111,26 @@ def require_new_or_resumed(folder: Path, resume: bool) -> None:
 
 
 @contextmanager
-def run_folder(folder: Path) -> Iterator[None]:
-    """Create the folder of a run before its data are read; remove it again if it stays empty.
+def run_folder(folder: Path, *, resume: bool) -> Iterator[None]:
+    """Create the folder of a run before its data are read, and keep it to this process.
+
+    It is removed again if it stays empty. Only the first of several processes of one run does
+    this; a block inside a block has the folder already.
 
     Raises:
-        DataError: it cannot be created.
+        DataError: it cannot be created, another process writes it, or it holds the checkpoint of a
+            run that is not resumed.
     """
-    is_new = is_main() and not os.path.exists(folder)
-    if is_main():
-        make_folder(folder)
-    try:
+    if not is_main() or _OWNED.get() == folder:
         yield
-    finally:
-        if is_new:
-            with suppress(OSError):
-                folder.rmdir()
+        return
+    with owned_folder(folder):
+        require_new_or_resumed(folder, resume)
+        before = _OWNED.set(folder)
+        try:
+            yield
+        finally:
+            _OWNED.reset(before)
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from qmamba.cli.common import say, shown, table_lines
+from qmamba.cli.common import answer, hold, say, shown, table_lines
+from qmamba.locks import owned_outputs
 
 
 def aggregate(
@@ -44,9 +45,10 @@ def aggregate(
     )
     from qmamba.evaluation.quality.report import read_report
 
+    hold(owned_outputs(*(output or [])))
     result = medians([read_report(path) for path in reports], resamples=resamples, seed=seed)
     header, rows = aggregate_rows(result)
     say(shown(aggregate_legend(result)))
-    typer.echo("\n".join(table_lines(header, rows)))
+    answer("\n".join(table_lines(header, rows)))
     for path in output or []:
         write_aggregate(path, result)

@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from qmamba.cli.common import EXIT_INTERRUPTED, EXIT_SOME_FAILED, Progress, say, shown, write
+from qmamba.cli.common import (
+    EXIT_INTERRUPTED,
+    EXIT_SOME_FAILED,
+    Progress,
+    hold,
+    say,
+    shown,
+    write,
+)
 from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
-from qmamba.files import require_writable
+from qmamba.locks import owned_outputs
 
 if TYPE_CHECKING:
     from qmamba.evaluation.comparison import ComparedRow, Comparison
@@ -84,7 +92,7 @@ def compare(
     for file, check in ((output, check_table_name), (sheet, check_sheet_name)):
         if file is not None:
             check(file)
-            require_writable(file)
+    hold(owned_outputs(output, sheet))
     pairing = pair_folders(before, after, recursive=recursive)
     scorer = Scorer.from_pretrained(
         model,
@@ -113,7 +121,7 @@ def compare(
             progress.clear()
             write(_line(row) + "\n", sys.stdout)
             progress.update(len(rows), sum(row.error is not None for row in rows))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, OSError) as error:
         progress.clear()
         kept = ""
         if output is not None and rows:
@@ -121,6 +129,8 @@ def compare(
             write_table(partial, rows)
             kept = f"; their rows are in {shown(str(partial))}"
         say(f"interrupted after {len(rows)} pairs{kept}")
+        if isinstance(error, OSError):
+            raise
         raise typer.Exit(EXIT_INTERRUPTED) from None
     progress.clear()
     failed = sum(row.error is not None for row in rows)

@@ -13,6 +13,7 @@ from qmamba.cli.common import (
     EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
     Progress,
+    hold,
     say,
     shown,
 )
@@ -27,7 +28,7 @@ from qmamba.cli.options.shared import (
 )
 from qmamba.cli.quality.rivals import judge_rivals, rival_metrics, write_rivals
 from qmamba.errors import ConfigError
-from qmamba.files import require_writable
+from qmamba.locks import owned_outputs
 
 if TYPE_CHECKING:
     from qmamba.assess import Scorer
@@ -237,8 +238,8 @@ def evaluate(
             where = f"; predictions are kept in {kept}" if kept and done else ""
             say(f"interrupted after {done} images{where}")
             raise typer.Exit(EXIT_INTERRUPTED) from None
-    show_report(result.report)
     written = _write(result, outputs, predictions, plot)
+    show_report(result.report)
     reports = judge_rivals(
         rivals, parts, result.report, skip_bad=skip_bad, resamples=resamples, seed=seed
     )
@@ -281,9 +282,7 @@ def _check_outputs(outputs: list[Path], predictions: Path | None, plot: Path | N
         raise ConfigError(f"--predictions {predictions} must end in .csv.")
     if plot is not None:
         check_plot_path(plot)
-    for target in (*outputs, predictions, plot):
-        if target is not None:
-            require_writable(target)
+    hold(owned_outputs(*outputs, predictions, plot))
 
 
 def _parts(

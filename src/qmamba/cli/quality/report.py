@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qmamba.cli.common import Progress, say, shown
+from qmamba.cli.common import Progress, hold, say, shown
 from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption
 from qmamba.errors import ConfigError, QMambaError
-from qmamba.files import require_writable
+from qmamba.locks import owned_outputs
 
 if TYPE_CHECKING:
     from qmamba.assess import ImageRow, QualityMap
@@ -101,13 +101,11 @@ def report(
 
     if output is None and sheet is None:
         raise ConfigError("Give -o REPORT.html, --sheet SHEET.jpg, or both.")
-    if output is not None:
-        if output.suffix.lower() not in (".html", ".htm"):
-            raise ConfigError(f"The report {str(output)!r} must end in .html.")
-        require_writable(output)
+    if output is not None and output.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"The report {str(output)!r} must end in .html.")
     if sheet is not None:
         check_sheet_name(sheet)
-        require_writable(sheet)
+    hold(owned_outputs(output, sheet))
     with TemporaryDirectory(prefix="qmamba-report-") as temporary:
         if table.is_dir():
             found = _from_folder(table, images, max(count, regions), Path(temporary))

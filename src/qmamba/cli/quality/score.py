@@ -17,6 +17,7 @@ from qmamba.cli.common import (
     EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
     Progress,
+    hold,
     say,
 )
 from qmamba.cli.display.scores import JsonScreen, Order, Report, Screen, TextScreen
@@ -32,7 +33,7 @@ from qmamba.cli.options.shared import (
 from qmamba.cli.quality.score_video import or_videos
 from qmamba.cli.scale.score_shards import score_shards
 from qmamba.errors import ConfigError, DataError
-from qmamba.files import require_writable
+from qmamba.locks import owned_folder, owned_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -339,13 +340,14 @@ def _maps(
             raise ConfigError(f"--map-format {wanted.value} contradicts the name {str(file)!r}.")
         if os.path.realpath(file) == os.path.realpath(paths[0]):
             raise ConfigError(f"{str(file)!r} is the image itself; choose another name.")
-        require_writable(file)
+        hold(owned_output(file))
         return (lambda image: file), kind
     if folder is None:
         if wanted is not None:
             raise ConfigError("--map-format needs --maps FOLDER.")
         return None
     kind = "npy" if wanted is MapFileFormat.npy else "png"
+    hold(owned_folder(folder))
     return MapFolder(folder, paths, kind), kind
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from qmamba.cli.common import EXIT_SOME_FAILED, say, shown, write
+from qmamba.cli.common import EXIT_SOME_FAILED, hold, say, shown, write
 from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
 from qmamba.errors import ConfigError, DataError, ImageError
-from qmamba.files import require_writable
+from qmamba.locks import owned_outputs
 
 if TYPE_CHECKING:
     from qmamba.assess.video import VideoScore
@@ -140,7 +140,7 @@ def score_video_command(
     ):
         if path is not None:
             check_suffix(what, path, suffixes)
-            require_writable(path)
+    hold(owned_outputs(output, plot))
     if every is not None and not every > 0:
         raise ConfigError(f"--every must be a positive number of seconds, got {every:g}.")
     if every is not None and count is not None:

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from qmamba.cli.common import hold
 from qmamba.errors import ConfigError, DataError
-from qmamba.files import require_writable
+from qmamba.files import made_folder, require_writable
+from qmamba.locks import owned_folder, owned_output, remove_leftovers
 
 if TYPE_CHECKING:
     from qmamba.restore import Job, Source
@@ -46,6 +48,31 @@ def beside(inputs: list[str], ending: str, file_format: str | None, recursive: b
 
     jobs = list(plan_beside(_sources(inputs, None, recursive), ending, file_format))
     return jobs or _no_images(inputs, recursive)
+
+
+def keep_results(jobs: list[Job], output: Path | None) -> None:
+    """Keep the results to this process until the command ends: one file, or the folders of many.
+
+    So several processes may restore one image each into the same folder. A folder that cannot be
+    written is passed over, because the lines of its images will say so.
+
+    Raises:
+        DataError: another process has a result or a folder.
+    """
+    if len(jobs) == 1:
+        target = jobs[0].target
+        if _is_writable(target.parent):
+            hold(made_folder(target.parent))
+            hold(owned_output(target))
+        return
+    for folder in {job.target.parent for job in jobs} if output is None else {output}:
+        if _is_writable(folder):
+            hold(owned_folder(folder))
+    remove_leftovers(job.target for job in jobs)
+
+
+def _is_writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK) or not os.path.lexists(folder)
 
 
 def _no_images(inputs: list[str], recursive: bool) -> NoReturn:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from qmamba.cli.common import say, table_lines
+from qmamba.cli.common import answer, hold, say, table_lines
 from qmamba.errors import ConfigError
-from qmamba.files import require_writable
+from qmamba.locks import owned_outputs
 
 if TYPE_CHECKING:
     from qmamba.models import ModelMetadata, Network
@@ -150,7 +150,7 @@ def _require_output(source: str, output: Path, force: bool) -> None:
     """Refuse, before any work, an output that is no packed file or would destroy something."""
     if output.suffix.lower() != ".safetensors":
         raise ConfigError(f"The name of a packed file ends in .safetensors, got {str(output)!r}.")
-    require_writable(output)
+    hold(owned_outputs(output))
     if not os.path.exists(output):
         return
     given = os.path.expanduser(source)
@@ -251,7 +251,7 @@ def _report(
             rows.append(("time", *times, pace))
             memory = (f"{each.megabytes:.1f} MB" for each in (first, second))
             rows.append(("peak memory", *memory, "above that of the program itself"))
-    typer.echo("\n".join(table_lines(header, rows)))
+    answer("\n".join(table_lines(header, rows)))
 
 
 def _kib(count: int) -> str:

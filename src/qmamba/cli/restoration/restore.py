@@ -21,7 +21,7 @@ from qmamba.cli.options.shared import (
     PrecisionOption,
     limit_memory,
 )
-from qmamba.cli.restoration.jobs import beside, planned
+from qmamba.cli.restoration.jobs import beside, keep_results, planned
 from qmamba.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
@@ -281,6 +281,7 @@ def restore(
         # The names of results say what was done, which is known now.
         ending = ENDING if restorer is None else result_ending(restorer)
         jobs = beside(inputs, ending, wanted, recursive)
+    keep_results(jobs, output)
     decoded = None
     if original is not None:
         scale = 1 if restorer is None else restorer.scale

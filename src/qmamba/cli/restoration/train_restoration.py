@@ -170,7 +170,8 @@ def train_restoration_command(
     options.json, log.jsonl and checkpoint.pt. A run that was killed goes on with the same command
     and --resume.
 
-    Exit code: 0 finished, 2 wrong usage or data, 130 stopped by a signal after a checkpoint.
+    Exit code: 0 finished, 2 wrong usage or data; stopped after a checkpoint: 130 by Ctrl-C, 143 by
+    SIGTERM, 129 by SIGHUP.
     """
     from qmamba.checkpoints.loading import usable_device
     from qmamba.datasets.clean.images import find_clean_images, split_clean_images
@@ -211,7 +212,7 @@ def train_restoration_command(
         cache_bytes=round(memory * _GIBIBYTE),
     )
     display = TrainingDisplay()
-    with process_group(index), run_folder(out):
+    with process_group(index), run_folder(out, resume=resume):
         images = find_clean_images(data, exclude or ())
         training, validation = split_clean_images(images)
         if is_main():

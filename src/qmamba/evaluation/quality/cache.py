@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import cast
 
 from qmamba.assess import Scorer
 from qmamba.errors import DataError
+from qmamba.locks import owned_output
 from qmamba.models import QMamba
 from qmamba.prompts.tuned import identity_of
 
@@ -23,27 +25,31 @@ class PredictionCache:
 
     One JSON object per line: the digest of model, policy, precision and device; the image with
     its size and time of change; the prediction. A line that was cut off is passed over. One file
-    may serve many evaluations, because predictions of other models are told apart.
+    may serve many evaluations, one after the other, because predictions of other models are told
+    apart.
 
     Args:
         path: the file, which may exist already.
 
     Raises:
-        DataError: the file cannot be opened, or holds something else.
+        DataError: the file cannot be opened, another process has it, or it holds something else.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._known: dict[tuple[str, str, int, int], float] = {}
-        try:
-            self._stream = open(self.path, "a+b")  # noqa: SIM115 - lives as long as the cache
-            self._stream.seek(0)
-            content = self._stream.read()
-        except OSError as error:
-            raise DataError(
-                f"Cannot keep predictions in {str(self.path)!r}: {error.strerror}."
-            ) from error
-        self._read(content)
+        with ExitStack() as stack:
+            stack.enter_context(owned_output(self.path))
+            try:
+                self._stream = stack.enter_context(open(self.path, "a+b"))
+                self._stream.seek(0)
+                content = self._stream.read()
+            except OSError as error:
+                raise DataError(
+                    f"Cannot keep predictions in {str(self.path)!r}: {error.strerror}."
+                ) from error
+            self._read(content)
+            self._open = stack.pop_all()
 
     def __len__(self) -> int:
         """Number of predictions, of all models together."""
@@ -80,8 +86,10 @@ class PredictionCache:
         self._known[(run, *identity)] = raw
 
     def close(self) -> None:
-        """Close the file."""
-        self._stream.close()
+        """Close the file, and remove it if it is empty."""
+        with self._open:
+            if not self._stream.closed and not self._stream.tell():
+                self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> PredictionCache:
         return self
@@ -106,7 +114,6 @@ class PredictionCache:
                 complete = number < len(lines) - 1
                 cut_off = line[: len(_START)] == _START[: len(line)]
                 if number == 0 and (complete or not cut_off):
-                    self.close()
                     raise DataError(
                         f"{str(self.path)!r} is no file of predictions; give another name."
                     ) from None

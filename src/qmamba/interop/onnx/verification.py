@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qmamba.evaluation.metrics.fidelity import psnr
 from qmamba.interop.onnx.libraries import library
 
 TOLERANCE = 1e-4
@@ -235,7 +236,7 @@ def greatest_difference(first: Tensor, second: Tensor) -> float:
 
 
 def _psnr(first: Tensor, second: Tensor) -> float:
+    """Of the worst image of a batch."""
     if first.shape != second.shape:
         return -math.inf
-    error = float((first.double() - second.double()).square().mean())
-    return math.inf if error == 0 else -10 * math.log10(error)
+    return float(psnr(first.double(), second.double()).min())

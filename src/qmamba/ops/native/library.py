@@ -29,6 +29,9 @@ from qmamba.ops.native.structs import (
 
 INSTRUCTION_SET_VARIABLE = "QMAMBA_INSTRUCTION_SET"
 LANES = {"baseline": 4, "avx2": 8, "avx512": 16}
+PRODUCTS = {"wide": 0, "dot": 1, "tile": 2}
+"""Instructions for products of 8-bit integers: those of 16-bit ones, dot products of four, tiles of
+AMX. Each stands for itself and the ones before it, where the processor has them."""
 _KEPT_WORKSPACE_BYTES = 256 * 2**20
 _ALIGNMENT = 64
 """Bytes of a cache line."""
@@ -44,8 +47,8 @@ class Kernel:
         self.torch_pool = _torch_parallel_for()
         self.lanes = _choose_lanes(int(library.qmamba_lanes()))
         # A set that is asked for by name is that set alone.
-        self.dot_products = not os.environ.get(INSTRUCTION_SET_VARIABLE)
-        """Whether instructions for dot products of 8-bit integers may be used where there are."""
+        self.products = PRODUCTS["wide" if os.environ.get(INSTRUCTION_SET_VARIABLE) else "tile"]
+        """The newest instructions for products of 8-bit integers that may be used."""
         self._kept = threading.local()
 
     @property
@@ -78,7 +81,8 @@ class Kernel:
         size = self.size("integer_workspace", call, torch.get_num_threads())
         workspace = self._workspace(size)
         call.workspace = _aligned(workspace.data_ptr())
-        self.run("integer_linear", call, self.lanes if self.dot_products else -self.lanes)
+        call.products = self.products
+        self.run("integer_linear", call)
 
     def run_quantized_scan(self, call: QuantizedScanStruct) -> None:
         """Lend a scan of quantized operands its tables and its workspace and run it."""

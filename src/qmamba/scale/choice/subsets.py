@@ -15,7 +15,8 @@ from typing import BinaryIO
 import numpy as np
 
 from qmamba.errors import ConfigError, DataError
-from qmamba.files import atomic_write, make_folder, owned_output
+from qmamba.files import atomic_write
+from qmamba.locks import owned_folder, owned_output
 from qmamba.scale.choice.select import Selection
 from qmamba.scale.members import is_image_name, member_key, members, tar_samples
 from qmamba.scale.plan import Plan, ScoresFolder, Shard
@@ -153,8 +154,7 @@ def write_tars(
     folder = ScoresFolder(scores)
     plan = folder.load()
     shards = {folder.output(shard, plan): shard for shard in plan.shards}
-    make_folder(output)
-    with owned_output(output):
+    with owned_folder(output):
         if any(not name.startswith(".") for name in os.listdir(output)):
             raise DataError(f"{str(output)!r} is not empty; name a new folder.")
         count = number = 0

@@ -144,7 +144,7 @@ def train_on_ratings(
     require_new_or_resumed(folder, resume)
     network = starting_model(model, weights, seed=options.seed, **config_overrides)
     require_fitting(network, request.crop_size, request.scored_size)
-    with process_group(device), run_folder(folder):
+    with process_group(device), run_folder(folder, resume=resume):
         task = quality_task(request, options, folder, resume=resume, tell=tell, reading=reading)
         return train_quality(
             network,

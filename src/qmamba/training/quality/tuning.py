@@ -46,6 +46,8 @@ class TuningResult:
     """Validation figures; empty where none were measured."""
     interrupted: bool
     """Whether a signal ended the run before its last step."""
+    signal: int | None = None
+    """The number of that signal, where this process received it."""
 
 
 def tune(
@@ -117,6 +119,7 @@ def tune(
         step=result.step,
         figures=result.figures,
         interrupted=result.interrupted,
+        signal=result.signal,
     )
 
 
@@ -156,7 +159,7 @@ def tune_on_ratings(
     require_new_or_resumed(folder, resume)
     model = load(DEFAULT_WEIGHTS if base is None else base).requires_grad_(False)
     require_fitting(require_tunable(model, tuning), request.crop_size, request.scored_size)
-    with process_group(device), run_folder(folder):
+    with process_group(device), run_folder(folder, resume=resume):
         task = quality_task(
             request,
             options,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ import pytest
 
 REQUIRED = "QMAMBA_BROWSER_TESTS"
 """Set where the tests must run, so that a missing browser fails them instead of skipping them."""
+
+PATIENCE = 90
+"""Seconds that anything may take on a machine that others work on, too."""
 
 FLAGS = [
     "--no-sandbox",
@@ -92,6 +97,19 @@ class Tab:
             self.errors.append(message.text)
 
 
+NAMELESS = """() => {
+  const text = (one) => (one.textContent || "").trim();
+  const named = (one) => one.getAttribute("aria-label") || text(one) || one.title
+    || one.getAttribute("aria-labelledby") || (one.labels && [...one.labels].some(text));
+  return [...document.querySelectorAll("button, a, input, select, progress, [role], dialog[open]")]
+    .filter((one) => one.getClientRects().length && !["status", "alert"].includes(one.role))
+    .filter((one) => !named(one)).map((one) => one.outerHTML.slice(0, 120));
+}"""
+
+NewTab = Callable[..., Tab]
+Serve = Callable[..., Server]
+
+
 def tabs(browser: Any) -> Iterator[Callable[..., Tab]]:
     """Makes tabs, each with a session of its own, and checks at the end what they did."""
     made: list[Tab] = []
@@ -106,3 +124,75 @@ def tabs(browser: Any) -> Iterator[Callable[..., Tab]]:
         tab.page.context.close()
         assert tab.outside == [], tab.outside
         assert tab.errors == [], tab.errors
+
+
+def score(folder: Path, weights: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "qmamba", "score", *arguments, "--model", str(weights)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True
+    ).stdout
+
+
+def until(tab: Tab, condition: str, seconds: float = PATIENCE) -> None:
+    """Wait for an expression; playwright's own way would need a page that allows `eval`."""
+    end = time.monotonic() + seconds
+    while not tab.page.evaluate(f"() => Boolean({condition})"):
+        assert time.monotonic() < end, f"not in time: {condition}; {tab.errors}"
+        tab.page.wait_for_timeout(20)
+
+
+def settle(tab: Tab) -> None:
+    """Wait for what is drawn after a change or a scroll, by the page's own clock.
+
+    What the page has put off until its next frame or for 16 milliseconds is done then.
+    """
+    frame = (
+        "(done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 40)))"
+    )
+    tab.page.evaluate(f"() => new Promise({frame})")
+
+
+def visit(tab: Tab, server: Server) -> None:
+    tab.page.goto(server.address)
+    status(tab, "")
+
+
+def status(tab: Tab, start: str) -> None:
+    text = "document.getElementById('status').textContent"
+    until(tab, f"{text} && {text}.startsWith({start!r})", 2 * PATIENCE)
+
+
+def wait_scored(tab: Tab, count: int, seconds: float = 2 * PATIENCE) -> None:
+    status(tab, f"{count} of {count} images")
+    until(tab, "document.getElementById('progress').hidden", seconds)
+    settle(tab)
+
+
+def names(tab: Tab) -> list[str]:
+    """Names in the gallery, in the order of reading, which is the one that is seen."""
+    places = (
+        "[...document.querySelectorAll('.cell')].map((one) => one.getAttribute('aria-posinset'))"
+    )
+    assert tab.page.evaluate(f"() => {places}.every((one, i, all) => !i || one - all[i - 1] === 1)")
+    found: list[str] = tab.page.evaluate(
+        "() => [...document.querySelectorAll('.cell')].map((cell) => cell.title)"
+    )
+    return found
+
+
+def drop(tab: Tab, files: dict[str, bytes]) -> None:
+    """What a browser does when files are dropped onto the page."""
+    content = {name: base64.b64encode(data).decode() for name, data in files.items()}
+    tab.page.evaluate(
+        """(files) => {
+          const transfer = new DataTransfer();
+          for (const [name, text] of Object.entries(files)) {
+            const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+            transfer.items.add(new File([bytes], name));
+          }
+          const options = { dataTransfer: transfer, bubbles: true, cancelable: true };
+          document.getElementById("drop").dispatchEvent(new DragEvent("drop", options));
+        }""",
+        content,
+    )
