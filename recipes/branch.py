@@ -43,7 +43,7 @@ from qmamba.assess.policies import CropsPolicy, policy_to_metadata
 from qmamba.checkpoints import load, save_model
 from qmamba.evaluation.metrics.correlation import plcc, srcc
 from qmamba.files import atomic_write
-from qmamba.inference import prepare
+from qmamba.inference import PreparedQMamba, prepare
 from qmamba.models import QMamba, ScoreScale
 from qmamba.nn.image_statistics import StatisticsBranch
 
@@ -60,7 +60,7 @@ STRICT_KINDS = {
     **dict.fromkeys(("color_shift", "saturation_lab"), 2.0),
 }
 """How much more the order within a ladder counts for the kinds that are hard to tell."""
-POLICY = CropsPolicy(size=CROP, count=10, shorter=512)
+POLICY = CropsPolicy(size=CROP, count=10, shorter=512, native=True)
 
 
 class Known(NamedTuple):
@@ -295,8 +295,9 @@ def finished(
 
 def collected(arguments: argparse.Namespace, backbone: QMamba) -> Known:
     """Everything to learn from, as much of it as was asked for or as there is time for."""
-    features = prepare(backbone, "fp32").forward_features
-    collector = Collector(features, arguments.out / "chunks", arguments.contents)
+    network = prepare(backbone, "fp32")
+    assert isinstance(network, PreparedQMamba)
+    collector = Collector(network.forward_features, arguments.out / "chunks", arguments.contents)
     least = CROP + 8
     aside = photographs(arguments.clean[:1], least)[::10]
     everything = photographs(arguments.clean, least)
@@ -392,6 +393,7 @@ def main() -> None:
     stretched = replace(scale, target_mean=mean, target_std=deviation * arguments.stretch)
     network = finished(backbone, head, branch, stretched, said)
     path = arguments.out / "branch.safetensors"
+    assert network.metadata is not None
     metadata = replace(network.metadata, name=arguments.name)
     print(f"{path}: sha256 {save_model(network, path, metadata=metadata).sha256}")
 

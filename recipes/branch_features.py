@@ -146,7 +146,7 @@ class Collector:
                 if part == "train":
                     places = _random_places(pixels, CROPS, random)
                 else:
-                    places = crop_grid(*pixels.shape[:2], CROP, 5)
+                    places = crop_grid(pixels.shape[0], pixels.shape[1], CROP, 5)
                 looked.append(self._look(_cut(pixels, places)))
             ratings = [rating for _, rating in images[number * RATED : (number + 1) * RATED]]
             return Crops(
@@ -201,7 +201,7 @@ class Collector:
             places = places or (
                 _random_places(stages[0], crops, random)
                 if varied
-                else crop_grid(*stages[0].shape[:2], CROP, crops)
+                else crop_grid(stages[0].shape[0], stages[0].shape[1], CROP, crops)
             )
             cut = [_cut(stage, places) for stage in stages]
             # Scaling down hides what the level alone would promise.
