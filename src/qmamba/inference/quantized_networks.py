@@ -38,7 +38,8 @@ from qmamba.quantization.ss2d import QuantizedSS2D
 
 def quantized_mambair(model: MambaIR) -> PreparedMambaIR:
     """A converted MambaIR or MambaIRv2 on its codes."""
-    return PreparedMambaIR(model, group=partial(_group, buffers=Buffers()))
+    buffers = Buffers()
+    return PreparedMambaIR(model, group=partial(_group, buffers=buffers), buffers=buffers)
 
 
 def quantized_qmamba(model: QMamba) -> PreparedQMamba:
@@ -46,12 +47,12 @@ def quantized_qmamba(model: QMamba) -> PreparedQMamba:
     return PreparedQMamba(model, stage=partial(_stage, buffers=Buffers()))
 
 
-def _group(group: ResidualGroup, buffers: Buffers) -> Layer:
-    """A residual group on ``(batch, height, width, dim)``."""
+def _group(group: ResidualGroup, buffers: Buffers, place: str) -> Layer:
+    """A residual group on ``(batch, height, width, dim)``; its result lies in a place."""
     blocks = [_or_module(_prepared_kind(block), block, buffers) for block in group.blocks]
     layers = list(group.conv) if isinstance(group.conv, nn.Sequential) else [group.conv]
     try:
-        convolution: Layer = Chain(layers, buffers)
+        convolution: Layer = Chain(layers, buffers, (place, "inner"))
     except NotPreparable:
         convolution = group.conv
 
@@ -95,17 +96,20 @@ class QuantizedSkipBlock:
         self._out = linear(mixer.out_proj, buffers)
         self._mix = quantized_mixer(mixer, buffers, self._out.rule)
         *convolutions, attention = cast(ChannelAttentionBlock, block.conv_blk).cab
-        self._convolutions = Chain([block.ln_2, *convolutions], buffers, "convolution")
+        # Of what the scan has read, nothing is needed any more.
+        places = ("inner", "projected")
+        self._convolutions = Chain([block.ln_2, *convolutions], buffers, places)
+        self._buffers = buffers
         self._attention = cast(ChannelAttention, attention).attention
         self._skip, self._skip2 = block.skip_scale.detach(), block.skip_scale2.detach()
 
     def __call__(self, x: Tensor) -> Tensor:
         scanned, gate = self._in(x, name="inner").chunk(2, dim=-1)
         mixed, qparams = self._mix(scanned, gate)
-        x = self._out(mixed, qparams=qparams, residual=x, residual_scale=self._skip, name="scanned")
+        x = self._out(mixed, qparams=qparams, residual=x, residual_scale=self._skip, name="pixels")
         y = self._convolutions(x)
         weights = torch.sigmoid(self._attention(y.mean((1, 2), keepdim=True)))
-        return weighted_sum(x, self._skip2, y, weights)
+        return weighted_sum(x, self._skip2, y, weights, self._buffers("block", tuple(x.shape)))
 
 
 class QuantizedVSSBlock:
