@@ -37,6 +37,9 @@ const Entry kEntries[] = {
 #define STRUCT qmamba_constant
     SIZE FIELD(codes) FIELD(qparams)
 #undef STRUCT
+#define STRUCT qmamba_code_output
+    SIZE FIELD(codes) FIELD(columns) FIELD(scale) FIELD(offset) FIELD(first) FIELD(last)
+#undef STRUCT
 #define STRUCT qmamba_qparams_rule
     SIZE FIELD(qparams) FIELD(weights) FIELD(bits) FIELD(first) FIELD(last) FIELD(copies)
 #undef STRUCT
@@ -51,11 +54,11 @@ const Entry kEntries[] = {
 #undef STRUCT
 #define STRUCT qmamba_quantized_scan
     SIZE FIELD(scan) FIELD(dt_weight) FIELD(dt_bias) FIELD(decay) FIELD(skip) FIELD(delta)
-    FIELD(output) FIELD(partial) FIELD(gate) FIELD(tables) FIELD(lanes) FIELD(gate_stride)
+    FIELD(output) FIELD(partial) FIELD(gate) FIELD(tables) FIELD(looked_up) FIELD(gate_stride)
 #undef STRUCT
 #define STRUCT qmamba_depthwise
-    SIZE FIELD(x) FIELD(qparams) FIELD(bias) FIELD(weights) FIELD(weight) FIELD(y) FIELD(batch)
-    FIELD(height) FIELD(width) FIELD(channels) FIELD(padded) FIELD(stride) FIELD(side)
+    SIZE FIELD(x) FIELD(x_codes) FIELD(qparams) FIELD(bias) FIELD(weights) FIELD(weight) FIELD(y)
+    FIELD(output) FIELD(batch) FIELD(height) FIELD(width) FIELD(channels) FIELD(padded) FIELD(stride) FIELD(side)
     FIELD(dilation) FIELD(first) FIELD(last) FIELD(activation)
 #undef STRUCT
 #define STRUCT qmamba_integer_layer
@@ -64,7 +67,7 @@ const Entry kEntries[] = {
 #undef STRUCT
 #define STRUCT qmamba_integer_call
     SIZE FIELD(x) FIELD(x_scale) FIELD(x_offset) FIELD(norm_weight) FIELD(norm_bias) FIELD(residual)
-    FIELD(residual_scale) FIELD(y) FIELD(workspace) FIELD(first) FIELD(second) FIELD(rows)
+    FIELD(residual_scale) FIELD(y) FIELD(output) FIELD(workspace) FIELD(first) FIELD(second) FIELD(rows)
     FIELD(side) FIELD(stride) FIELD(height) FIELD(width) FIELD(norm_epsilon) FIELD(x_dtype)
     FIELD(residual_dtype) FIELD(y_dtype) FIELD(per_tensor) FIELD(highest) FIELD(gelu)
     FIELD(products)
@@ -86,6 +89,11 @@ const Entry kEntries[] = {
 #define STRUCT qmamba_weighted_sum
     SIZE FIELD(x) FIELD(x_weight) FIELD(z) FIELD(z_weight) FIELD(y) FIELD(batch) FIELD(pixels)
     FIELD(channels)
+#undef STRUCT
+#define STRUCT qmamba_attended_sum
+    SIZE FIELD(x) FIELD(x_weight) FIELD(z) FIELD(squeeze) FIELD(squeeze_bias) FIELD(excite)
+    FIELD(excite_bias) FIELD(partial) FIELD(z_weight) FIELD(y) FIELD(batch) FIELD(pixels)
+    FIELD(channels) FIELD(hidden)
 #undef STRUCT
 #define STRUCT qmamba_layer_norm
     SIZE FIELD(x) FIELD(weight) FIELD(bias) FIELD(y) FIELD(rows) FIELD(channels) FIELD(epsilon)

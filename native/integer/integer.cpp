@@ -13,6 +13,8 @@ namespace QMAMBA_JOIN(qmamba_integer_, QMAMBA_VARIANT) {
 
 #include "common/simd.inc"
 #include "common/lanes.inc"
+#include "common/activation.inc"
+#include "common/codes.inc"
 #include "integer/product.inc"
 #include "integer/rows.inc"
 
@@ -28,6 +30,14 @@ static void run_block(const qmamba_integer_call& call, const IntegerScratch& scr
   const char* residual = (const char*)call.residual;
   if (residual) residual += begin * outputs * element;
   const int64_t stride = code_stride(first.inputs);
+  if (call.output.codes) {
+    const int64_t kept = outputs - call.output.columns;
+    CodedLayer<T>{first, scratch.qparams, call.gelu != 0, call.output, Codes(call.output),
+                  call.output.codes + begin * call.output.columns,
+                  kept ? (T*)call.y + begin * kept : nullptr}
+        .run(scratch.codes, stride, rows);
+    return;
+  }
   if (!two) {
     apply_layer<T>(first, scratch.codes, stride, scratch.qparams, rows, call.gelu, residual,
                    call.residual_dtype, call.residual_scale, y, outputs);

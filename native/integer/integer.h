@@ -39,7 +39,8 @@ struct qmamba_integer_call {
   const float* norm_bias;    // (inputs)
   const void* residual;      // (rows, outputs), or null
   const float* residual_scale;  // (outputs): factors of the residual, or null
-  void* y;                   // (rows, outputs)
+  void* y;                   // (rows, outputs), less the columns that are codes; or null
+  qmamba_code_output output;  // of one layer without residual: its first columns as codes
   char* workspace;           // at least qmamba_integer_workspace() bytes, aligned to 64
   qmamba_integer_layer first;
   qmamba_integer_layer second;  // without codes where there is none
@@ -51,7 +52,7 @@ struct qmamba_integer_call {
   int32_t x_dtype, residual_dtype, y_dtype;
   int32_t per_tensor;          // all rows have one given scale and offset
   int32_t highest;           // greatest code on given qparams, at most 255; codes start at 0
-  int32_t gelu;              // after the first layer
+  int32_t gelu;              // after the first layer; for codes without the error of a polynomial
   int32_t products;          // the newest instructions that may be used
 };
 }

@@ -3,4 +3,5 @@
 #include "maps/maps.h"
 
 QMAMBA_RUN(weighted_sum)
+QMAMBA_RUN(attended_sum)
 QMAMBA_RUN(layer_norm)

@@ -32,6 +32,58 @@ static void weighted_sum(const qmamba_weighted_sum& call, qmamba_parallel_for pa
   });
 }
 
+// The sums of the channels of one part of an image.
+static void sum_channels(const qmamba_attended_sum& call, int64_t image, int64_t part) {
+  constexpr int64_t kTogether = 64;  // rows that stay in the cache from one vector of channels to the next
+  const int64_t channels = call.channels;
+  const int64_t begin = call.pixels * part / kMapParts, end = call.pixels * (part + 1) / kMapParts;
+  float* sums = call.partial + (image * kMapParts + part) * channels;
+  std::memset(sums, 0, sizeof(float) * channels);
+  for (int64_t first = begin; first < end; first += kTogether) {
+    const int64_t last = std::min(first + kTogether, end);
+    for (int64_t c = 0; c < channels; c += W) {
+      const int count = (int)std::min<int64_t>(W, channels - c);
+      const float* z = call.z + image * call.pixels * channels + c;
+      vfloat sum = vfloat{};
+      for (int64_t row = first; row < last; row++) sum += load_first(z + row * channels, count);
+      store_first(sums + c, load_first(sums + c, count) + sum, count);
+    }
+  }
+}
+
+// The attention of one image, from the sums of its parts, whose first one becomes the mean.
+static void attend(const qmamba_attended_sum& call, int64_t image) {
+  const int64_t channels = call.channels;
+  float* mean = call.partial + image * kMapParts * channels;
+  for (int64_t c = 0; c < channels; c++) {
+    float sum = 0;
+    for (int64_t part = 0; part < kMapParts; part++) sum += mean[part * channels + c];
+    mean[c] = sum / (float)call.pixels;
+  }
+  float* weight = call.z_weight + image * channels;
+  std::memcpy(weight, call.excite_bias, sizeof(float) * channels);
+  for (int64_t h = 0; h < call.hidden; h++) {
+    float hidden = call.squeeze_bias[h];
+    for (int64_t c = 0; c < channels; c++) hidden += call.squeeze[h * channels + c] * mean[c];
+    if (hidden < 0) hidden = 0;
+    for (int64_t c = 0; c < channels; c++) weight[c] += call.excite[c * call.hidden + h] * hidden;
+  }
+  for (int64_t c = 0; c < channels; c += W) {
+    const int count = (int)std::min<int64_t>(W, channels - c);
+    store_first(weight + c, sigmoid(load_first(weight + c, count)), count);
+  }
+}
+
+static void attended_sum(const qmamba_attended_sum& call, qmamba_parallel_for parallel_for) {
+  const int64_t grain = std::max<int64_t>(1, kGrain * kMapParts / (call.pixels * call.channels));
+  run_ranges(parallel_for, call.batch * kMapParts, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) sum_channels(call, i / kMapParts, i % kMapParts);
+  });
+  for (int64_t image = 0; image < call.batch; image++) attend(call, image);
+  weighted_sum({call.x, call.x_weight, call.z, call.z_weight, call.y, call.batch, call.pixels,
+                call.channels}, parallel_for);
+}
+
 // At most W rows.
 template <class T>
 static void normalize(const qmamba_layer_norm& call, int64_t first, int64_t number) {
@@ -75,4 +127,5 @@ static void layer_norm(const qmamba_layer_norm& call, qmamba_parallel_for parall
 }  // namespace
 
 QMAMBA_EXPORT_PASS(maps, weighted_sum)
+QMAMBA_EXPORT_PASS(maps, attended_sum)
 QMAMBA_EXPORT_PASS(maps, layer_norm)

@@ -16,6 +16,22 @@ struct qmamba_weighted_sum {
   int64_t batch, pixels, channels;
 };
 
+// The same with the weights of z from channel attention: sigmoid(excite relu(squeeze mean(z))), each with
+// its bias.
+struct qmamba_attended_sum {
+  const float* x;             // (batch, pixels, channels)
+  const float* x_weight;      // (channels)
+  const float* z;             // (batch, pixels, channels)
+  const float* squeeze;       // (hidden, channels)
+  const float* squeeze_bias;  // (hidden)
+  const float* excite;        // (channels, hidden)
+  const float* excite_bias;   // (channels)
+  float* partial;             // scratch: (batch, kMapParts, channels)
+  float* z_weight;            // scratch: (batch, channels)
+  float* y;                   // (batch, pixels, channels)
+  int64_t batch, pixels, channels, hidden;
+};
+
 // The layer norm of each row. y may be x.
 struct qmamba_layer_norm {
   const void* x;  // (rows, channels)
@@ -27,3 +43,6 @@ struct qmamba_layer_norm {
   int32_t dtype;  // qmamba_dtype of x and y
 };
 }
+
+// Into how many parts an image is cut, whatever the number of threads, so that sums are the same.
+constexpr int64_t kMapParts = 16;

@@ -12,7 +12,7 @@ QMAMBA_DECLARE(quantized_scan, const qmamba_quantized_scan*, Partition, qmamba_p
 // Numbers of `tables` that a call with these sizes needs.
 QMAMBA_EXPORT int64_t qmamba_quantized_floats(const qmamba_quantized_scan* call) {
   const qmamba_scan& scan = call->scan;
-  const int64_t rows = 2 + scan.rank + (call->lanes ? 0 : scan.states);
+  const int64_t rows = 2 + scan.rank + scan.states;
   return qmamba_table_numbers(*call) + (rows * scan.routes + 1) * scan.padded;
 }
 

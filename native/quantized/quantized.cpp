@@ -14,12 +14,14 @@ namespace QMAMBA_JOIN(qmamba_quantized_, QMAMBA_VARIANT) {
 
 #include "common/simd.inc"
 #include "common/lanes.inc"
+#include "common/codes.inc"
 #include "common/activation.inc"
+#include "common/scratch.inc"
 #include "scan/forward.inc"
 #include "quantized/operands.inc"
 #include "quantized/delta.inc"
 #include "quantized/scan_operands.inc"
-#include "quantized/table_scan.inc"
+#include "quantized/lookup_scan.inc"
 #include "quantized/computed_scan.inc"
 #include "quantized/scan_finish.inc"
 #include "quantized/depthwise.inc"
@@ -67,7 +69,7 @@ static void scan_operands(const qmamba_scan_operands& call, qmamba_parallel_for 
 }
 
 // What a scan reads of its constants, behind the tables: the weights and the bias of delta, the
-// skip terms summed over the routes, and where there are no tables the decays.
+// skip terms summed over the routes, and the decays.
 static void read_constants(qmamba_quantized_scan& call) {
   qmamba_scan& scan = call.scan;
   const int64_t padded = scan.padded, size = scan.routes * padded;
@@ -81,13 +83,12 @@ static void read_constants(qmamba_quantized_scan& call) {
     for (int64_t route = 0; route < scan.routes && channel < scan.channels; route++)
       sum[channel] += skips[route * padded + channel];
   }
-  if (!call.lanes) {
-    float* decay = weights + size * scan.rank;
-    read_constant(call.decay, size * scan.states, decay);
-    for (int64_t i = 0; i < size * scan.states; i++)
-      decay[i] = i % padded < scan.channels ? decay[i] * 1.4426950408889634f : 0;
-    scan.decay = decay;
-  }
+  float* decay = weights + size * scan.rank;
+  read_constant(call.decay, size * scan.states, decay);
+  for (int64_t row = 0; row < scan.routes * scan.states; row++)
+    for (int64_t channel = 0; channel < padded; channel++)
+      decay[row * padded + channel] *= channel < scan.channels ? 1.4426950408889634f : 0;
+  scan.decay = decay;
   scan.dt_weight = weights;
   scan.dt_bias = bias;
   scan.skip = scan.merged ? sum : skips;
@@ -123,13 +124,13 @@ static void quantized_scan(const qmamba_quantized_scan& given, Partition cut,
   read_constants(call);
   const qmamba_scan& scan = call.scan;
   const int64_t tiles = scan.padded / 16;
-  const int64_t tables = call.lanes ? scan.batch * scan.routes * tiles : 0;
+  const int64_t tables = call.looked_up ? scan.batch * scan.routes * tiles : 0;
   run_each(parallel_for, tables, [&](int64_t i) {
     fill_tables(call, i / tiles / scan.routes, i / tiles % scan.routes, i % tiles * 16);
   });
   run_each(parallel_for, tasks_of(scan, cut), [&](int64_t i) {
     const Task task(scan, cut, i);
-    if (call.lanes) table_task(call, task);
+    if (call.looked_up) lookup_task(call, task);
     else computed_task(call, task);
   });
   if (scan.merged) finish(call, cut, parallel_for);

@@ -62,25 +62,27 @@ struct qmamba_quantized_scan {
   qmamba_scan scan;
   qmamba_constant dt_weight;  // (routes, rank, padded)
   qmamba_constant dt_bias;    // (routes, padded)
-  qmamba_constant decay;      // A: (routes, padded, lanes), without tables (routes, states, padded)
+  qmamba_constant decay;      // A: (routes, states, padded)
   qmamba_constant skip;       // (routes, padded)
   qmamba_qparams_rule delta;   // known
   qmamba_qparams_rule output;  // of y; without weights its parameters are not asked for
   double* partial;            // scratch: (batch, kParts, 4), for the parameters of y
   const float* gate;          // y is multiplied by SiLU of this, rows gate_stride apart; or null
   float* tables;              // scratch: qmamba_quantized_floats() numbers, aligned to 64 bytes
-  int64_t lanes;              // states rounded up to a multiple of 16, or 0: without tables
+  int64_t looked_up;          // whether there are tables
   int64_t gate_stride;
 };
 
 // A depthwise convolution on channel-last maps, zero outside, of the input's quantizer.
 struct qmamba_depthwise {
   const float* x;           // (batch, height, width): channels, `stride` apart
+  const uint8_t* x_codes;   // the same as codes, counted from the first one; then x is not read
   const qmamba_qparams* qparams;  // of the input, one for all images, or null
   const float* bias;        // (padded)
   float* weights;           // scratch: (side * side, padded)
   qmamba_constant weight;   // (side * side, padded)
-  float* y;                 // (batch, height, width, channels), dense
+  float* y;                 // (batch, height, width, channels), dense; or null
+  qmamba_code_output output;  // y as codes, all columns
   int64_t batch, height, width, channels, padded, stride;
   int64_t side, dilation;
   int64_t first, last;      // codes of the input
@@ -94,9 +96,11 @@ enum : int { QMAMBA_X = 0, QMAMBA_DELTA = 1, QMAMBA_B = 2, QMAMBA_C = 3 };
 // Into how many parts an image is cut, whatever the number of threads, so that sums are the same.
 constexpr int64_t kParts = 16;
 
+// Codes that a table has room for: delta is looked up where it has at most as many.
+constexpr int64_t kTableEntries = 16;
+
 // Numbers of the tables of a call, at the beginning of its scratch.
 inline int64_t qmamba_table_numbers(const qmamba_quantized_scan& call) {
-  const int64_t codes = int64_t{1} << call.delta.bits;
-  const int64_t row = call.lanes ? (codes + 1) * call.lanes + codes : 0;
-  return call.scan.batch * call.scan.routes * call.scan.padded * row;
+  const int64_t states = call.scan.states, of_channel = (1 + states) * kTableEntries + states;
+  return call.looked_up ? call.scan.batch * call.scan.routes * call.scan.padded * of_channel : 0;
 }

@@ -126,14 +126,14 @@ def test_deep_folders(tmp_path: Path) -> None:
 
 
 def test_unreadable_folder_is_a_row(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    listdir = os.listdir
+    scandir = os.scandir
 
-    def guarded(folder: str) -> list[str]:
+    def guarded(folder: str) -> object:
         if folder.endswith("sub"):
             raise PermissionError(13, "Permission denied", folder)
-        return listdir(folder)
+        return scandir(folder)
 
-    monkeypatch.setattr(os, "listdir", guarded)
+    monkeypatch.setattr(os, "scandir", guarded)
     assert found(".", recursive=True) == [
         "./a.PNG",
         "./b.jpg",

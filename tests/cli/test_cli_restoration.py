@@ -251,3 +251,24 @@ def test_wrong_usage_of_the_evaluation(images: Path, weights: Path, tmp_path: Pa
     ):
         result = run("evaluate-restoration", *arguments)
         assert result.exit_code == 2 and problem in result.stderr, result.output
+
+
+def test_an_interruption_keeps_the_rows(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qmamba.evaluation.restoration import benchmark
+
+    measure, weights = benchmark.evaluate_set, tiny(tmp_path / "tiny.safetensors")
+
+    def stops(run: object, *arguments: object, **options: object) -> object:
+        if run is not None:
+            raise KeyboardInterrupt
+        return measure(run, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(benchmark, "evaluate_set", stops)
+    words = ("evaluate-restoration", "--data", images, "--sets", "Set5", "--model", weights)
+    result = run(*words, "-o", tmp_path / "t.csv")
+    assert result.exit_code == 130 and "interrupted after 1 rows" in result.stderr
+    assert result.stdout.splitlines()[1].startswith("bicubic")
+    assert not (tmp_path / "t.csv").exists()
+    assert len((tmp_path / "t.partial.csv").read_text().splitlines()) == 2

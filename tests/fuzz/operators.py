@@ -26,8 +26,13 @@ from qmamba.ops.layers import depthwise_convolution, gated_norm, linear
 from qmamba.ops.layers import layer_norm as training_norm
 from qmamba.ops.native.depthwise import DepthwiseConvolution
 from qmamba.ops.native.integer import IntegerCall, PackedCodes
-from qmamba.ops.native.maps import layer_norm, weighted_sum
-from qmamba.ops.native.operands import Constant, QParamsRule, fake_quantize_
+from qmamba.ops.native.maps import (
+    ChannelAttentionWeights,
+    attended_sum,
+    layer_norm,
+    weighted_sum,
+)
+from qmamba.ops.native.operands import CodeGrid, Constant, QParamsRule, fake_quantize_
 from qmamba.ops.native.prepared_scan import PackedScan
 from qmamba.ops.native.quantized_scan import QuantizedScan, ScanRules
 from qmamba.ops.native.rounding import DynamicSettings, dynamic_round, dynamic_round_backward
@@ -122,6 +127,7 @@ def quantized(rng: random.Random) -> Call:
     case, bits = _Map(rng), rng.choice([2, 3, 4, 8])
     padded = -(-case.channels // 16) * 16
     spread = _numbers(rng, 8).abs() / 2**bits
+    tables = rng.choice([None, bits <= 4])
     rules = [
         QParamsRule(bits, fixed=(4 / 2**bits, 0.0))
         if which == 0 or rng.random() < 0.5
@@ -131,8 +137,9 @@ def quantized(rng: random.Random) -> Call:
 
     def call(x: Tensor, projected: Tensor, routes: Tensor, **codes: Tensor) -> Tensor:
         constants = (Constant(code, 0.1, 0.05) for code in codes.values())
+        scan = QuantizedScan(ScanRules(*rules), *constants, tables=tables)
         # Operands are quantized in place.
-        return QuantizedScan(ScanRules(*rules), *constants)(x.clone(), projected.clone(), routes).y
+        return scan(x.clone(), projected.clone(), routes).y
 
     arguments = {
         **{"x": case.x, "projected": case.projected, "routes": case.routes},
@@ -162,6 +169,54 @@ def integers(rng: random.Random) -> Call:
         {**arguments, "scale": scale, "offset": offset, "residual": residual},
         lambda: ((x.double() * 0.03 - 0.7) @ values.T + residual).float(),
     )
+
+
+def coded_product(rng: random.Random) -> Call:
+    rows, inputs, outputs = rng.randint(1, 60), rng.randint(1, 70), rng.randint(1, 70)
+    grid = CodeGrid(0.5, 0.1, -8, 7)
+    weight = PackedCodes(_codes(rng, outputs, inputs), torch.tensor(0.1), None, None)
+
+    def call(x: Tensor, codes: Tensor, **qparams: Tensor) -> Tensor:
+        codes = codes.clone(memory_format=torch.preserve_format)
+        rest = IntegerCall(weight)(x, **qparams, codes=codes, code_grid=grid)
+        return torch.cat([codes.float(), rest], dim=-1)
+
+    codes = torch.zeros(rows, rng.randint(1, outputs), dtype=torch.uint8)
+    arguments = {"x": _numbers(rng, rows, inputs), "codes": codes}
+    return call, {**arguments, "scale": torch.tensor(0.03), "offset": torch.tensor(0.7)}, None
+
+
+def coded_depthwise(rng: random.Random) -> Call:
+    channels, side = rng.randint(1, 40), rng.choice([1, 3, 5])
+    shape = (rng.randint(1, 2), rng.randint(1, 9), rng.randint(1, 9), channels)
+    taps, grid = Constant(_codes(rng, channels, 1, side, side), 0.1, 0.0), CodeGrid(0.5, 0.1, 0, 15)
+    convolution = DepthwiseConvolution(taps, None, QParamsRule(4, fixed=(0.3, 0.1)))
+    only_codes = rng.random() < 0.5
+
+    def call(x: Tensor, codes: Tensor) -> Tensor:
+        codes = codes.clone(memory_format=torch.preserve_format)
+        y = convolution(x, codes=codes, code_grid=grid, only_codes=only_codes)
+        return torch.cat([codes.float(), y.float()])
+
+    x = (15 * _numbers(rng, *shape).sigmoid()).to(torch.uint8)
+    return call, {"x": x, "codes": torch.zeros(shape, dtype=torch.uint8)}, None
+
+
+def attended(rng: random.Random) -> Call:
+    channels, hidden = rng.randint(1, 70), rng.randint(1, 5)
+    shape = (rng.randint(1, 2), rng.randint(1, 30), rng.randint(1, 5), channels)
+    x, z = _numbers(rng, *shape), _numbers(rng, *shape)
+    attention = {
+        "squeeze": _numbers(rng, hidden, channels),
+        "squeeze_bias": _numbers(rng, hidden),
+        "excite": _numbers(rng, channels, hidden),
+        "excite_bias": _numbers(rng, channels),
+    }
+
+    def call(x: Tensor, x_weight: Tensor, z: Tensor, **attention: Tensor) -> Tensor:
+        return attended_sum(x, x_weight, z, ChannelAttentionWeights(**attention))
+
+    return call, {"x": x, "x_weight": _numbers(rng, channels), "z": z, **attention}, None
 
 
 def depthwise(rng: random.Random) -> Call:
@@ -299,6 +354,7 @@ def _flat(tensors: Iterable[Tensor]) -> Tensor:
 
 KINDS = (
     *(forward, backward, layers, pure, prepared, quantized, integers, depthwise, operand, maps),
+    *(coded_product, coded_depthwise, attended),
     rounding,
 )
 

@@ -9,7 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmamba.ops.native import library
-from qmamba.ops.native.maps import layer_norm, weighted_sum
+from qmamba.ops.native.maps import (
+    ChannelAttentionWeights,
+    attended_sum,
+    layer_norm,
+    weighted_sum,
+)
 
 pytestmark = pytest.mark.skipif(
     library.unavailable_reason() is not None, reason=str(library.unavailable_reason())
@@ -60,3 +65,52 @@ def test_a_row_that_is_not_finite_stays_so_and_spoils_no_other() -> None:
     y = layer_norm(x, torch.ones(24), torch.zeros(24), 1e-5)
     finite = torch.isfinite(y).all(1)
     assert finite.sum() == 18 and not finite[3] and not finite[11]
+
+
+@pytest.mark.usefixtures("instruction_set")
+@settings(max_examples=25, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    height=st.integers(1, 40),
+    width=st.integers(1, 12),
+    channels=st.integers(1, 70),
+    hidden=st.integers(1, 9),
+    seed=st.integers(0, 99),
+)
+def test_channel_attention_weighs_the_second_map(
+    batch: int, height: int, width: int, channels: int, hidden: int, seed: int
+) -> None:
+    random = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=random)
+
+    x, z = (normal(batch, height, width, channels) for _ in range(2))
+    x_weight = normal(channels)
+    attention = ChannelAttentionWeights(
+        normal(hidden, channels), normal(hidden), normal(channels, hidden), normal(channels)
+    )
+    squeeze, squeeze_bias, excite, excite_bias = (t.double() for t in attention)
+    inner = F.relu(F.linear(z.double().mean((1, 2), keepdim=True), squeeze, squeeze_bias))
+    weights = torch.sigmoid(F.linear(inner, excite, excite_bias))
+    expected = x.double() * x_weight.double() + z.double() * weights
+    y = attended_sum(x, x_weight, z, attention)
+    assert torch.allclose(y.double(), expected, rtol=1e-5, atol=2e-5)
+    alone = [attended_sum(a[None], x_weight, b[None], attention) for a, b in zip(x, z, strict=True)]
+    assert torch.equal(y, torch.cat(alone))
+
+
+def test_the_number_of_threads_changes_no_bit_of_an_attended_sum() -> None:
+    x, z = torch.randn(2, 1, 67, 41, 36)
+    attention = ChannelAttentionWeights(
+        torch.randn(4, 36), torch.randn(4), torch.randn(36, 4), torch.randn(36)
+    )
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            results.append(attended_sum(x, torch.ones(36), z, attention))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(results[0], other) for other in results)

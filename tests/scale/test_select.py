@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import tarfile
 import threading
 from pathlib import Path
@@ -14,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
+import qmamba
 from qmamba.assess import Scorer
 from qmamba.cli import app
 from qmamba.errors import ConfigError
@@ -199,3 +203,26 @@ def test_shares_and_numbers() -> None:
     assert parse_top("10%") == (0.1, None) and parse_top("5000") == (None, 5000)
     with pytest.raises(ConfigError, match="not both"):
         Wanted(share=0.1, count=1)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("scores", "status"), ("select", "--top", "2", "-o", "keys.txt")]
+)
+def test_looking_at_scores_imports_no_network(
+    arguments: tuple[str, ...], scored: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import sys; sys.argv = ['qmamba', *sys.argv[1:]]\n"
+        "from qmamba.cli import main\n"
+        "try: main()\n"
+        "finally: print(*sorted(m.partition('.')[0] for m in sys.modules), file=sys.stderr)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments, str(scored / "scores")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(qmamba.__file__).parent.parent)},
+    )
+    assert result.returncode == 0, result.stderr
+    assert not {"torch", "PIL", "safetensors"} & set(result.stderr.split())

@@ -108,7 +108,7 @@ def test_a_killed_run_comes_out_the_same(task: QualityTask, whole: Whole, tmp_pa
 
 
 @needs_fork
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_leaves_a_checkpoint(
     number: signal.Signals, task: QualityTask, tmp_path: Path
 ) -> None:
@@ -117,14 +117,14 @@ def test_a_signal_leaves_a_checkpoint(
     os.kill(process.pid, number)
     assert finish([process]) == [0]
     told = json.loads((tmp_path / "result.json").read_text())
-    assert told["interrupted"] and 2 <= told["step"] < 10_000
+    assert told["signal"] == number and 2 <= told["step"] < 10_000
     assert saved_step(tmp_path) == told["step"]
 
 
 def stopped_run(task: QualityTask, folder: Path) -> None:
     options = small_options(steps=10_000, checkpoint_every=10_000)
     result = train(small_network(), task, options, folder)
-    told = {"interrupted": result.interrupted, "step": result.step}
+    told = {"signal": result.signal, "step": result.step}
     (folder / "result.json").write_text(json.dumps(told))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from types import FrameType
-from typing import ParamSpec, TextIO, TypeVar
+from typing import Any, ParamSpec, TextIO, TypeVar
 
 import typer
 
@@ -27,17 +27,24 @@ EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
 _EXIT_SIGNAL = 128
 
+OUTPUT_IS_FULL = "error: cannot write the output: no space left there, free some space"
+
 DEBUG_VARIABLE = "QMAMBA_DEBUG"
 
 _BAR_WIDTH = 24
 _SECONDS_BETWEEN_BARS = 0.1
 _SECONDS_BETWEEN_LINES = 10.0
 
-_HELD: ContextVar[ExitStack] = ContextVar("held")
-"""What the present command lets go of when it ends."""
+_HELD: ContextVar[list[AbstractContextManager[Any]]] = ContextVar("held")
+"""What the present command lets go of when it ends: the outputs that belong to it."""
 
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
+
+
+def exit_code_of(number: int | None) -> int:
+    """The exit code of a process that a signal stopped; that of Ctrl-C where it is not known."""
+    return EXIT_INTERRUPTED if number is None else _EXIT_SIGNAL + number
 
 
 def say(message: str) -> None:
@@ -46,10 +53,30 @@ def say(message: str) -> None:
 
 
 def write(text: str, stream: TextIO) -> None:
-    """Write at once; characters that the stream's encoding lacks are escaped."""
+    """Write at once; characters that the stream's encoding lacks are escaped.
+
+    A command that writes files goes on where nobody reads its lines any more, as in ``| head -1``.
+    """
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-    stream.flush()
+    try:
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+    except BrokenPipeError:
+        if stream is not sys.stdout or not _HELD.get(None):
+            raise
+        silence(stream)
+
+
+def silence(stream: TextIO) -> None:
+    """Let what is written from now on, and what a stream still holds, go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def answer(text: str) -> None:
+    """Write what was asked for, one line or several, to standard output."""
+    write(text + "\n", sys.stdout)
 
 
 def shown(text: str) -> str:
@@ -77,24 +104,26 @@ def handled(command: Callable[_Parameters, _Result]) -> Callable[_Parameters, _R
                 return command(*args, **kwargs)
             except typer.Exit as error:
                 if received and error.exit_code == EXIT_INTERRUPTED:
-                    raise typer.Exit(_EXIT_SIGNAL + received[-1]) from None
+                    raise typer.Exit(exit_code_of(received[-1])) from None
                 raise
             except QMambaError as error:
                 say(f"error: {shown(str(error))}")
                 raise typer.Exit(EXIT_USAGE) from error
             except KeyboardInterrupt:
                 say("interrupted")
-                code = _EXIT_SIGNAL + received[-1] if received else EXIT_INTERRUPTED
-                raise typer.Exit(code) from None
+                raise typer.Exit(exit_code_of(received[-1] if received else None)) from None
             except (typer.Abort, typer.BadParameter, BrokenPipeError):
                 raise
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in NO_SPACE:
                     # Files say so themselves; what is left is the stream that the output goes to.
-                    say("error: cannot write the output: no space left there, free some space")
+                    say(OUTPUT_IS_FULL)
                     raise typer.Exit(EXIT_USAGE) from error
                 if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
                     raise
+                if isinstance(error, OSError) and isinstance(error.filename, str):
+                    say(f"error: Cannot use {error.filename!r}: {error.strerror}.")
+                    raise typer.Exit(EXIT_USAGE) from error
                 say(
                     f"error: unexpected {type(error).__name__}: {shown(str(error))}; please report"
                     f" it with the traceback that {DEBUG_VARIABLE}=1 shows"
@@ -105,18 +134,23 @@ def handled(command: Callable[_Parameters, _Result]) -> Callable[_Parameters, _R
 
 
 def hold(resource: AbstractContextManager[_Result]) -> _Result:
-    """Enter a context, such as an output that belongs to this process, until the command ends."""
-    return _HELD.get().enter_context(resource)
+    """Enter a context, an output that belongs to this process, until the command ends."""
+    entered = resource.__enter__()
+    _HELD.get().append(resource)
+    return entered
 
 
 @contextmanager
 def _holding() -> Iterator[None]:
-    with ExitStack() as stack:
-        before = _HELD.set(stack)
-        try:
-            yield
-        finally:
-            _HELD.reset(before)
+    held: list[AbstractContextManager[Any]] = []
+    before = _HELD.set(held)
+    try:
+        yield
+    finally:
+        _HELD.reset(before)
+        with ExitStack() as stack:
+            for resource in held:
+                stack.push(resource)
 
 
 @contextmanager

@@ -121,7 +121,7 @@ def _folders_below(start: str) -> Iterator[str]:
             known = len(visited)
             entries = list(_entries(folder or os.curdir, visited))
             if len(visited) > known:
-                names = [os.path.basename(entry) for entry in entries if os.path.isdir(entry)]
+                names = [os.path.basename(path) for path, is_folder in entries if is_folder]
                 waiting += [os.path.join(folder, name) for name in reversed(names)]
                 yield folder
 
@@ -141,22 +141,33 @@ def _folder(folder: str, recursive: bool, suffixes: Set[str]) -> Iterator[str | 
             entry = None
         if entry is None:
             open_folders.pop()
-        elif os.path.isdir(entry):
+            continue
+        path, is_folder = entry
+        if is_folder:
             if recursive:
-                open_folders.append(_entries(entry, visited))
-        elif _ends(entry, suffixes):
-            yield entry
+                open_folders.append(_entries(path, visited))
+        elif _ends(path, suffixes):
+            yield path
 
 
-def _entries(folder: str, visited: set[tuple[int, int]]) -> Iterator[str]:
-    """Paths of what lies in a folder, sorted; nothing if the folder was visited before."""
+def _entries(folder: str, visited: set[tuple[int, int]]) -> Iterator[tuple[str, bool]]:
+    """Paths of what lies in a folder, sorted, and which are folders; each folder once."""
     status = os.stat(folder)
     if (status.st_dev, status.st_ino) in visited:
         return
     visited.add((status.st_dev, status.st_ino))
-    for name in sorted(os.listdir(folder)):
-        if not name.startswith("."):
-            yield os.path.join(folder, name)
+    names, folders = [], set()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith("."):
+                names.append(entry.name)
+                with suppress(OSError):
+                    if entry.is_dir():
+                        folders.add(entry.name)
+    names.sort()
+    start = os.path.join(folder, "")
+    for name in names:
+        yield start + name, name in folders
 
 
 def _listed(stream: BinaryIO) -> Iterator[str]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from qmamba.inference.packed import Activation, PackedConv2d
 from qmamba.nn import ChannelAttention
 from qmamba.ops.native.integer import IntegerCall, PackedCodes
-from qmamba.ops.native.maps import layer_norm
+from qmamba.ops.native.maps import ChannelAttentionWeights, layer_norm
 from qmamba.ops.scan.dispatch import kernel_is_live
 
 Layer: TypeAlias = Callable[[Tensor], Tensor]
@@ -67,6 +67,17 @@ class Attention:
     def weights(self, x: Tensor) -> Tensor:
         """``(batch, height, width, dim)`` to ``(batch, 1, 1, dim)``."""
         return torch.sigmoid(self._attention(x.mean((1, 2), keepdim=True)))
+
+
+def channel_attention(layer: ChannelAttention) -> ChannelAttentionWeights:
+    """The weights of a channel attention for the kernel, copied."""
+    squeeze, excite = (module for module in layer.attention if isinstance(module, nn.Conv2d))
+    copies = []
+    for convolution in (squeeze, excite):
+        assert convolution.bias is not None
+        for tensor in (convolution.weight.flatten(1), convolution.bias):
+            copies.append(tensor.detach().to("cpu", torch.float32, copy=True).contiguous())
+    return ChannelAttentionWeights(*copies)
 
 
 class Shuffle:

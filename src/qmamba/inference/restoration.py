@@ -20,6 +20,7 @@ from qmamba.inference.layers import (
     Layer,
     LayerNorm,
     apply,
+    channel_attention,
     integer_weight,
     sequence,
 )
@@ -37,7 +38,7 @@ from qmamba.nn import (
 )
 from qmamba.ops.native.integer import IntegerCall
 from qmamba.ops.native.library import held_workspace
-from qmamba.ops.native.maps import weighted_sum
+from qmamba.ops.native.maps import attended_sum
 from qmamba.ops.native.memory import Buffers, kept_memory
 from qmamba.ops.scan.dispatch import kernel_is_live
 
@@ -228,6 +229,7 @@ class _Block:
         margin = margin_of(*convolutions)
         self._convolve = Bands(partial(apply, convolve), buffers, "projected", margin=margin)
         self._attention = Attention(cast(ChannelAttention, attention), dtype)
+        self._attention_weights = channel_attention(cast(ChannelAttention, attention))
         self._skip = block.skip_scale.detach().to(dtype, copy=True)
         self._skip2 = block.skip_scale2.detach().to(dtype, copy=True)
         self._one_pass = dtype == torch.float32 and kernel_is_live()
@@ -237,11 +239,10 @@ class _Block:
         y = self._mix(x).map
         x = self._leave(x, y)
         y = self._convolve(x)
-        weights = self._attention.weights(y)
         if self._one_pass:
             out = self._buffers("block", tuple(x.shape))
-            return weighted_sum(x, self._skip2, y.contiguous(), weights, out)
-        return torch.addcmul(x * self._skip2, y, weights)
+            return attended_sum(x, self._skip2, y.contiguous(), self._attention_weights, out)
+        return torch.addcmul(x * self._skip2, y, self._attention.weights(y))
 
     def _left(self, x: Tensor, y: Tensor) -> Tensor:
         """The input and the scanned map, gated and in its channels again, together."""

@@ -23,18 +23,26 @@ from qmamba.reproduce.plan import FIGURE_SET, Measurement, Training
 from qmamba.reproduce.protocol import Protocol
 from qmamba.reproduce.sources import Sources, parts
 from qmamba.training.checkpoints import CHECKPOINT_NAME
-from qmamba.training.loop import TrainingProgress
+from qmamba.training.loop import TrainingProgress, TrainingResult
 from qmamba.training.quality.initial_network import starting_model
 from qmamba.training.quality.run import train_quality
 from qmamba.training.quality.task import QualityPart, QualityTask
-from qmamba.training.quality.tuning import TUNED_NAME, facing, tune
+from qmamba.training.quality.tuning import TUNED_NAME, TuningResult, facing, tune
 from qmamba.training.run import MODEL_NAME
 
 _PROTOCOL_NAME = "protocol.json"
 
 
 class InterruptedRunError(QMambaError):
-    """A signal stopped a training after a checkpoint; the same command goes on."""
+    """A signal stopped a training after a checkpoint; the same command goes on.
+
+    Args:
+        signal: its number, where it is known.
+    """
+
+    def __init__(self, signal: int | None = None) -> None:
+        super().__init__("Stopped after a checkpoint; the same command goes on.")
+        self.signal = signal
 
 
 @dataclass(frozen=True)
@@ -156,7 +164,7 @@ class Laboratory:
             device=self.conditions.device,
             report=self.conditions.report,
         )
-        _finish(folder, result.interrupted)
+        _finish(folder, result)
 
     def _tune(self, training: Training, base: Network, folder: Path) -> None:
         assert training.tuning is not None
@@ -174,7 +182,7 @@ class Laboratory:
             dtype=torch.float32,
             report=self.conditions.report,
         )
-        _finish(folder, result.interrupted)
+        _finish(folder, result)
 
     def _parts(self, training: Training) -> list[QualityPart]:
         found = []
@@ -248,9 +256,9 @@ def _is_needed_again(training: Training) -> bool:
     return len(training.sets) > 1 or training.sets == (FIGURE_SET,)
 
 
-def _finish(folder: Path, interrupted: bool) -> None:
-    if interrupted:
-        raise InterruptedRunError("Stopped after a checkpoint; the same command goes on.")
+def _finish(folder: Path, result: TrainingResult | TuningResult) -> None:
+    if result.interrupted:
+        raise InterruptedRunError(result.signal)
     (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from qmamba.errors import DataError
-from qmamba.images import IMAGE_SUFFIXES
 from qmamba.scale.plan import Plan, ScoresFolder, Shard, key_of
 from qmamba.scale.rows import valid_text
 from qmamba.scale.sources import Root
@@ -136,6 +135,8 @@ def sample_stem(name: str) -> str:
 
 def is_image_name(name: str) -> bool:
     """Whether a name ends as those of images do."""
+    from qmamba.images import IMAGE_SUFFIXES
+
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 

@@ -14,15 +14,17 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qmamba import __version__
-from qmamba.assess import Scorer
 from qmamba.errors import DataError
 from qmamba.files import atomic_write, create_exclusively, make_folder
 from qmamba.scale.rows import valid_text
 from qmamba.scale.shard_file import Format, require_arrow
 from qmamba.scale.sources import Found, Root, Sources
+
+if TYPE_CHECKING:
+    from qmamba.assess import Scorer
 
 BOOKS = "_qmamba"
 """Folder of all that is not scores; readers of data sets pass over names with an underscore."""

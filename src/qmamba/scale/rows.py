@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from qmamba.assess import Score
+if TYPE_CHECKING:
+    from qmamba.assess import Score
 
 Row: TypeAlias = dict[str, Any]
 """The values of one image by column."""

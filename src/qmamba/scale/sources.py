@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from qmamba.errors import ConfigError
-from qmamba.images import IMAGE_SUFFIXES, UnreadableInput, find_images, require_existing
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 """Endings of the archives whose members are scored."""
 PARQUET_SUFFIX = ".parquet"
-_FOUND = IMAGE_SUFFIXES | {".tar", ".gz", ".tgz", PARQUET_SUFFIX}
 
 
 @dataclass(frozen=True)
@@ -80,6 +78,8 @@ class Sources:
                 )
         if list(inputs).count("-") > 1:
             raise ConfigError("The list on standard input (-) can be read once only.")
+        from qmamba.images import require_existing
+
         require_existing(inputs)
         self._recursive = recursive
         self._without = None if without is None else os.path.join(os.path.abspath(without), "")
@@ -99,10 +99,14 @@ class Sources:
         """The files, in the order of the inputs, each once."""
         seen: set[tuple[int, str]] | None = set() if len(self._inputs) > 1 else None
         for text, folder in zip(self._inputs, self._folders, strict=True):
-            names = iter(self._listed) if text == "-" else self._find(text, None)
+            is_folder = text != "-" and os.path.isdir(text)
+            names = iter(self._listed)
+            if text != "-":
+                names = self._find(folder if is_folder else text, None)
             start = folder.rstrip(os.sep) + os.sep
             for path in dict.fromkeys(names) if text == "-" else names:
-                path = os.path.abspath(path)
+                if not is_folder:
+                    path = os.path.abspath(path)
                 if self._without is not None and path.startswith(self._without):
                     continue
                 name = path[len(start) :] if path.startswith(start) else os.path.basename(path)
@@ -113,7 +117,10 @@ class Sources:
                 yield Found(self._index[folder], name)
 
     def _find(self, text: str, stdin: BinaryIO | None) -> Iterator[str]:
-        found = find_images([text], recursive=self._recursive, stdin=stdin, suffixes=_FOUND)
+        from qmamba.images import IMAGE_SUFFIXES, UnreadableInput, find_images
+
+        suffixes = IMAGE_SUFFIXES | {".tar", ".gz", ".tgz", PARQUET_SUFFIX}
+        found = find_images([text], recursive=self._recursive, stdin=stdin, suffixes=suffixes)
         for entry in found:
             # A folder that cannot be read gets its error row when it is opened as an image.
             path = entry.image if isinstance(entry, UnreadableInput) else entry

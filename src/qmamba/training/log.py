@@ -34,9 +34,18 @@ class TrainingLog:
         self._board = _event_writer(folder, step) if tensorboard else None
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Add a line and flush it."""
-        with open(self._path, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"step": step, **values}) + "\n")
+        """Add a line and flush it.
+
+        Raises:
+            DataError: the disk is full, or the folder is gone.
+        """
+        try:
+            with open(self._path, "a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"step": step, **values}) + "\n")
+        except OSError as error:
+            raise DataError(
+                f"Cannot write {str(self._path)!r}: {error.strerror}; the last checkpoint stays."
+            ) from error
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)

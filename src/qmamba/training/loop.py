@@ -78,6 +78,8 @@ class TrainingResult:
     """Validation figures of those weights; empty where none were measured."""
     interrupted: bool
     """Whether a signal ended the run before its last step."""
+    signal: int | None = None
+    """The number of that signal, where this process received it."""
 
 
 def train(
@@ -92,8 +94,8 @@ def train(
 ) -> TrainingResult:
     """Train a model in place.
 
-    Only parameters that require a gradient change. SIGTERM and SIGINT end the run after the step
-    in hand, with a checkpoint; a second SIGINT ends it at once.
+    Only parameters that require a gradient change. SIGTERM, SIGINT and SIGHUP end the run after the
+    step in hand, with a checkpoint; a second SIGINT ends it at once.
 
     Args:
         model: what is trained; moved to the device.
@@ -113,11 +115,12 @@ def train(
     run = _Run(model, task, options, Path(folder), local_device(device), report)
     run.prepare(resume)
     devices = [run.device] if run.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), _stop_requests() as stop, warnings.catch_warnings():
+    with torch.random.fork_rng(devices), _stop_requests() as received, warnings.catch_warnings():
         # Gradients of depthwise kernels have another stride along their axis of length 1, which
         # DistributedDataParallel takes for another layout although no element lies elsewhere.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        return run.finish(run.steps(stop))
+        stopped = run.steps(lambda: bool(received))
+        return run.finish(received[0] if received else None, interrupted=stopped)
 
 
 class _Run:
@@ -213,7 +216,7 @@ class _Run:
                 return True
         return False
 
-    def finish(self, interrupted: bool) -> TrainingResult:
+    def finish(self, received: int | None, *, interrupted: bool) -> TrainingResult:
         figures = self.figures
         if self.average is not None:
             self.average.swap(self.model)
@@ -223,7 +226,8 @@ class _Run:
         if self.log is not None:
             self.log.close()
         self.model.eval()
-        return TrainingResult(self.model, self.step, figures, interrupted)
+        number = received if interrupted else None
+        return TrainingResult(self.model, self.step, figures, interrupted, number)
 
     def _wrapped(self) -> nn.Module:
         if world_size() == 1:
@@ -316,21 +320,27 @@ class _Run:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Notice SIGTERM and SIGINT instead of dying of them, where signals can be received."""
-    asked = threading.Event()
+def _stop_requests() -> Iterator[list[int]]:
+    """Notice signals instead of dying of them, where they can be received; those that came.
+
+    SIGHUP is left alone where it is ignored, as under nohup.
+    """
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield received
         return
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and asked.is_set():
+        if number == signal.SIGINT and received:
             raise KeyboardInterrupt
-        asked.set()
+        received.append(number)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, ask) for number in numbers}
     try:
-        yield asked.is_set
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

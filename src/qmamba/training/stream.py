@@ -99,5 +99,8 @@ def batches(
 
 
 def _leave_interrupts_to_the_loop(_: int) -> None:
-    # A terminal sends Ctrl-C to every process; the loop still needs the examples of its last step.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal sends Ctrl-C to every process, and a scheduler may send SIGTERM to all of them; the
+    # loop still needs the examples of its last step.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

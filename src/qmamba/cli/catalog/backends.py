@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import platform
 
-import typer
-
-from qmamba.cli.common import table_lines
+from qmamba.cli.common import answer, table_lines
 
 
 def backends() -> None:
@@ -17,12 +15,10 @@ def backends() -> None:
     from qmamba import ops
     from qmamba.ops.scan.dispatch import BACKEND_VARIABLE
 
-    typer.echo(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
-    )
+    answer(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}")
     forced = os.environ.get(BACKEND_VARIABLE)
     if forced:
-        typer.echo(f"{BACKEND_VARIABLE}={forced} overrides the choice")
+        answer(f"{BACKEND_VARIABLE}={forced} overrides the choice")
     rows = ops.backends()
     states = {
         (row.device, row.name): "live" if row.live else "available" if row.available else "no"
@@ -34,4 +30,4 @@ def backends() -> None:
     )
     details = ["why or on what", *(row.detail for row in rows)]
     for line, detail in zip(lines, details, strict=True):
-        typer.echo(f"{line}  {detail}")
+        answer(f"{line}  {detail}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qmamba.cli.common import EXIT_SOME_FAILED, handled, shown, table_lines
+from qmamba.cli.common import EXIT_SOME_FAILED, answer, handled, shown, table_lines
 from qmamba.cli.display.command_list import CommandList
 from qmamba.errors import ConfigError, DataError
 
@@ -38,8 +38,8 @@ def list_known() -> None:
         for name, adapter in ADAPTERS.items()
     ]
     header = ("name", "images", "contents", "scale", "better", "title")
-    typer.echo("\n".join(table_lines(header, rows)))
-    typer.echo("\nAny CSV file with the columns path and mos can be read as well.")
+    answer("\n".join(table_lines(header, rows)))
+    answer("\nAny CSV file with the columns path and mos can be read as well.")
 
 
 def check(
@@ -93,16 +93,16 @@ def check(
             for each in list_datasets()
         ]
     header = ("name", "found", "images", "contents", "scores", "better", "problems")
-    typer.echo("\n".join(table_lines(header, [_row(report) for report in reports])))
+    answer("\n".join(table_lines(header, [_row(report) for report in reports])))
     found = [report for report in reports if report.found]
     if not found:
         raise DataError(f"No known data set in {str(root)!r} or three levels below.")
     for report in found:
-        typer.echo(f"\n{report.name}: {shown(str(report.root))}")
+        answer(f"\n{report.name}: {shown(str(report.root))}")
         for problem in report.problems[:problems]:
-            typer.echo(f"  {shown(problem)}")
+            answer(f"  {shown(problem)}")
         if len(report.problems) > problems:
-            typer.echo(f"  {len(report.problems) - problems} more problems")
+            answer(f"  {len(report.problems) - problems} more problems")
     wanted = reports if name else found
     if not all(report.complete for report in wanted):
         raise typer.Exit(EXIT_SOME_FAILED)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from qmamba.cli.common import hold, parsed_size, say, shown, table_lines
+from qmamba.cli.common import answer, hold, parsed_size, say, shown, table_lines
 from qmamba.errors import ConfigError
 from qmamba.locks import owned_outputs
 
@@ -114,18 +114,18 @@ def _report(report: ExportReport) -> None:
         pace = f"{ratio:.1f}x slower" if ratio >= 1 else f"{1 / ratio:.1f}x faster"
         times = f"{each.milliseconds:.1f} ms", f"{each.own_milliseconds:.1f} ms"
         rows.append((f"{batch} x {channels} x {height} x {width}", *results.values(), *times, pace))
-    typer.echo("\n".join(table_lines(header, rows)))
+    answer("\n".join(table_lines(header, rows)))
     if report.is_simulation:
         what = "images" if restores else "scores"
-        typer.echo(
+        answer(
             f"The file {report.metadata['qmamba.simulation']}; its {what} are near those of the "
             "packed network, not equal to them."
         )
     if "qmamba.precision" in report.metadata:
-        typer.echo(f"The file computes in {report.metadata['qmamba.precision']}.")
+        answer(f"The file computes in {report.metadata['qmamba.precision']}.")
     if report.changes is not None:
         bits = report.metadata["qmamba.weight_bits"]
-        typer.echo(
+        answer(
             f"Weights of {bits} bits change the results of these inputs by up to "
             f"{max(report.changes):.2g} of the range; photographs may change more."
         )

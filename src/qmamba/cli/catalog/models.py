@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qmamba.cli.common import parsed_size, shown, table_lines
+from qmamba.cli.common import answer, parsed_size, shown, table_lines
 from qmamba.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,18 +54,18 @@ def models(
                 (*row, *_gflops(named_configs()[name], height, width))
                 for row, name in zip(rows, names, strict=True)
             ]
-        typer.echo("\n".join(table_lines(header, rows)))
+        answer("\n".join(table_lines(header, rows)))
         if flops:
-            typer.echo(
+            answer(
                 f"\nMultiply-adds of one image of {height} x {width} (height x width), in 10^9."
                 "\nThe papers count the scan for QMamba and MambaIR and leave it out for LQMamba;"
                 "\nMambaIR's figures are for the input whose output has 720 x 1280; ViT and Swin"
                 "\nTransformer take 224 x 224 alone."
             )
     if weights:
-        typer.echo("\nEmbedded weights" if names else "Embedded weights")
+        answer("\nEmbedded weights" if names else "Embedded weights")
         for name in weights:
-            typer.echo("\n".join(_described(name)))
+            answer("\n".join(_described(name)))
 
 
 def _gflops(config: NetworkConfig, height: int, width: int) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qmamba.cli.common import say, shown
+from qmamba.cli.common import answer, say, shown
 from qmamba.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def push(
     )
     size = f"{done.size / 1e6:.2f} MB, sha256 {done.sha256[:12]}"
     if dry_run:
-        typer.echo(done.card, nl=False)
+        answer(done.card.removesuffix("\n"))
         say(f"would send model.safetensors ({size}) and this card to {repository}")
         return
     card = "; its own README stays" if done.kept_card else " and a model card"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qmamba.cli.common import EXIT_INTERRUPTED, EXIT_SOME_FAILED, say, shown, table_lines
+from qmamba.cli.common import EXIT_SOME_FAILED, answer, exit_code_of, say, shown, table_lines
 from qmamba.cli.display.training import TrainingDisplay
 from qmamba.errors import ConfigError, DataError
 
@@ -94,7 +94,7 @@ def reproduce(
     A run that was stopped goes on with the same command; what tables share is run once.
 
     Exit code: 0 everything was run, 1 something was missing or failed, 2 wrong usage or nothing to
-    run, 130 stopped by a signal.
+    run, 130 stopped by Ctrl-C (143 by SIGTERM, 129 by SIGHUP).
     """
     from qmamba.checkpoints.loading import usable_device
     from qmamba.reproduce import (
@@ -143,7 +143,7 @@ def reproduce(
     except InterruptedRunError as error:
         display.clear()
         say(str(error))
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        raise typer.Exit(exit_code_of(error.signal)) from None
     display.clear()
     say(f"written: {', '.join(str(path) for path in paths)}")
     if failures or plan.missing():
@@ -159,15 +159,15 @@ def _show(plan: Plan, device: str) -> None:
         (step.training.key.replace("_seed0", ""), str(plan.seeds_of(step)), _state(step))
         for step in first
     ]
-    typer.echo("\n".join(table_lines(("training", "seeds", "state"), rows)))
+    answer("\n".join(table_lines(("training", "seeds", "state"), rows)))
     speed = measured_speed(device)
-    typer.echo("")
+    answer("")
     for title, possible, count in (
         ("all", False, len(plan.steps)),
         ("can be run", True, len(plan.possible)),
     ):
         cost = plan.multiply_adds(possible=possible)
-        typer.echo(
+        answer(
             f"{title}: {count} trainings, {cost:.2e} multiply-adds, about"
             f" {cost / speed / 3600:,.1f} hours at the speed of qmamba-nano on {device}"
             f" ({speed / 1e9:,.0f} x 10^9 per second)"

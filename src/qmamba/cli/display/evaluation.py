@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import typer
-
-from qmamba.cli.common import say, shown, table_lines
+from qmamba.cli.common import answer, say, shown, table_lines
 
 if TYPE_CHECKING:
     from qmamba.evaluation.quality.figures import Figure
@@ -28,9 +26,9 @@ def show_report(report: QualityReport) -> None:
         lines += _two_lines(title, str(row.images), names, row.figures)
     if len(report.rows) > 1:
         lines += _two_lines("average", "", names, report.average)
-    typer.echo("\n".join(table_lines(header, lines)))
+    answer("\n".join(table_lines(header, lines)))
     if "both" in report.average and len(report.rows) > 1:
-        typer.echo(f"average of PLCC and SRCC: {report.average['both'].value:.3f}")
+        answer(f"average of PLCC and SRCC: {report.average['both'].value:.3f}")
     _show_groups(report)
     for row in report.rows:
         for name, reason in row.skipped:
@@ -71,4 +69,4 @@ def _show_groups(report: QualityReport) -> None:
             )
             for dataset, group in groups
         ]
-        typer.echo("\n" + "\n".join(table_lines(header, rows)))
+        answer("\n" + "\n".join(table_lines(header, rows)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import typer
 
-from qmamba.cli.common import EXIT_INTERRUPTED, say, write
+from qmamba.cli.common import exit_code_of, say, write
 
 if TYPE_CHECKING:
     from qmamba.training import TrainingProgress, TrainingResult
@@ -63,7 +63,7 @@ class TrainingDisplay:
         told = say if os.environ.get("RANK", "0") == "0" else _nothing
         if result.interrupted:
             told(f"stopped after step {result.step}; the same command with --resume goes on")
-            raise typer.Exit(EXIT_INTERRUPTED)
+            raise typer.Exit(exit_code_of(result.signal))
         told(f"{result.step} steps done, {written}")
 
 

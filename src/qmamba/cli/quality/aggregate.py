@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qmamba.cli.common import hold, say, shown, table_lines
+from qmamba.cli.common import answer, hold, say, shown, table_lines
 from qmamba.locks import owned_outputs
 
 
@@ -49,6 +49,6 @@ def aggregate(
     result = medians([read_report(path) for path in reports], resamples=resamples, seed=seed)
     header, rows = aggregate_rows(result)
     say(shown(aggregate_legend(result)))
-    typer.echo("\n".join(table_lines(header, rows)))
+    answer("\n".join(table_lines(header, rows)))
     for path in output or []:
         write_aggregate(path, result)

@@ -121,7 +121,7 @@ def compare(
             progress.clear()
             write(_line(row) + "\n", sys.stdout)
             progress.update(len(rows), sum(row.error is not None for row in rows))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, OSError) as error:
         progress.clear()
         kept = ""
         if output is not None and rows:
@@ -129,6 +129,8 @@ def compare(
             write_table(partial, rows)
             kept = f"; their rows are in {shown(str(partial))}"
         say(f"interrupted after {len(rows)} pairs{kept}")
+        if isinstance(error, OSError):
+            raise
         raise typer.Exit(EXIT_INTERRUPTED) from None
     progress.clear()
     failed = sum(row.error is not None for row in rows)

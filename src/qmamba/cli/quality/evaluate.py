@@ -238,8 +238,8 @@ def evaluate(
             where = f"; predictions are kept in {kept}" if kept and done else ""
             say(f"interrupted after {done} images{where}")
             raise typer.Exit(EXIT_INTERRUPTED) from None
-    show_report(result.report)
     written = _write(result, outputs, predictions, plot)
+    show_report(result.report)
     reports = judge_rivals(
         rivals, parts, result.report, skip_bad=skip_bad, resamples=resamples, seed=seed
     )

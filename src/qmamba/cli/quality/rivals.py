@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from qmamba.cli.common import EXIT_INTERRUPTED, EXIT_SOME_FAILED, Progress, say, shown, table_lines
+from qmamba.cli.common import (
+    EXIT_INTERRUPTED,
+    EXIT_SOME_FAILED,
+    Progress,
+    answer,
+    say,
+    shown,
+    table_lines,
+)
 from qmamba.errors import ConfigError
 from qmamba.files import require_writable
 
@@ -89,7 +97,7 @@ def judge_rivals(
         progress.clear()
         reports.append(report)
     if reports:
-        typer.echo("\n" + "\n".join(_table([own, *reports])))
+        answer("\n" + "\n".join(_table([own, *reports])))
     return reports
 
 

@@ -79,7 +79,8 @@ def train(
     killed goes on with the same command and --resume. Under torchrun it runs on several GPUs or
     machines. Presets are described in docs/rivals.md.
 
-    Exit code: 0 finished, 2 wrong usage or data, 130 stopped by a signal after a checkpoint.
+    Exit code: 0 finished, 2 wrong usage or data; stopped after a checkpoint: 130 by Ctrl-C, 143 by
+    SIGTERM, 129 by SIGHUP.
     """
     from qmamba.training.quality.presets import with_preset
     from qmamba.training.quality.request import train_on_ratings

@@ -78,7 +78,8 @@ def tune(
     alone (`qmamba score --model BASE --tuned FILE`), and the other files of `qmamba train`, whose
     options for data and schedule this command shares.
 
-    Exit code: 0 finished, 2 wrong usage or data, 130 stopped by a signal after a checkpoint.
+    Exit code: 0 finished, 2 wrong usage or data; stopped after a checkpoint: 130 by Ctrl-C, 143 by
+    SIGTERM, 129 by SIGHUP.
     """
     from qmamba.training.quality.tuning import TUNED_NAME, tune_on_ratings
 

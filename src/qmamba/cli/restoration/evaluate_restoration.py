@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from qmamba.cli.common import Progress, hold, say, shown, table_lines
+from qmamba.cli.common import (
+    EXIT_INTERRUPTED,
+    Progress,
+    answer,
+    hold,
+    say,
+    shown,
+    table_lines,
+)
 from qmamba.cli.options.shared import DeviceOption, PrecisionOption
 from qmamba.errors import ConfigError, DataError
 from qmamba.locks import owned_outputs
@@ -17,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from qmamba.datasets.clean.test_sets import RestorationSet
+    from qmamba.evaluation.restoration.cost import NetworkCost
     from qmamba.evaluation.restoration.table import TableRow
     from qmamba.inference import Precision
     from qmamba.restore.degradations import Degradation
@@ -106,7 +115,8 @@ def evaluate_restoration(
     rest on all samples. The first row is the degraded input. With --precision auto each network is
     the one that was trained: a quantized one runs on its codes.
 
-    Exit code: 0 measured, 2 wrong usage or data.
+    Exit code: 0 measured, 2 wrong usage or data, 130 interrupted; what was measured is shown, and
+    written to NAME.partial.csv or .json.
     """
     from qmamba.evaluation.restoration.benchmark import evaluate_set
     from qmamba.evaluation.restoration.modes import MODES
@@ -118,47 +128,58 @@ def evaluate_restoration(
         check_suffix(output)
     hold(owned_outputs(output))
     networks = [_Network(source, device, precision) for source in model or ()]
+    settings = {
+        "models": {network.name: network.source for network in networks},
+        "mode": mode,
+        "ensemble": ensemble,
+        "precision": precision,
+    }
     rows: list[TableRow] = []
     done: set[Degradation] = set()
-    for degradation, network in _plan(networks, task, scale, sigma, quality):
-        found = _test_sets(sets, data, degradation)
-        for method, run, cost in (
-            (_input_name(degradation), None, None),
-            *(() if network is None else ((network.name, network.run, network.cost),)),
-        ):
-            if run is None and degradation in done:
-                continue
-            done.add(degradation)
-            rows.append(
-                TableRow(
-                    method,
-                    _strength(degradation),
-                    cost,
-                    tuple(
-                        evaluate_set(
-                            run,
-                            each,
-                            degradation,
-                            mode=mode,
-                            ensemble=ensemble,
-                            device=device,
-                            report=_reporter(method, each.name),
-                        )
-                        for each in found
-                    ),
+    interrupted = False
+    try:
+        for degradation, network in _plan(networks, task, scale, sigma, quality):
+            found = _test_sets(sets, data, degradation)
+            for method, run, cost in _methods(degradation, network):
+                if run is None and degradation in done:
+                    continue
+                done.add(degradation)
+                figures = tuple(
+                    evaluate_set(
+                        run,
+                        each,
+                        degradation,
+                        mode=mode,
+                        ensemble=ensemble,
+                        device=device,
+                        report=_reporter(method, each.name),
+                    )
+                    for each in found
                 )
-            )
-    header, cells = table_cells(rows)
-    typer.echo("\n".join(table_lines(header, cells)))
-    if output is not None:
-        settings = {
-            "models": {network.name: network.source for network in networks},
-            "mode": mode,
-            "ensemble": ensemble,
-            "precision": precision,
-        }
+                rows.append(TableRow(method, _strength(degradation), cost, figures))
+    except KeyboardInterrupt:
+        interrupted = True
+    if output is not None and rows:
+        if interrupted:
+            output = output.with_name(f"{output.stem}.partial{output.suffix}")
         write_table(output, rows, settings)
+    if rows:
+        header, cells = table_cells(rows)
+        answer("\n".join(table_lines(header, cells)))
+    if output is not None and rows:
         say(f"written to {output}")
+    if interrupted:
+        say(f"interrupted after {len(rows)} rows")
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _methods(
+    degradation: Degradation, network: _Network | None
+) -> Iterable[tuple[str, Callable[[Tensor], Tensor] | None, NetworkCost | None]]:
+    """The degraded input, which nothing restores, and the network."""
+    yield _input_name(degradation), None, None
+    if network is not None:
+        yield network.name, network.run, network.cost
 
 
 class _Network:

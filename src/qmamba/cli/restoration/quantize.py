@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from qmamba.cli.common import hold, say, table_lines
+from qmamba.cli.common import answer, hold, say, table_lines
 from qmamba.errors import ConfigError
 from qmamba.locks import owned_outputs
 
@@ -251,7 +251,7 @@ def _report(
             rows.append(("time", *times, pace))
             memory = (f"{each.megabytes:.1f} MB" for each in (first, second))
             rows.append(("peak memory", *memory, "above that of the program itself"))
-    typer.echo("\n".join(table_lines(header, rows)))
+    answer("\n".join(table_lines(header, rows)))
 
 
 def _kib(count: int) -> str:

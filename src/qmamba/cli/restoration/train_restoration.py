@@ -170,7 +170,8 @@ def train_restoration_command(
     options.json, log.jsonl and checkpoint.pt. A run that was killed goes on with the same command
     and --resume.
 
-    Exit code: 0 finished, 2 wrong usage or data, 130 stopped by a signal after a checkpoint.
+    Exit code: 0 finished, 2 wrong usage or data; stopped after a checkpoint: 130 by Ctrl-C, 143 by
+    SIGTERM, 129 by SIGHUP.
     """
     from qmamba.checkpoints.loading import usable_device
     from qmamba.datasets.clean.images import find_clean_images, split_clean_images

@@ -86,8 +86,10 @@ class PredictionCache:
         self._known[(run, *identity)] = raw
 
     def close(self) -> None:
-        """Close the file."""
-        self._open.close()
+        """Close the file, and remove it if it is empty."""
+        with self._open:
+            if not self._stream.closed and not self._stream.tell():
+                self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> PredictionCache:
         return self

@@ -13,7 +13,7 @@ from torch import Tensor
 from qmamba.errors import ShapeError
 from qmamba.ops.native.handover import address, described, new
 from qmamba.ops.native.library import load_kernel
-from qmamba.ops.native.operands import Constant, QParamsRule
+from qmamba.ops.native.operands import CodeGrid, Constant, QParamsRule
 from qmamba.ops.native.scan_call import round_up
 from qmamba.ops.native.structs import DepthwiseStruct
 
@@ -74,29 +74,52 @@ class DepthwiseConvolution:
         bias = new(channels).zero_() if bias is None else bias.detach().float()
         self._bias = F.pad(bias, (0, missing)).contiguous()
         self._rule, self._qparams = rule, rule.fixed
+        scale, offset, *_ = rule.fixed[0].tolist()
+        self.reads = CodeGrid(scale, offset, rule.first, rule.last)
+        """What codes it takes in place of numbers."""
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """float32 ``(batch, height, width, channels)`` to the same shape.
+    def __call__(
+        self,
+        x: Tensor,
+        out: Tensor | None = None,
+        *,
+        codes: Tensor | None = None,
+        code_grid: CodeGrid | None = None,
+        only_codes: bool = False,
+    ) -> Tensor:
+        """``(batch, height, width, channels)`` to the same shape, float32.
 
         Args:
-            x: the channels may be part of those of a larger map.
+            x: float32, whose channels may be part of those of a larger map; or contiguous uint8,
+                codes of the input's quantizer counted from the first one.
             out: where the result goes; contiguous.
+            codes: where the result goes as codes besides, uint8, contiguous.
+            code_grid: what the codes stand for; given with ``codes``.
+            only_codes: the codes are the result, and there is no other.
 
         Raises:
             ShapeError: a tensor is not that.
         """
-        stride = self._pixel_stride(x)
+        coded = x.dtype == torch.uint8
+        stride = self._channels if coded else self._pixel_stride(x)
+        if coded and (x.dim() != 4 or 0 in x.shape):
+            raise ShapeError(f"The codes x must be a map that is not empty, got {described(x)}.")
+        if (codes is None) != (code_grid is None) or (only_codes and codes is None):
+            raise ShapeError("Codes and their grid are given together or not at all.")
         batch, height, width, channels = x.shape
-        y = new(*x.shape) if out is None else out
+        y = None if only_codes else new(*x.shape) if out is None else out
         weights = new(self._side * self._side, self._padded)
         call = DepthwiseStruct(
-            x=x.data_ptr(),
+            x=None if coded else x.data_ptr(),
+            x_codes=address("x", x, (batch, height, width, self._channels), x.dtype)
+            if coded
+            else None,
             qparams=address("qparams", self._qparams, (1, 4)),
             bias=address("bias", self._bias, (self._padded,)),
             weights=weights.data_ptr(),
             weight=self._weight_struct,
-            y=address("out", y, x.shape),
+            y=None if y is None else address("out", y, x.shape),
             batch=batch,
             height=height,
             width=width,
@@ -109,8 +132,13 @@ class DepthwiseConvolution:
             last=self._rule.last,
             activation=self._activation,
         )
+        if codes is not None and code_grid is not None:
+            call.output = code_grid.struct(codes, x.shape)
         self._kernel.run("run_depthwise", call)
-        return y
+        if y is not None:
+            return y
+        assert codes is not None
+        return codes
 
     def _pixel_stride(self, x: Tensor) -> int:
         """The distance of neighboring pixels of a map."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from qmamba.errors import ShapeError
 from qmamba.ops.native.handover import FLOAT_DTYPES, address, described, dtype_code, new
 from qmamba.ops.native.library import load_kernel
+from qmamba.ops.native.operands import CodeGrid
 from qmamba.ops.native.structs import IntegerCallStruct, IntegerLayerStruct
 
 PANEL = 32
@@ -148,6 +149,8 @@ class IntegerCall:
         residual_scale: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
         out: Tensor | None = None,
+        codes: Tensor | None = None,
+        code_grid: CodeGrid | None = None,
     ) -> Tensor:
         """``(..., inputs)`` to ``(..., outputs)``, a map of patches to a map.
 
@@ -159,11 +162,14 @@ class IntegerCall:
                 The code of a value is ``round((value + offset) / scale)``, and 0 outside of the
                 map.
             highest: greatest code with given parameters, up to 255; the least is 0.
-            gelu: after the first layer, within 5e-5.
+            gelu: after the first layer, within 5e-5; before codes within 2e-7.
             residual: added to the result; of its shape, float32 or bfloat16.
             residual_scale: factors of the residual, float32 ``(outputs,)``.
             dtype: of the result, float32 or bfloat16.
             out: where the result goes; contiguous, of its shape and dtype.
+            codes: where the first outputs go as codes, uint8 ``(..., columns)``, contiguous; the
+                result are the other ones. For one layer without a residual.
+            code_grid: what the codes stand for; given with ``codes``.
 
         Raises:
             ShapeError: a tensor is not that.
@@ -171,17 +177,27 @@ class IntegerCall:
         x = x.contiguous()
         call = IntegerCallStruct(**self._call)
         rows = self._rows(x, call)
-        y = new(*rows, self._outputs, dtype=dtype) if out is None else out
+        columns = 0 if codes is None else codes.shape[-1]
+        kept = max(0, self._outputs - columns)
+        y = new(*rows, kept, dtype=dtype) if out is None else out
         call.rows = rows.numel()
         call.x, call.x_dtype = (
             address("x", x, x.shape, x.dtype),
             dtype_code("x", x, _ROW_DTYPES),
         )
         call.y, call.y_dtype = (
-            address("out", y, (*rows, self._outputs), dtype),
+            address("out", y, (*rows, kept), dtype),
             dtype_code("out", y),
         )
         call.gelu = gelu
+        if codes is not None:
+            alone = self._layers[1] is None and residual is None
+            if code_grid is None or columns > self._outputs or not alone:
+                raise ShapeError(
+                    f"Codes need a grid, at most {self._outputs} columns, one layer and no "
+                    f"residual, got {described(codes)}."
+                )
+            call.output = code_grid.struct(codes, (*rows, columns))
         if scale is not None and offset is not None:
             scale, offset = scale.contiguous(), offset.contiguous()
             call.per_tensor = scale.dim() == 0

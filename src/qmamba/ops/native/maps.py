@@ -6,13 +6,18 @@ its sums go over memory once for each term; with few channels that is slow.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from qmamba.errors import ShapeError
-from qmamba.ops.native.handover import address, described, dtype_code
+from qmamba.ops.native.handover import address, described, dtype_code, new
 from qmamba.ops.native.library import load_kernel
-from qmamba.ops.native.structs import LayerNormStruct, WeightedSumStruct
+from qmamba.ops.native.structs import AttendedSumStruct, LayerNormStruct, WeightedSumStruct
+
+_PARTS = 16
+"""Into how many parts the kernel cuts an image for its sums, its ``kMapParts``."""
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
@@ -69,12 +74,7 @@ def weighted_sum(
         BackendError: the kernel was not built or does not load.
         ShapeError: a tensor is not that.
     """
-    if x.dim() != 4 or 0 in x.shape:
-        raise ShapeError(
-            f"The argument x must be (batch, height, width, channels) and not empty, got "
-            f"{described(x)}."
-        )
-    batch, height, width, channels = x.shape
+    batch, height, width, channels = _map_shape(x)
     weights = z_weight.contiguous()
     y = torch.empty_like(x) if out is None else out
     call = WeightedSumStruct(
@@ -89,3 +89,70 @@ def weighted_sum(
     )
     load_kernel().run("run_weighted_sum", call)
     return y
+
+
+class ChannelAttentionWeights(NamedTuple):
+    """Of channel attention, ``sigmoid(excite relu(squeeze mean(z)))``; float32, contiguous."""
+
+    squeeze: Tensor
+    """``(hidden, channels)``."""
+    squeeze_bias: Tensor
+    """``(hidden,)``."""
+    excite: Tensor
+    """``(channels, hidden)``."""
+    excite_bias: Tensor
+    """``(channels,)``."""
+
+
+def attended_sum(
+    x: Tensor,
+    x_weight: Tensor,
+    z: Tensor,
+    attention: ChannelAttentionWeights,
+    out: Tensor | None = None,
+) -> Tensor:
+    """:func:`weighted_sum` with the weights of z from channel attention.
+
+    Args:
+        x, z, x_weight: as there.
+        attention: what the mean of each channel of z goes through.
+        out: where the result goes, of their shape; may be one of them.
+
+    Returns:
+        ``out``, or a fresh map of the same shape; its bits do not depend on the number of threads.
+
+    Raises:
+        BackendError: the kernel was not built or does not load.
+        ShapeError: a tensor is not that.
+    """
+    batch, height, width, channels = _map_shape(x)
+    hidden = len(attention.squeeze)
+    y = torch.empty_like(x) if out is None else out
+    scratch = new(batch, _PARTS + 1, channels)
+    call = AttendedSumStruct(
+        x=address("x", x, x.shape),
+        x_weight=address("x_weight", x_weight, (channels,)),
+        z=address("z", z, x.shape),
+        squeeze=address("squeeze", attention.squeeze, (hidden, channels)),
+        squeeze_bias=address("squeeze_bias", attention.squeeze_bias, (hidden,)),
+        excite=address("excite", attention.excite, (channels, hidden)),
+        excite_bias=address("excite_bias", attention.excite_bias, (channels,)),
+        partial=scratch.data_ptr(),
+        z_weight=scratch.data_ptr() + 4 * batch * _PARTS * channels,
+        y=address("out", y, x.shape),
+        batch=batch,
+        pixels=height * width,
+        channels=channels,
+        hidden=hidden,
+    )
+    load_kernel().run("run_attended_sum", call)
+    return y
+
+
+def _map_shape(x: Tensor) -> torch.Size:
+    if x.dim() != 4 or 0 in x.shape:
+        raise ShapeError(
+            f"The argument x must be (batch, height, width, channels) and not empty, got "
+            f"{described(x)}."
+        )
+    return x.shape

@@ -20,6 +20,7 @@ from qmamba.errors import ShapeError
 from qmamba.ops.native.handover import address, described, new
 from qmamba.ops.native.library import load_kernel
 from qmamba.ops.native.structs import (
+    CodeOutputStruct,
     ConstantStruct,
     OperandStruct,
     QParamsRuleStruct,
@@ -138,6 +139,24 @@ class QParamsRule:
             scale * self.first - offset < lowest or scale * self.last - offset > highest
             for scale, offset, lowest, highest in qparams.tolist()
         )
+
+
+class CodeGrid(NamedTuple):
+    """How a layer writes the codes of the layer that reads it: ``round((value + offset) / scale)``,
+    at least the first and at most the last one, stored as the distance from the first."""
+
+    scale: float
+    offset: float
+    first: int
+    last: int
+
+    def struct(self, codes: Tensor, shape: Sequence[int]) -> CodeOutputStruct:
+        """For the kernel.
+
+        Raises:
+            ShapeError: the codes are not contiguous uint8 of this shape on the CPU.
+        """
+        return CodeOutputStruct(address("codes", codes, shape, torch.uint8), shape[-1], *self)
 
 
 class OperandCodes(NamedTuple):

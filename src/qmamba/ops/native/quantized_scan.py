@@ -4,10 +4,10 @@ What it trades: the CPU alone, no gradients. In return constants are packed once
 quantized by the kernel itself. The definition is
 :func:`qmamba.ops.quantized.table_scan.table_scan_naive`.
 
-There are two ways to get exponentials. A channel whose delta is a code has as many different ones
-as there are codes, so softplus and the exponentials of all states can be taken of those before the
-scan, which reads a row of decays for each step of the route; or they are computed as the scan goes,
-for delta of more bits and for few states.
+There are two ways to get exponentials. A channel whose delta is a code of few bits has as many
+different ones as there are codes, so softplus and the exponentials of all states can be taken of
+those before the scan, which looks them up; or they are computed as the scan goes, for delta of more
+bits and for short routes.
 """
 
 from __future__ import annotations
@@ -35,10 +35,8 @@ from qmamba.ops.scan.routes import require_routes
 
 MAX_BITS = 4
 """Width of the widest code with tables."""
-FEWEST_STATES = 8
-"""With fewer, a row of decays is too short for a vector, and computing exponentials is cheaper."""
-MAX_STATES = 32
-"""The kernel keeps no more states of a channel in registers."""
+SHORTEST_ROUTE = 64
+"""Steps; tables take as many exponentials as a route of a fourth as many steps computes."""
 
 
 class ScanRules(NamedTuple):
@@ -88,8 +86,8 @@ class QuantizedScan:
         D: ``(routes, channels)``.
         norm: layer norm over the channels of the merged map, or ``None``.
         output: rule of what reads the result, whose statistics are wanted, or ``None``.
-        tables: whether exponentials are looked up, for delta of at most :data:`MAX_BITS` bits and
-            at most :data:`MAX_STATES` states; by default where that is faster.
+        tables: whether exponentials are looked up, for delta of at most :data:`MAX_BITS` bits; by
+            default on routes of at least :data:`SHORTEST_ROUTE` steps.
         merge: sum the routes; otherwise they are kept apart, without tables, norm and output.
 
     Raises:
@@ -120,30 +118,22 @@ class QuantizedScan:
             )
         self.routes, self.channels, self.states = A.codes.shape
         self.rank, self._padded = dt_weight.codes.shape[1], round_up(self.channels)
-        if tables is None:
-            few_bits = rules.delta.bits <= MAX_BITS
-            tables = merge and few_bits and FEWEST_STATES <= self.states <= MAX_STATES
         if not merge and (tables or norm or output):
             raise ShapeError("A scan whose routes stay apart has no tables, no norm and no output.")
-        if tables and (rules.delta.bits not in (2, 3, MAX_BITS) or self.states > MAX_STATES):
+        if tables and rules.delta.bits > MAX_BITS:
             raise ShapeError(
-                f"Tables need delta of 2 to {MAX_BITS} bits and at most {MAX_STATES} states, got "
-                f"{rules.delta.bits} bits and {self.states} states."
+                f"Tables need delta of at most {MAX_BITS} bits, got {rules.delta.bits} bits."
             )
         if rules.low.fixed is None:
             raise ShapeError("The quantization parameters of the low-rank delta must be fixed.")
         self._merge, self.rules = merge, rules
-        self._lanes = round_up(self.states) if tables else 0
+        self._tables = tables if merge and rules.delta.bits <= MAX_BITS else False
         self._output = None if output is None or output.fixed is not None else output
         missing = self._padded - self.channels
         self._dt_weight = dt_weight
         self._bias, self._skip = (c.arranged(F.pad(c.codes, (0, missing))) for c in (dt_bias, D))
-        if tables:
-            self._decay = A.arranged(F.pad(A.codes, (0, self._lanes - self.states, 0, missing)))
-            decay_shape = (self.routes, self._padded, self._lanes)
-        else:
-            self._decay = A.arranged(F.pad(A.codes.transpose(1, 2), (0, missing)))
-            decay_shape = (self.routes, self.states, self._padded)
+        self._decay = A.arranged(F.pad(A.codes.transpose(1, 2), (0, missing)))
+        decay_shape = (self.routes, self.states, self._padded)
         self._constants = {
             "dt_weight": dt_weight.struct("dt_weight", (self.routes, self.rank, self._padded)),
             "dt_bias": self._bias.struct("dt_bias", (self.routes, self._padded)),
@@ -248,10 +238,11 @@ class QuantizedScan:
             weight, bias = self._norm
             scan.norm_weight = address("norm weight", weight, (self.channels,))
             scan.norm_bias = address("norm bias", bias, (self.channels,))
+        looked_up = steps >= SHORTEST_ROUTE if self._tables is None else self._tables
         call = QuantizedScanStruct(
             scan=scan,
             delta=self.rules.delta.struct(qparams.delta, batch, known=True),
-            lanes=self._lanes,
+            looked_up=int(looked_up),
             **self._constants,
         )
         partial = output = None

@@ -50,6 +50,17 @@ class ScanStruct(Struct):
     ]
 
 
+class CodeOutputStruct(Struct):
+    """``native/common/interface.h``: codes that a layer writes for its reader."""
+
+    c_name = "qmamba_code_output"
+    _fields_ = [
+        *_pointers("codes"),
+        *_sizes("columns"),
+        *_floats("scale", "offset", "first", "last"),
+    ]
+
+
 class QParamsStruct(Struct):
     """``native/quantized/quantized.h``: uniform quantization parameters and bounds."""
 
@@ -107,7 +118,7 @@ class QuantizedScanStruct(Struct):
         *((name, ConstantStruct) for name in ("dt_weight", "dt_bias", "decay", "skip")),
         *((name, QParamsRuleStruct) for name in ("delta", "output")),
         *_pointers("partial", "gate", "tables"),
-        *_sizes("lanes", "gate_stride"),
+        *_sizes("looked_up", "gate_stride"),
     ]
 
 
@@ -116,9 +127,10 @@ class DepthwiseStruct(Struct):
 
     c_name = "qmamba_depthwise"
     _fields_ = [
-        *_pointers("x", "qparams", "bias", "weights"),
+        *_pointers("x", "x_codes", "qparams", "bias", "weights"),
         ("weight", ConstantStruct),
         *_pointers("y"),
+        ("output", CodeOutputStruct),
         *_sizes("batch", "height", "width", "channels", "padded", "stride"),
         *_sizes("side", "dilation", "first", "last"),
         *_flags("activation"),
@@ -141,7 +153,9 @@ class IntegerCallStruct(Struct):
     c_name = "qmamba_integer_call"
     _fields_ = [
         *_pointers("x", "x_scale", "x_offset", "norm_weight", "norm_bias"),
-        *_pointers("residual", "residual_scale", "y", "workspace"),
+        *_pointers("residual", "residual_scale", "y"),
+        ("output", CodeOutputStruct),
+        *_pointers("workspace"),
         ("first", IntegerLayerStruct),
         ("second", IntegerLayerStruct),
         *_sizes("rows", "side", "stride", "height", "width"),
@@ -193,6 +207,17 @@ class WeightedSumStruct(Struct):
     _fields_ = [
         *_pointers("x", "x_weight", "z", "z_weight", "y"),
         *_sizes("batch", "pixels", "channels"),
+    ]
+
+
+class AttendedSumStruct(Struct):
+    """``native/maps/maps.h``: two maps into one, with channel attention."""
+
+    c_name = "qmamba_attended_sum"
+    _fields_ = [
+        *_pointers("x", "x_weight", "z", "squeeze", "squeeze_bias", "excite", "excite_bias"),
+        *_pointers("partial", "z_weight", "y"),
+        *_sizes("batch", "pixels", "channels", "hidden"),
     ]
 
 

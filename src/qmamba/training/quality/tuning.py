@@ -46,6 +46,8 @@ class TuningResult:
     """Validation figures; empty where none were measured."""
     interrupted: bool
     """Whether a signal ended the run before its last step."""
+    signal: int | None = None
+    """The number of that signal, where this process received it."""
 
 
 def tune(
@@ -117,6 +119,7 @@ def tune(
         step=result.step,
         figures=result.figures,
         interrupted=result.interrupted,
+        signal=result.signal,
     )
 
 

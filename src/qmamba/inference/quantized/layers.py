@@ -6,6 +6,7 @@ codes and nothing else of them, and gives what the layer gives but for rounding 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TypeAlias, cast
 
@@ -14,9 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmamba.ops.native.depthwise import WIDEST_WINDOW, DepthwiseConvolution
+from qmamba.ops.native.handover import new
 from qmamba.ops.native.integer import IntegerCall, PackedCodes
 from qmamba.ops.native.memory import Buffers
 from qmamba.ops.native.operands import (
+    CodeGrid,
     Constant,
     QParamsRule,
     choose_qparams,
@@ -82,6 +85,7 @@ class _FixedQParams:
         self.scale = scale.clone()
         self.offset = (offset - rule.first * scale).clone()
         self.highest = rule.last - rule.first
+        self.grid = CodeGrid(float(self.scale), float(self.offset), 0, self.highest)
 
 
 class Linear:
@@ -117,6 +121,12 @@ class Linear:
         self.rule = rule
         """Where the quantization parameters of the input come from."""
         self._given = None if rule.fixed is None else _FixedQParams(rule)
+        self.reads: CodeGrid | None = None
+        """What codes it takes in place of numbers, if any."""
+        if self._given is not None and norm is None:
+            self.reads = self._given.grid
+        self.writes_codes = self._given is not None
+        """Whether :meth:`codes` can be called."""
 
     def __call__(
         self,
@@ -130,7 +140,7 @@ class Linear:
         """``(batch, ..., inputs)`` to ``(batch, ..., outputs)``.
 
         Args:
-            x: the rows.
+            x: the rows, or codes that :attr:`reads` describes.
             qparams: of the images ``(batch, 4)``, if they are known.
             residual: added to the result.
             residual_scale: factors of the residual, ``(outputs,)``.
@@ -163,6 +173,45 @@ class Linear:
             residual_scale=residual_scale,
             out=out,
         )
+
+    def codes(
+        self,
+        x: Tensor,
+        grid: CodeGrid,
+        *,
+        columns: int | None = None,
+        gelu: bool = False,
+        name: str | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The first outputs as codes of the layer that reads them, uint8 ``(..., columns)``, and
+        the other ones.
+
+        Args:
+            x: as for a call.
+            grid: what the codes stand for.
+            columns: how many outputs, by default all.
+            gelu: before the codes.
+            name: of the buffers for the results; ``None`` for fresh tensors.
+        """
+        assert self._given is not None
+        columns = self._outputs if columns is None else columns
+        shapes = [(*x.shape[:-1], count) for count in (columns, self._outputs - columns)]
+        if name is None:
+            codes, rest = new(*shapes[0], dtype=torch.uint8), new(*shapes[1])
+        else:
+            codes = self._buffers(f"{name} codes", shapes[0], torch.uint8)
+            rest = self._buffers(name, shapes[1])
+        self._call(
+            x,
+            scale=self._given.scale,
+            offset=self._given.offset,
+            highest=self.rule.last - self.rule.first,
+            gelu=gelu,
+            out=rest,
+            codes=codes,
+            code_grid=grid,
+        )
+        return codes, rest
 
     def _of_values(
         self, x: Tensor, qparams: Tensor, residual: Tensor | None, residual_scale: Tensor | None
@@ -276,6 +325,8 @@ def depthwise(layer: nn.Module, activation: str | None = None) -> DepthwiseConvo
 class Chain:
     """Convolutions with norms and activations between them, one after the other.
 
+    A layer writes codes in place of numbers where the next one reads nothing else.
+
     Args:
         modules: the layers.
         buffers: where intermediate results go.
@@ -308,18 +359,43 @@ class Chain:
                 self._layers.append(module)
             else:
                 raise NotPreparable
+        self._grids = [
+            following.reads
+            if isinstance(following, Linear | DepthwiseConvolution)
+            and (isinstance(layer, DepthwiseConvolution) or _writes_codes(layer))
+            else None
+            for layer, following in itertools.pairwise([*self._layers, None])
+        ]
+        """Of the codes that each layer writes, if it does."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """``(batch, height, width, channels)`` to the same layout."""
-        for left, layer in zip(range(len(self._layers))[::-1], self._layers, strict=True):
+        steps = zip(self._layers, self._grids, strict=True)
+        for left, (layer, grid) in zip(range(len(self._layers))[::-1], steps, strict=True):
             name = self._places[left % 2] if self._places else None
-            if isinstance(layer, Linear | SquareConvolution):
+            if isinstance(layer, Linear):
+                x = layer(x, name=name) if grid is None else layer.codes(x, grid, name=name)[0]
+            elif isinstance(layer, DepthwiseConvolution):
+                x = self._convolved(layer, x, grid, name)
+            elif isinstance(layer, SquareConvolution):
                 x = layer(x, name=name)
-            elif isinstance(layer, DepthwiseConvolution) and name is not None:
-                x = layer(x, self._buffers(name, tuple(x.shape)))
             else:
                 x = layer(x)
         return x
+
+    def _convolved(
+        self, layer: DepthwiseConvolution, x: Tensor, grid: CodeGrid | None, name: str | None
+    ) -> Tensor:
+        dtype = torch.float32 if grid is None else torch.uint8
+        shape = tuple(x.shape)
+        out = new(*shape, dtype=dtype) if name is None else self._buffers(name, shape, dtype)
+        if grid is None:
+            return layer(x, out)
+        return layer(x, codes=out, code_grid=grid, only_codes=True)
+
+
+def _writes_codes(layer: Layer | None) -> bool:
+    return isinstance(layer, Linear) and layer.writes_codes
 
 
 def _is_pointwise(module: nn.Module | None) -> bool:

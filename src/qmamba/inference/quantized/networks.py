@@ -11,15 +11,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmamba.inference.layers import Layer, apply
+from qmamba.inference.layers import Layer, apply, channel_attention
 from qmamba.inference.quality import PreparedQMamba
-from qmamba.inference.quantized_attentive import QuantizedAttentiveBlock
-from qmamba.inference.quantized_layers import Chain, NotPreparable, linear
-from qmamba.inference.quantized_mixer import quantized_mixer
+from qmamba.inference.quantized.attentive import QuantizedAttentiveBlock
+from qmamba.inference.quantized.layers import Chain, NotPreparable, linear
+from qmamba.inference.quantized.mixer import QuantizedMixer
 from qmamba.inference.restoration import PreparedMambaIR
 from qmamba.models.mambair.network import MambaIR
 from qmamba.models.qmamba.network import QMamba, Stage
@@ -31,7 +30,7 @@ from qmamba.nn import (
     ScaledSkipBlock,
 )
 from qmamba.nn.blocks import VSSBlock
-from qmamba.ops.native.maps import weighted_sum
+from qmamba.ops.native.maps import attended_sum
 from qmamba.ops.native.memory import Buffers
 from qmamba.quantization.ss2d import QuantizedSS2D
 
@@ -92,24 +91,21 @@ class QuantizedSkipBlock:
         mixer = block.self_attention
         if not isinstance(mixer, QuantizedSS2D):
             raise NotPreparable
-        self._in = linear(mixer.in_proj, buffers, block.ln_1)
         self._out = linear(mixer.out_proj, buffers)
-        self._mix = quantized_mixer(mixer, buffers, self._out.rule)
+        self._mix = QuantizedMixer(mixer, block.ln_1, buffers, self._out.rule)
         *convolutions, attention = cast(ChannelAttentionBlock, block.conv_blk).cab
         # Of what the scan has read, nothing is needed any more.
         places = ("inner", "projected")
         self._convolutions = Chain([block.ln_2, *convolutions], buffers, places)
         self._buffers = buffers
-        self._attention = cast(ChannelAttention, attention).attention
+        self._attention = channel_attention(cast(ChannelAttention, attention))
         self._skip, self._skip2 = block.skip_scale.detach(), block.skip_scale2.detach()
 
     def __call__(self, x: Tensor) -> Tensor:
-        scanned, gate = self._in(x, name="inner").chunk(2, dim=-1)
-        mixed, qparams = self._mix(scanned, gate)
+        mixed, qparams = self._mix(x)
         x = self._out(mixed, qparams=qparams, residual=x, residual_scale=self._skip, name="pixels")
-        y = self._convolutions(x)
-        weights = torch.sigmoid(self._attention(y.mean((1, 2), keepdim=True)))
-        return weighted_sum(x, self._skip2, y, weights, self._buffers("block", tuple(x.shape)))
+        out = self._buffers("block", tuple(x.shape))
+        return attended_sum(x, self._skip2, self._convolutions(x), self._attention, out)
 
 
 class QuantizedVSSBlock:
@@ -119,13 +115,17 @@ class QuantizedVSSBlock:
         mixer = block.op
         if not isinstance(mixer, QuantizedSS2D):
             raise NotPreparable
-        self._in = linear(mixer.in_proj, buffers, block.norm)
         self._out = linear(mixer.out_proj, buffers)
-        self._mix = quantized_mixer(mixer, buffers, self._out.rule)
+        self._mix = QuantizedMixer(mixer, block.norm, buffers, self._out.rule)
         self._fc1 = linear(block.mlp.fc1, buffers, block.norm2)
         self._fc2 = linear(block.mlp.fc2, buffers)
 
     def __call__(self, x: Tensor) -> Tensor:
-        mixed, qparams = self._mix(self._in(x, name="inner"))
+        mixed, qparams = self._mix(x)
         x = self._out(mixed, qparams=qparams, residual=x, name="scanned")
-        return self._fc2(F.gelu(self._fc1(x, name="hidden")), residual=x)
+        grid = self._fc2.reads
+        if grid is not None and self._fc1.writes_codes:
+            hidden, _ = self._fc1.codes(x, grid, gelu=True, name="hidden")
+        else:
+            hidden = F.gelu(self._fc1(x, name="hidden"))
+        return self._fc2(hidden, residual=x)

@@ -2,50 +2,82 @@
 
 from __future__ import annotations
 
-from functools import partial
-
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmamba.inference.mixer import Mixer
-from qmamba.inference.quantized_layers import (
+from qmamba.inference.mixer import Mixed
+from qmamba.inference.quantized.layers import (
     Linear,
     constant,
     depthwise,
+    linear,
     padded_channels,
     qparams_rule,
     static_rule,
 )
 from qmamba.nn.ss2d import ROUTES
+from qmamba.ops import scan_routes
 from qmamba.ops.native.memory import Buffers
 from qmamba.ops.native.operands import Constant, QParamsRule
 from qmamba.ops.native.quantized_scan import QuantizedScan, ScanRules
 from qmamba.quantization.ss2d import QuantizedSelectiveScan, QuantizedSS2D
 
 
-def quantized_mixer(
-    layer: QuantizedSS2D, buffers: Buffers, output: QParamsRule | None = None
-) -> Mixer:
-    """Convolution, projection, scan, norm and gate of a converted layer; the caller enters it.
+class QuantizedMixer:
+    """First linear layer, convolution, projection, scan, norm and gate of a converted layer.
+
+    Between the linear layer, the convolution and the projection there are codes; the convolution
+    writes its result in float32 as well, because the grid on which the scan reads it follows the
+    image.
 
     Args:
         layer: the converted layer.
-        buffers: where intermediate results go, the mixer's own included.
+        norm: before the first linear layer.
+        buffers: where intermediate results go.
         output: rule of the layer that reads the result.
 
     Raises:
         NotPreparable: the kernel does not compute the layer.
     """
-    convolution = depthwise(layer.conv2d, "silu")
-    project = projection_on_codes(layer, buffers)
-    return Mixer(
-        None,
-        lambda x: convolution(x, buffers("pixels", tuple(x.shape))),
-        partial(project, name="projected"),
-        _CodeScan(layer, buffers, output),
-        routes=ROUTES,
-        window=layer.window,
-    )
+
+    def __init__(
+        self,
+        layer: QuantizedSS2D,
+        norm: nn.LayerNorm,
+        buffers: Buffers,
+        output: QParamsRule | None = None,
+    ) -> None:
+        self._buffers = buffers
+        self._enter = linear(layer.in_proj, buffers, norm)
+        self._convolution = depthwise(layer.conv2d, "silu")
+        self._project = projection_on_codes(layer, buffers)
+        self._scan = _CodeScan(layer, buffers, output)
+        self._inner, self._window = layer.conv2d.out_channels, layer.window
+
+    def __call__(self, x: Tensor) -> Mixed:
+        """``(batch, height, width, channels)`` to what the last linear layer reads."""
+        height, width = x.shape[1:3]
+        entered, gate = self._entered(x)
+        shape = (*x.shape[:-1], self._inner)
+        pixels = self._buffers("pixels", shape)
+        codes = self._buffers("pixel codes", shape, torch.uint8)
+        self._convolution(entered, pixels, codes=codes, code_grid=self._project.reads)
+        projected = self._project(codes.flatten(1, 2), name="projected")
+        routes = scan_routes(height, width, self._window)
+        y, qparams = self._scan(
+            pixels.flatten(1, 2), projected.unflatten(-1, (ROUTES, -1)), routes, gate
+        )
+        return Mixed(y.unflatten(1, (height, width)), qparams)
+
+    def _entered(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the convolution reads, and the gate ``(batch, pixels, inner)`` if there is one."""
+        if self._enter.writes_codes:
+            grid = self._convolution.reads
+            entered, gate = self._enter.codes(x, grid, columns=self._inner, name="inner")
+        else:
+            entered, gate = self._enter(x, name="inner").tensor_split([self._inner], dim=-1)
+        return entered, gate.flatten(1, 2) if gate.shape[-1] else None
 
 
 def projection_on_codes(layer: QuantizedSelectiveScan, buffers: Buffers) -> Linear:
