@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,17 @@ from typer.testing import CliRunner
 import qmamba.assess.video as video_module
 from qmamba.assess import Scorer
 from qmamba.assess.video import open_frames, score_video
+from qmamba.assess.video.frames import Frame
 from qmamba.assess.video.table import rows_of, write_table
 from qmamba.cli import app
 from qmamba.errors import ConfigError, ImageError
+
+try:
+    import av as _av
+
+    FRAMES_STATE_TRANSFERS = hasattr(_av.VideoFrame, "color_trc")
+except ImportError:
+    FRAMES_STATE_TRANSFERS = False
 
 needs_av = pytest.mark.skipif(
     importlib.util.find_spec("av") is None, reason="PyAV is not installed"
@@ -35,8 +44,6 @@ def picture(index: int, height: int = 64, width: int = 96) -> npt.NDArray[np.uin
 
 def video(path: Path, count: int = 40, rate: int = 10, **options: Any) -> Path:
     """Frame i is at i / rate seconds, or at ``times[i]``."""
-    from fractions import Fraction
-
     import av
 
     with av.open(str(path), "w") as container:
@@ -127,6 +134,36 @@ def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
         open_frames(path, count=0)
     with pytest.raises(ConfigError, match="every must be a positive"):
         open_frames(path, every=float("nan"))
+
+
+@pytest.mark.skipif(not FRAMES_STATE_TRANSFERS, reason="this PyAV does not tell what frames state")
+@pytest.mark.parametrize("transfers", [(1, 16), (2, 18)])
+def test_hdr_that_only_frames_state_is_refused(tmp_path: Path, transfers: tuple[int, int]) -> None:
+    import av
+
+    path = tmp_path / "broadcast.ts"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg2video", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for part, transfer in enumerate(transfers):
+            encoder = av.CodecContext.create("mpeg2video", "w")
+            encoder.width, encoder.height, encoder.pix_fmt = 96, 64, "yuv420p"
+            encoder.time_base, encoder.framerate = Fraction(1, 10), Fraction(10)
+            encoder.color_trc, encoder.max_b_frames = transfer, 0
+            frames = [av.VideoFrame.from_ndarray(picture(i), format="rgb24") for i in range(20)]
+            for index, frame in enumerate([*frames, None]):
+                if frame is not None:
+                    frame.pts, frame.time_base = 20 * part + index, Fraction(1, 10)
+                for packet in encoder.encode(frame):
+                    packet.stream = stream
+                    container.mux(packet)
+    source = open_frames(path, count=8)
+    seen: list[Frame] = []
+    with pytest.raises(ImageError, match=r"'broadcast\.ts' is HDR with the transfer"):
+        seen.extend(source.frames)
+    assert 1 <= len(seen) <= 4 and not source.notes
+    result = CliRunner().invoke(app, ["score-video", str(path), "--count", "8"])
+    assert result.exit_code == 1 and "is HDR with the transfer" in result.stderr
 
 
 @needs_av

@@ -91,6 +91,17 @@ def test_a_full_disk_behind_standard_output(
     assert "report" not in result.stderr and "Exception" not in result.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_a_full_disk_behind_the_help(option: str) -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            command(option), stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+        )
+    assert result.returncode == 2
+    assert result.stderr == "error: cannot write the output: no space left there, free some space\n"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_keeps_the_rows(weights: Path, tmp_path: Path, name: str, code: int) -> None:

@@ -16,7 +16,7 @@ from qmamba.cli.catalog.export import export
 from qmamba.cli.catalog.models import models
 from qmamba.cli.catalog.push import push
 from qmamba.cli.catalog.reproduce import reproduce
-from qmamba.cli.common import handled
+from qmamba.cli.common import EXIT_USAGE, OUTPUT_IS_FULL, handled, say, silence
 from qmamba.cli.display.command_list import CommandList
 from qmamba.cli.quality.aggregate import aggregate
 from qmamba.cli.quality.compare import compare
@@ -32,6 +32,7 @@ from qmamba.cli.restoration.restore import restore
 from qmamba.cli.restoration.train_restoration import train_restoration_command
 from qmamba.cli.scale.scores import scores, select
 from qmamba.cli.serve import serve
+from qmamba.files import NO_SPACE
 
 app = typer.Typer(
     name="qmamba",
@@ -93,4 +94,12 @@ def main() -> None:
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     # What Pillow warns of is a note or an error of the image's row.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-    app(prog_name="qmamba")
+    try:
+        app(prog_name="qmamba")
+    except OSError as error:
+        # What no command writes, as --help.
+        if error.errno not in NO_SPACE:
+            raise
+        silence(sys.stdout)
+        say(OUTPUT_IS_FULL)
+        sys.exit(EXIT_USAGE)

@@ -27,6 +27,8 @@ EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
 _EXIT_SIGNAL = 128
 
+OUTPUT_IS_FULL = "error: cannot write the output: no space left there, free some space"
+
 DEBUG_VARIABLE = "QMAMBA_DEBUG"
 
 _BAR_WIDTH = 24
@@ -62,9 +64,14 @@ def write(text: str, stream: TextIO) -> None:
     except BrokenPipeError:
         if stream is not sys.stdout or not _HELD.get(None):
             raise
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        silence(stream)
+
+
+def silence(stream: TextIO) -> None:
+    """Let what is written from now on, and what a stream still holds, go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def answer(text: str) -> None:
@@ -110,7 +117,7 @@ def handled(command: Callable[_Parameters, _Result]) -> Callable[_Parameters, _R
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in NO_SPACE:
                     # Files say so themselves; what is left is the stream that the output goes to.
-                    say("error: cannot write the output: no space left there, free some space")
+                    say(OUTPUT_IS_FULL)
                     raise typer.Exit(EXIT_USAGE) from error
                 if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
                     raise

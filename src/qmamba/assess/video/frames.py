@@ -80,7 +80,8 @@ def open_frames(
         max_pixels: width x height that is refused beyond.
 
     Returns:
-        The frames in their order. A file that breaks in the middle ends there with a note.
+        The frames in their order. A file that breaks in the middle ends there with a note; a frame
+        that states HDR raises as the file would.
 
     Raises:
         ConfigError: ``count`` or ``every`` is not possible.
@@ -167,12 +168,7 @@ def _open_video(path: Path, count: int, every: float | None, max_pixels: int) ->
         stream.thread_type = "AUTO"
         context = stream.codec_context
         _check_size(path, context.width, context.height, max_pixels)
-        transfer = _HDR.get(int(getattr(context, "color_trc", 0) or 0))
-        if transfer is not None:
-            raise ImageError(
-                f"The video {path.name!r} is HDR with the transfer {transfer}, for which scores "
-                "mean nothing; convert it to SDR first."
-            )
+        _refuse_hdr(context, path.name)
     except BaseException:
         container.close()
         raise
@@ -180,8 +176,20 @@ def _open_video(path: Path, count: int, every: float | None, max_pixels: int) ->
     first = float(stream.start_time * stream.time_base) if stream.start_time is not None else 0.0
     source = FrameSource(context.width, context.height, duration, [], iter(()))
     picker = _Picker(count, every, duration)
-    source.frames = _video_frames(av, container, stream, first, picker, source, max_pixels)
+    source.frames = _video_frames(
+        av, container, stream, first, picker, source, max_pixels, path.name
+    )
     return source
+
+
+def _refuse_hdr(stated: Any, name: str) -> None:
+    """Refuse a stream or a frame that states a transfer of HDR."""
+    transfer = _HDR.get(int(getattr(stated, "color_trc", 0) or 0))
+    if transfer is not None:
+        raise ImageError(
+            f"The video {name!r} is HDR with the transfer {transfer}, for which scores mean "
+            "nothing; convert it to SDR first."
+        )
 
 
 def _duration(container: Any, stream: Any) -> float | None:
@@ -202,6 +210,7 @@ def _video_frames(
     picker: _Picker,
     source: FrameSource,
     max_pixels: int,
+    name: str,
 ) -> Iterator[Frame]:
     last, decoded = 0.0, 0
     seeks = picker.step > _SEEK_SECONDS and source.duration is not None
@@ -219,6 +228,8 @@ def _video_frames(
                     if frame.width * frame.height > max_pixels:
                         source.notes.append(f"stopped at {last:.2f} s, where frames grow too large")
                         return
+                    # A container may say nothing, and a broadcast changes in the middle.
+                    _refuse_hdr(frame, name)
                     image = _upright(frame)
                     source.height, source.width = image.shape[:2]
                     yield Frame(last, image)
@@ -232,6 +243,8 @@ def _video_frames(
                 return
         if source.duration is None or last < source.duration - 2 * picker.step:
             source.notes.append(f"only the first {last:.0f} s were looked at")
+    except ImageError:
+        raise
     except (av.error.FFmpegError, ValueError) as error:
         source.notes.append(f"damaged after {last:.2f} s ({_reason(error)})")
     finally:
