@@ -94,6 +94,8 @@ def test_a_branch_of_fewer_inputs_takes_the_first_statistics() -> None:
     other = statistics.clone()
     other[:, 50:] = 9.0
     assert torch.equal(branch.from_statistics(statistics), branch.from_statistics(other))
+    images = torch.rand(2, 3, 40, 40)
+    assert torch.equal(image_statistics(images, 50), image_statistics(images)[:, :50])
     # What earlier files do not say about themselves.
     assert QMambaConfig.from_dict({"statistics": 4}).statistics_inputs == 50
     with pytest.raises(ConfigError, match="statistics_inputs"):

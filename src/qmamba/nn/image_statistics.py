@@ -28,7 +28,7 @@ _ENDS = (1.5, 10.0)
 _LEVELS = (0.06, 0.12, 0.18, 0.35, 0.5, 0.65, 0.85, 0.94)
 
 
-def image_statistics(images: Tensor) -> Tensor:
+def image_statistics(images: Tensor, count: int = STATISTICS) -> Tensor:
     """The statistics of each image; float32, each of the order of 1, differentiable.
 
     Light (mean, spread, shadows, highlights), color (saturation, casts), energy of three octaves
@@ -40,9 +40,10 @@ def image_statistics(images: Tensor) -> Tensor:
     Args:
         images: ``(batch, 3, height, width)`` sRGB in [0, 1], both sides at least
             :data:`SMALLEST_SIDE`.
+        count: how many are wanted, the first ones.
 
     Returns:
-        ``(batch, STATISTICS)``.
+        ``(batch, count)``.
 
     Raises:
         ShapeError: another shape, or smaller sides.
@@ -76,10 +77,10 @@ def image_statistics(images: Tensor) -> Tensor:
         *_flatness(light),
         *_normalized_moments(light),
         *_normalized_moments(functional.avg_pool2d(light, 2)),
-        *_range(images, light),
-        *_veil(images),
     ]
-    return torch.stack(found, dim=1)
+    if count > len(found):
+        found += [*_range(images, light), *_veil(images)]
+    return torch.stack(found[:count], dim=1)
 
 
 class StatisticsBranch(nn.Module):
@@ -116,7 +117,7 @@ class StatisticsBranch(nn.Module):
         """sRGB in [0, 1] ``(batch, 3, height, width)`` to ``(batch, outputs)``."""
         # The statistics reach 14 and matter to hundredths, which bfloat16 does not have.
         with torch.autocast(images.device.type, enabled=False):
-            return self.from_statistics(image_statistics(images))
+            return self.from_statistics(image_statistics(images, len(self.mean)))
 
     def from_statistics(self, statistics: Tensor) -> Tensor:
         """As a call, from what :func:`image_statistics` gives: ``(..., STATISTICS)``."""
