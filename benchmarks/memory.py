@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import write
+from qmamba.checkpoints import load
 from qmamba.inference import prepare
 from qmamba.models import create_model
 
@@ -29,6 +30,7 @@ INFERENCE: tuple[tuple[str, str, int], ...] = (
     ("qmamba-tiny", "fp32", 512),
     ("qmamba-tiny", "fp32", 2048),
     *(("mambair-nano-x2", "fp32", side) for side in (256, 512, 1024, 2048)),
+    *(("mambair-nano-x2-w4a4", "codes", side) for side in (256, 512, 1024, 2048)),
     *(("mambair-light-x4", "fp32", side) for side in (128, 256, 512)),
 )
 
@@ -64,7 +66,7 @@ def training_step(name: str, batch: int, side: int) -> int:
 
 
 def inference(name: str, precision: str, side: int) -> int:
-    model = create_model(name).eval()
+    model = load(name) if precision == "codes" else create_model(name).eval()
     network = prepare(model, precision)  # type: ignore[arg-type]
     network(torch.rand(1, 3, 32, 32))
     images = torch.rand(1, 3, side, side)

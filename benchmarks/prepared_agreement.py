@@ -48,6 +48,14 @@ def photographs() -> list[Tensor]:
     ]
 
 
+def decibels(actual: Tensor, expected: Tensor) -> float:
+    """PSNR of one image ``(..., 3, height, width)`` cut to [0, 1]."""
+    first, second = (
+        each.double().clamp(0, 1).view(1, *each.shape[-3:]) for each in (actual, expected)
+    )
+    return float(psnr(first, second))
+
+
 def compared(label: str, model: Any, full: Network | None, images: list[Tensor]) -> Any:
     """The least and the greatest ratio over all images, for each comparison."""
     network, double = prepare(model, "codes"), copy.deepcopy(model).double()
@@ -64,8 +72,7 @@ def compared(label: str, model: Any, full: Network | None, images: list[Tensor])
         if full is not None:
             others["full precision"] = full(x)
         for name, other in others.items():
-            ratio = psnr(other.double().clamp(0, 1), expected.double().clamp(0, 1))
-            found.setdefault(name, []).append(float(ratio))
+            found.setdefault(name, []).append(decibels(other, expected))
     row = {name: [min(values), max(values)] for name, values in found.items()}
     print(label, row, flush=True)
     return {"bits": label, **row}

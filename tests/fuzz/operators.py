@@ -176,9 +176,9 @@ def coded_product(rng: random.Random) -> Call:
     grid = CodeGrid(0.5, 0.1, -8, 7)
     weight = PackedCodes(_codes(rng, outputs, inputs), torch.tensor(0.1), None, None)
 
-    def call(x: Tensor, codes: Tensor, **qparams: Tensor) -> Tensor:
+    def call(x: Tensor, codes: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
         codes = codes.clone(memory_format=torch.preserve_format)
-        rest = IntegerCall(weight)(x, **qparams, codes=codes, code_grid=grid)
+        rest = IntegerCall(weight)(x, scale=scale, offset=offset, codes=codes, code_grid=grid)
         return torch.cat([codes.float(), rest], dim=-1)
 
     codes = torch.zeros(rows, rng.randint(1, outputs), dtype=torch.uint8)

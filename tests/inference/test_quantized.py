@@ -17,8 +17,8 @@ from qmamba.checkpoints import load
 from qmamba.checkpoints.packed_file import load_quantized, save_quantized
 from qmamba.images import read_image, to_tensor
 from qmamba.inference import QuantizedNetwork, prepare
-from qmamba.inference.quantized_layers import Chain, NotPreparable
-from qmamba.inference.quantized_networks import QuantizedSkipBlock
+from qmamba.inference.quantized.layers import Chain, NotPreparable
+from qmamba.inference.quantized.networks import QuantizedSkipBlock
 from qmamba.models import MambaIR, ModelMetadata, ScoreScale
 from qmamba.nn import ResidualGroup, ScaledSkipBlock
 from qmamba.ops.native import library

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from qmamba.ops.native import memory
-from qmamba.ops.native.memory import LARGE, kept_memory
+from qmamba.ops.native.memory import LARGE, Buffers, kept_memory
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -98,3 +98,20 @@ def test_in_a_fresh_process(check: Callable[[], None]) -> None:
     process.start()
     process.join(120)
     assert process.exitcode == 0
+
+
+def test_places_are_shared_by_shapes_and_given_back() -> None:
+    buffers = Buffers()
+    first = buffers("a", (2, 3))
+    assert first.is_contiguous() and first.dtype == torch.float32
+    assert buffers("a", (2, 3)) is first
+    smaller = buffers("a", (5,), torch.uint8)
+    assert smaller.data_ptr() == first.data_ptr() != buffers("b", (2, 3)).data_ptr()
+    large = memory.KEPT_BYTES // 4 + 1
+    assert buffers("c", (large,)) is not buffers("c", (large,))
+    with buffers.held():
+        with buffers.held():
+            held = buffers("c", (large,))
+        assert buffers("c", (large,)) is held
+    assert buffers("c", (large,)) is not held
+    assert buffers("a", (5,), torch.uint8) is smaller

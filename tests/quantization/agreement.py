@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from qmamba.inference.quantized_networks import QuantizedSkipBlock, QuantizedVSSBlock
+from qmamba.inference.quantized.networks import QuantizedSkipBlock, QuantizedVSSBlock
 from qmamba.nn import ScaledSkipBlock
 from qmamba.nn.blocks import VSSBlock
 from qmamba.ops.native.memory import Buffers

@@ -14,7 +14,7 @@ from qmamba.checkpoints import load, save_model
 from qmamba.checkpoints.packed_file import save_quantized
 from qmamba.evaluation.restoration.cost import network_cost
 from qmamba.inference import QuantizedNetwork, prepare
-from qmamba.inference.quantized_attentive import QuantizedAttentiveBlock
+from qmamba.inference.quantized.attentive import QuantizedAttentiveBlock
 from qmamba.inference.restoration import PreparedMambaIR
 from qmamba.models import MambaIRv2, MambaIRv2Config, ModelMetadata
 from qmamba.nn import AttentiveBlock

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qmamba.inference.bands import Bands, margin_of
 from qmamba.inference.layers import Convolution, Layer, LayerNorm
 from qmamba.nn import SS2D
 from qmamba.ops import scan_routes
+from qmamba.ops.native.memory import Buffers
 from qmamba.ops.native.prepared_scan import inference_scan
 
 
@@ -82,7 +85,12 @@ class Mixer:
 
 
 def plain_mixer(
-    layer: SS2D, dtype: torch.dtype, enter: Layer, project: Layer, size: tuple[int, int]
+    layer: SS2D,
+    dtype: torch.dtype,
+    enter: Layer,
+    project: Layer,
+    size: tuple[int, int],
+    buffers: Buffers | None = None,
 ) -> Mixer:
     """The mixer of an SS2D in full precision.
 
@@ -92,12 +100,24 @@ def plain_mixer(
         enter: the first linear layer, from the map to the inner channels.
         project: pixels to the parameters of the scan.
         size: height and width that maps usually have.
+        buffers: where results go, if layers shall run in bands: in the places "pixels",
+            "projected" and "scanned".
     """
+    convolution = Convolution(layer.conv2d, dtype, size, "silu")
+
+    def entered(x: Tensor) -> Tensor:
+        return convolution(enter(x)).contiguous()
+
+    convolved: Layer = entered
+    projected: Layer = _in_float(project)
+    if buffers is not None:
+        convolved = Bands(entered, buffers, "pixels", margin=margin_of(layer.conv2d))
+        projected = Bands(projected, buffers, "projected")
     return Mixer(
-        enter,
-        _contiguous(Convolution(layer.conv2d, dtype, size, "silu")),
-        _in_float(project),
-        _PlainScan(layer, dtype),
+        None,
+        convolved,
+        projected,
+        _PlainScan(layer, dtype, buffers),
         routes=layer.x_proj_weight.shape[0],
         window=layer.window,
     )
@@ -106,7 +126,8 @@ def plain_mixer(
 class _PlainScan:
     """The scan in full precision, with the norm fused in where the routes are merged by a sum."""
 
-    def __init__(self, layer: SS2D, dtype: torch.dtype) -> None:
+    def __init__(self, layer: SS2D, dtype: torch.dtype, buffers: Buffers | None) -> None:
+        self._out = None if buffers is None else partial(buffers, "scanned")
         self._route_gate = copy.deepcopy(layer.multi_scan)
         self._norm = LayerNorm(layer.out_norm, dtype)
         routes = layer.x_proj_weight.shape[0]
@@ -123,14 +144,10 @@ class _PlainScan:
     def __call__(
         self, pixels: Tensor, projected: Tensor, routes: Tensor, gate: Tensor | None
     ) -> tuple[Tensor, None]:
-        y = self._scan(pixels, projected, routes)
+        y = self._scan(pixels, projected, routes, self._out)
         if self._route_gate is not None:
             y = self._norm(self._route_gate(y.float()).to(pixels.dtype))
         return (y if gate is None else y.mul_(F.silu(gate))), None
-
-
-def _contiguous(convolution: Layer) -> Layer:
-    return lambda x: convolution(x).contiguous()
 
 
 def _in_float(project: Layer) -> Layer:

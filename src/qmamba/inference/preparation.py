@@ -23,7 +23,7 @@ from qmamba.inference.gpu.quality import GpuQMamba
 from qmamba.inference.gpu.restoration import GpuMambaIR
 from qmamba.inference.precision import Precision, ProcessBound, chosen_precision
 from qmamba.inference.quality import PreparedQMamba
-from qmamba.inference.quantized_networks import quantized_mambair, quantized_qmamba
+from qmamba.inference.quantized.networks import quantized_mambair, quantized_qmamba
 from qmamba.inference.restoration import PreparedMambaIR
 from qmamba.models import (
     MambaIR,

@@ -12,6 +12,8 @@ import ctypes
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -37,6 +39,13 @@ _ALIGNMENT = 64
 """Bytes of a cache line."""
 
 
+class _Kept(threading.local):
+    """What a thread keeps from one call to the next."""
+
+    workspace: Tensor | None = None
+    holders = 0
+
+
 class Kernel:
     """The loaded library, the thread pool it shares, and the instruction set in use."""
 
@@ -49,7 +58,7 @@ class Kernel:
         # A set that is asked for by name is that set alone.
         self.products = PRODUCTS["wide" if os.environ.get(INSTRUCTION_SET_VARIABLE) else "tile"]
         """The newest instructions for products of 8-bit integers that may be used."""
-        self._kept = threading.local()
+        self._kept = _Kept()
 
     @property
     def instruction_set(self) -> str:
@@ -95,15 +104,36 @@ class Kernel:
 
     def _workspace(self, size: int) -> Tensor:
         # Fresh large blocks cost a page fault per page on each call.
-        kept: Tensor | None = getattr(self._kept, "workspace", None)
-        if kept is not None and kept.numel() >= size:
-            return kept
+        kept = self._kept
+        if kept.workspace is not None and kept.workspace.numel() >= size:
+            return kept.workspace
+        kept.workspace = None
         # Born in inference mode, it could not be written to outside.
         with torch.inference_mode(False):
             workspace = torch.empty(size, dtype=torch.uint8, device="cpu")
-        if size <= _KEPT_WORKSPACE_BYTES:
-            self._kept.workspace = workspace
+        if size <= _KEPT_WORKSPACE_BYTES or kept.holders:
+            kept.workspace = workspace
         return workspace
+
+    @contextmanager
+    def held_workspace(self) -> Iterator[None]:
+        """Keep a large workspace, too, until this thread leaves the outermost such block."""
+        kept = self._kept
+        kept.holders += 1
+        try:
+            yield
+        finally:
+            kept.holders -= 1
+            workspace = kept.workspace
+            is_large = workspace is not None and workspace.numel() > _KEPT_WORKSPACE_BYTES
+            if is_large and not kept.holders:
+                kept.workspace = None
+
+
+def held_workspace() -> AbstractContextManager[None]:
+    """What :meth:`Kernel.held_workspace` does, and nothing where there is no kernel."""
+    found = _load()
+    return nullcontext() if isinstance(found, str) else found.held_workspace()
 
 
 def _aligned(address: int) -> int:

@@ -56,16 +56,19 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tenso
     return y
 
 
-def weighted_sum(x: Tensor, x_weight: Tensor, z: Tensor, z_weight: Tensor) -> Tensor:
+def weighted_sum(
+    x: Tensor, x_weight: Tensor, z: Tensor, z_weight: Tensor, out: Tensor | None = None
+) -> Tensor:
     """``x * x_weight + z * z_weight`` without gradients, on the CPU.
 
     Args:
         x, z: float32 ``(batch, height, width, channels)``, contiguous.
         x_weight: float32 ``(channels,)``, contiguous.
         z_weight: float32 ``(batch, 1, 1, channels)``.
+        out: where the result goes, of their shape; may be one of them.
 
     Returns:
-        A fresh map of the same shape.
+        ``out``, or a fresh map of the same shape.
 
     Raises:
         BackendError: the kernel was not built or does not load.
@@ -73,13 +76,13 @@ def weighted_sum(x: Tensor, x_weight: Tensor, z: Tensor, z_weight: Tensor) -> Te
     """
     batch, height, width, channels = _map_shape(x)
     weights = z_weight.contiguous()
-    y = torch.empty_like(x)
+    y = torch.empty_like(x) if out is None else out
     call = WeightedSumStruct(
         x=address("x", x, x.shape),
         x_weight=address("x_weight", x_weight, (channels,)),
         z=address("z", z, x.shape),
         z_weight=address("z_weight", weights, (batch, 1, 1, channels)),
-        y=y.data_ptr(),
+        y=address("out", y, x.shape),
         batch=batch,
         pixels=height * width,
         channels=channels,
@@ -102,16 +105,21 @@ class ChannelAttentionWeights(NamedTuple):
 
 
 def attended_sum(
-    x: Tensor, x_weight: Tensor, z: Tensor, attention: ChannelAttentionWeights
+    x: Tensor,
+    x_weight: Tensor,
+    z: Tensor,
+    attention: ChannelAttentionWeights,
+    out: Tensor | None = None,
 ) -> Tensor:
     """:func:`weighted_sum` with the weights of z from channel attention.
 
     Args:
         x, z, x_weight: as there.
         attention: what the mean of each channel of z goes through.
+        out: where the result goes, of their shape; may be one of them.
 
     Returns:
-        A fresh map of the same shape; its bits do not depend on the number of threads.
+        ``out``, or a fresh map of the same shape; its bits do not depend on the number of threads.
 
     Raises:
         BackendError: the kernel was not built or does not load.
@@ -119,7 +127,8 @@ def attended_sum(
     """
     batch, height, width, channels = _map_shape(x)
     hidden = len(attention.squeeze)
-    y, scratch = torch.empty_like(x), new(batch, _PARTS + 1, channels)
+    y = torch.empty_like(x) if out is None else out
+    scratch = new(batch, _PARTS + 1, channels)
     call = AttendedSumStruct(
         x=address("x", x, x.shape),
         x_weight=address("x_weight", x_weight, (channels,)),
@@ -130,7 +139,7 @@ def attended_sum(
         excite_bias=address("excite_bias", attention.excite_bias, (channels,)),
         partial=scratch.data_ptr(),
         z_weight=scratch.data_ptr() + 4 * batch * _PARTS * channels,
-        y=y.data_ptr(),
+        y=address("out", y, x.shape),
         batch=batch,
         pixels=height * width,
         channels=channels,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import sys
 import threading
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from torch import Tensor
 LARGE = 32 << 20
 """Bytes; larger blocks are given back."""
 KEPT_BYTES = 64 * 2**20
-"""Larger buffers are fresh each time."""
+"""Larger buffers are given up after a call."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _NEVER = -1
@@ -60,10 +61,18 @@ def kept_memory(largest: int) -> Iterator[None]:
             _holders -= 1
             if not _holders:
                 library.mallopt(_MMAP_MAX, _USUAL_MAPPINGS)
-                # What the library comes to by itself after the first large blocks.
-                library.mallopt(_MMAP_THRESHOLD, LARGE)
-                library.mallopt(_TRIM_THRESHOLD, 2 * LARGE)
+                _keep_small_blocks.cache_clear()
+                _keep_small_blocks()
                 library.malloc_trim(0)
+
+
+@functools.cache
+def _keep_small_blocks() -> None:
+    """What the library comes to by itself after the first large blocks were freed."""
+    library = _glibc()
+    if library is not None:
+        library.mallopt(_MMAP_THRESHOLD, LARGE)
+        library.mallopt(_TRIM_THRESHOLD, 2 * LARGE)
 
 
 @functools.cache
@@ -76,7 +85,11 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 class Buffers:
-    """Tensors by name, one set for each thread. A name's tensor is overwritten at its next use."""
+    """Tensors in places with a name, one set for each thread.
+
+    What lies in a place is overwritten at its next use, by a tensor of another shape or dtype as
+    well, so maps that are never needed at the same time share one.
+    """
 
     def __init__(self) -> None:
         self._local = threading.local()
@@ -85,13 +98,39 @@ class Buffers:
         self, name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
     ) -> Tensor:
         """A contiguous tensor with any content."""
-        kept: dict[str, Tensor] = self._local.__dict__
-        tensor = kept.get(name)
-        if tensor is None or tensor.shape != shape or tensor.dtype != dtype:
-            kept.pop(name, None)
-            # Born in inference mode, it could not be written to outside.
-            with torch.inference_mode(False):
-                tensor = torch.empty(shape, dtype=dtype, device="cpu")
-            if tensor.nbytes <= KEPT_BYTES:
-                kept[name] = tensor
+        places = self._places()
+        block, tensor = places.get(name, (None, None))
+        if tensor is not None and tensor.shape == shape and tensor.dtype == dtype:
+            return tensor
+        size = math.prod(shape) * dtype.itemsize
+        # Born in inference mode, they could not be written to outside.
+        with torch.inference_mode(False):
+            if block is None or block.numel() < size:
+                places.pop(name, None)
+                del block, tensor
+                block = torch.empty(size, dtype=torch.uint8, device="cpu")
+            tensor = block[:size].view(dtype).view(shape)
+        if block.numel() <= KEPT_BYTES or self._local.holders:
+            places[name] = block, tensor
         return tensor
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep large ones, too, until this thread leaves the outermost block of this kind."""
+        places = self._places()
+        self._local.holders += 1
+        _keep_small_blocks()
+        try:
+            yield
+        finally:
+            self._local.holders -= 1
+            if not self._local.holders:
+                for name, (block, _) in list(places.items()):
+                    if block.numel() > KEPT_BYTES:
+                        del places[name]
+
+    def _places(self) -> dict[str, tuple[Tensor, Tensor]]:
+        if not hasattr(self._local, "places"):
+            self._local.places, self._local.holders = {}, 0
+        places: dict[str, tuple[Tensor, Tensor]] = self._local.places
+        return places

@@ -7,14 +7,20 @@ Where another scan than the kernel is live on the CPU, the same call goes to tha
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmamba.ops.native.handover import new, point
+from qmamba.ops.native.handover import address, new, point
 from qmamba.ops.native.library import load_kernel
 from qmamba.ops.native.scan_call import PackedParameters, ScanCall
 from qmamba.ops.scan.dispatch import kernel_is_live, ss2d
+
+Buffer: TypeAlias = Callable[[tuple[int, ...], torch.dtype], Tensor]
+"""Makes a contiguous tensor of any content."""
 
 
 def inference_scan(
@@ -56,8 +62,10 @@ class UnpackedScan:
             self._norm = weight, bias, norm.eps
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, projected: Tensor, routes: Tensor) -> Tensor:
-        """Scan a map; arguments and result as for :class:`PackedScan`."""
+    def __call__(
+        self, x: Tensor, projected: Tensor, routes: Tensor, out: Buffer | None = None
+    ) -> Tensor:
+        """Scan a map; arguments and result as for :class:`PackedScan`, the result fresh."""
         y = ss2d(x, projected, routes, *self._parameters, merge=self._merge)
         if self._norm is None:
             return y
@@ -103,21 +111,25 @@ class PackedScan:
             self._epsilon = norm.eps
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, projected: Tensor, routes: Tensor) -> Tensor:
+    def __call__(
+        self, x: Tensor, projected: Tensor, routes: Tensor, out: Buffer | None = None
+    ) -> Tensor:
         """Scan a map.
 
         Args:
             x: float32 or bfloat16 ``(batch, pixels, channels)``, contiguous.
             projected: float32 ``(batch, pixels, routes, rank + 2 * states)``, contiguous.
             routes: int32 ``(routes, steps)``, or with a batch axis before; contiguous.
+            out: makes the tensor for the result, of a shape and a dtype; fresh without it.
 
         Returns:
             ``(batch, pixels, channels)``, or with a routes axis unmerged, in the dtype of ``x``.
         """
         scan = ScanCall(x, projected, routes, self._parameters, merge=self._merge, softplus=True)
         channels = (scan.call.channels,)
-        y = new(*scan.map_shape, dtype=x.dtype)
-        scan.call.y = y.data_ptr()
+        shape = tuple(scan.map_shape)
+        y = new(*shape, dtype=x.dtype) if out is None else out(shape, x.dtype)
+        scan.call.y = address("out", y, shape, x.dtype)
         point(scan.call, **{name: (tensor, channels) for name, tensor in self._norm.items()})
         scan.call.norm_epsilon = self._epsilon
         self._kernel.run_scan(scan.call, backward=False)

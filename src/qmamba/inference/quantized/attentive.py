@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qmamba.inference.attentive import Router
-from qmamba.inference.quantized_layers import NotPreparable, depthwise, linear
-from qmamba.inference.quantized_mixer import projection_on_codes, scan_on_codes
+from qmamba.inference.quantized.layers import NotPreparable, depthwise, linear
+from qmamba.inference.quantized.mixer import projection_on_codes, scan_on_codes
 from qmamba.nn import AttentiveBlock, ConvolutionalMlp, GatedMlp
 from qmamba.ops.native.memory import Buffers
 from qmamba.quantization.ss2d import QuantizedSelectiveScan

@@ -266,7 +266,7 @@ class SquareConvolution:
             codes.flatten(1).contiguous(), scale, offset if weight.offset else None, layer.bias
         )
         self._call = IntegerCall(packed, side=side, stride=stride)
-        self._stride = stride
+        self._stride, self._outputs = stride, layer.out_channels
         # Sums of the weights of each tap, times the value that its code 0 stood for.
         taps = codes.sum(3, dtype=torch.int64) * scale - codes.shape[3] * offset
         taps = taps.permute(1, 2, 0) * self._given.offset
@@ -274,13 +274,20 @@ class SquareConvolution:
         self._columns = taps[:, 0].sum(0), taps[:, 2].sum(0)
         self._corners = taps[::2, ::2].contiguous()
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """``(batch, height, width, channels)`` to the map at every ``stride`` pixels, fresh."""
+    def __call__(self, x: Tensor, *, name: str | None = None) -> Tensor:
+        """``(batch, height, width, channels)`` to the map at every ``stride`` pixels.
+
+        Args:
+            x: the map.
+            name: of the buffer for the result; ``None`` for a fresh tensor.
+        """
         batch, height, width, channels = x.shape
         codes = self._buffers("codes", (batch, height * width, channels), torch.uint8)
         quantize(x.flatten(1, 2), self._rule, codes)
         given = self._given
-        y = self._call(codes.view(x.shape), scale=given.scale, offset=given.offset)
+        sides = ((side - 1) // self._stride + 1 for side in (height, width))
+        out = None if name is None else self._buffers(name, (batch, *sides, self._outputs))
+        y = self._call(codes.view(x.shape), scale=given.scale, offset=given.offset, out=out)
         ends = [
             [0, side - 1] if (side - 1) * self._stride + 1 >= size else [0]
             for side, size in zip(y.shape[1:3], (height, width), strict=True)
@@ -322,13 +329,16 @@ class Chain:
 
     Args:
         modules: the layers.
-        buffers: where intermediate results go; the last one is fresh unless it is named, too.
-        name: of the buffers, or ``None`` for fresh tensors throughout.
+        buffers: where intermediate results go.
+        places: two names there that results go to in turn, the last one to the first; or none for
+            fresh tensors.
     """
 
-    def __init__(self, modules: list[nn.Module], buffers: Buffers, name: str | None = None) -> None:
+    def __init__(
+        self, modules: list[nn.Module], buffers: Buffers, places: tuple[str, ...] = ()
+    ) -> None:
         self._layers: list[Layer] = []
-        self._buffers, self._name = buffers, name
+        self._buffers, self._places = buffers, places
         skip = False
         for index, module in enumerate(modules):
             following = modules[index + 1] if index + 1 < len(modules) else None
@@ -360,12 +370,15 @@ class Chain:
 
     def __call__(self, x: Tensor) -> Tensor:
         """``(batch, height, width, channels)`` to the same layout."""
-        for index, (layer, grid) in enumerate(zip(self._layers, self._grids, strict=True)):
-            name = None if self._name is None else f"{self._name} {index}"
+        steps = zip(self._layers, self._grids, strict=True)
+        for left, (layer, grid) in zip(range(len(self._layers))[::-1], steps, strict=True):
+            name = self._places[left % 2] if self._places else None
             if isinstance(layer, Linear):
                 x = layer(x, name=name) if grid is None else layer.codes(x, grid, name=name)[0]
             elif isinstance(layer, DepthwiseConvolution):
                 x = self._convolved(layer, x, grid, name)
+            elif isinstance(layer, SquareConvolution):
+                x = layer(x, name=name)
             else:
                 x = layer(x)
         return x

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from qmamba.inference.layers import Layer, apply, channel_attention
 from qmamba.inference.quality import PreparedQMamba
-from qmamba.inference.quantized_attentive import QuantizedAttentiveBlock
-from qmamba.inference.quantized_layers import Chain, NotPreparable, linear
-from qmamba.inference.quantized_mixer import QuantizedMixer
+from qmamba.inference.quantized.attentive import QuantizedAttentiveBlock
+from qmamba.inference.quantized.layers import Chain, NotPreparable, linear
+from qmamba.inference.quantized.mixer import QuantizedMixer
 from qmamba.inference.restoration import PreparedMambaIR
 from qmamba.models.mambair.network import MambaIR
 from qmamba.models.qmamba.network import QMamba, Stage
@@ -37,7 +37,8 @@ from qmamba.quantization.ss2d import QuantizedSS2D
 
 def quantized_mambair(model: MambaIR) -> PreparedMambaIR:
     """A converted MambaIR or MambaIRv2 on its codes."""
-    return PreparedMambaIR(model, group=partial(_group, buffers=Buffers()))
+    buffers = Buffers()
+    return PreparedMambaIR(model, group=partial(_group, buffers=buffers), buffers=buffers)
 
 
 def quantized_qmamba(model: QMamba) -> PreparedQMamba:
@@ -45,12 +46,12 @@ def quantized_qmamba(model: QMamba) -> PreparedQMamba:
     return PreparedQMamba(model, stage=partial(_stage, buffers=Buffers()))
 
 
-def _group(group: ResidualGroup, buffers: Buffers) -> Layer:
-    """A residual group on ``(batch, height, width, dim)``."""
+def _group(group: ResidualGroup, buffers: Buffers, place: str) -> Layer:
+    """A residual group on ``(batch, height, width, dim)``; its result lies in a place."""
     blocks = [_or_module(_prepared_kind(block), block, buffers) for block in group.blocks]
     layers = list(group.conv) if isinstance(group.conv, nn.Sequential) else [group.conv]
     try:
-        convolution: Layer = Chain(layers, buffers)
+        convolution: Layer = Chain(layers, buffers, (place, "inner"))
     except NotPreparable:
         convolution = group.conv
 
@@ -93,14 +94,18 @@ class QuantizedSkipBlock:
         self._out = linear(mixer.out_proj, buffers)
         self._mix = QuantizedMixer(mixer, block.ln_1, buffers, self._out.rule)
         *convolutions, attention = cast(ChannelAttentionBlock, block.conv_blk).cab
-        self._convolutions = Chain([block.ln_2, *convolutions], buffers, "convolution")
+        # Of what the scan has read, nothing is needed any more.
+        places = ("inner", "projected")
+        self._convolutions = Chain([block.ln_2, *convolutions], buffers, places)
+        self._buffers = buffers
         self._attention = channel_attention(cast(ChannelAttention, attention))
         self._skip, self._skip2 = block.skip_scale.detach(), block.skip_scale2.detach()
 
     def __call__(self, x: Tensor) -> Tensor:
         mixed, qparams = self._mix(x)
-        x = self._out(mixed, qparams=qparams, residual=x, residual_scale=self._skip, name="scanned")
-        return attended_sum(x, self._skip2, self._convolutions(x), self._attention)
+        x = self._out(mixed, qparams=qparams, residual=x, residual_scale=self._skip, name="pixels")
+        out = self._buffers("block", tuple(x.shape))
+        return attended_sum(x, self._skip2, self._convolutions(x), self._attention, out)
 
 
 class QuantizedVSSBlock:

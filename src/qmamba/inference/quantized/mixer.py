@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qmamba.inference.mixer import Mixed
-from qmamba.inference.quantized_layers import (
+from qmamba.inference.quantized.layers import (
     Linear,
     constant,
     depthwise,

@@ -1,0 +1,1 @@
+"""Converted networks prepared for inference on the CPU, on their codes."""
