@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -128,10 +128,12 @@ def without_content(side: int = 384) -> dict[str, Pixels]:
     }
 
 
-def damage_report(score: ScoreOf, photographs: list[Pixels]) -> dict[str, Any]:
+def damage_report(
+    score: ScoreOf, photographs: list[Pixels], kinds: Sequence[str] = DAMAGES
+) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     undamaged = score(photographs)[:, None]
-    for kind in DAMAGES:
+    for kind in kinds:
         falling = [
             score(damaged(photograph, kind, level, seed) for level in LEVELS[1:])
             for seed, photograph in enumerate(photographs)
@@ -289,6 +291,9 @@ def main() -> None:
     )
     parser.add_argument("--photographs", type=Path, help="folder of clean photographs to damage")
     parser.add_argument("--count", type=int, default=20, help="photographs taken of that folder")
+    parser.add_argument(
+        "--kinds", nargs="+", default=DAMAGES, choices=DAMAGES, help="of damage; all without it"
+    )
     parser.add_argument("--rated", type=Path, help="folder with ratings of photographs")
     parser.add_argument("--split", default="val")
     parser.add_argument("--limit", type=int, help="rated images to score, the first of the split")
@@ -354,7 +359,7 @@ def measure(arguments: argparse.Namespace) -> None:
         print("other set", report["other"], flush=True)
     if arguments.photographs is not None:
         clean = read_photographs(arguments.photographs, arguments.count)
-        report["damage"] = damage_report(score, clean)
+        report["damage"] = damage_report(score, clean, arguments.kinds)
         report["reasons"] = reasons_report(looks, clean)
         print("reasons", report["reasons"], flush=True)
         photographs = score(clean) if photographs is None else photographs

@@ -13,10 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from qmamba.datasets.distortions import DISTORTIONS, Pixels, distort
+from qmamba.datasets.distortions.tone import lower_contrast
 from qmamba.images import IMAGE_SUFFIXES
 
 LEVELS = 4
 """Damaged images of a ladder, beside the undamaged one."""
+
+KINDS = (*DISTORTIONS, "lower_contrast")
+"""The catalog, and of the changed contrast the direction that every image loses by."""
 
 FREQUENT = {
     "jpeg": 6.0,
@@ -27,7 +31,7 @@ FREQUENT = {
     "sensor_noise": 2.0,
     "overexposure": 3.0,
     "underexposure": 2.0,
-    "contrast_change": 1.5,
+    "lower_contrast": 2.0,
     "haze": 1.5,
     "motion_blur": 1.5,
 }
@@ -39,6 +43,7 @@ TONAL = {
     "color_shift": 0.6,
     "darken": 0.8,
     "haze": 0.65,
+    "lower_contrast": 0.65,
     "mean_shift": 0.4,
     "overexposure": 0.9,
     "saturation_hsv": 0.45,
@@ -94,6 +99,14 @@ def random_crop(path: Path, side: int, generator: np.random.Generator) -> Pixels
     return np.ascontiguousarray(cut[:, ::-1] if generator.random() < 0.5 else cut)
 
 
+def damaged(image: Pixels, kind: str, level: float, generator: np.random.Generator) -> Pixels:
+    """The image with damage of one of :data:`KINDS`."""
+    if kind == "lower_contrast":
+        amount = DISTORTIONS["contrast_change"].parameter(level)
+        return lower_contrast(image, amount, generator)
+    return distort(image, kind, level, generator)
+
+
 def random_ladder(
     path: Path,
     side: int,
@@ -115,7 +128,7 @@ def random_ladder(
         soft: probability that the undamaged image is enlarged, which makes it soft; the damage is
             one of :data:`TECHNICAL` then.
     """
-    softness, kinds = 0.0, list(DISTORTIONS)
+    softness, kinds = 0.0, list(KINDS)
     if soft and generator.random() < soft:
         image, softness = _enlarged(path, side + 8, generator)
         kinds = list(TECHNICAL)
@@ -126,10 +139,10 @@ def random_ladder(
     levels = np.sort(generator.uniform(1.0, 5.0, LEVELS))
     levels[0] = min(levels[0], generator.uniform(1.0, 2.2))
     seed = int(generator.integers(2**31))
-    images = [image, *(distort(image, kind, v, np.random.default_rng(seed)) for v in levels)]
-    if generator.random() < saved and DISTORTIONS[kind].family != "compression":
+    images = [image, *(damaged(image, kind, v, np.random.default_rng(seed)) for v in levels)]
+    if generator.random() < saved and TECHNICAL.get(kind) != "compression":
         quality = int(generator.integers(70, 97))
-        images = [_saved(entry, quality) for entry in images]
+        images = [saved_as_jpeg(entry, quality) for entry in images]
     top, left = generator.integers(0, 8, 2)
     cut = [np.ascontiguousarray(i[top : top + side, left : left + side]) for i in images]
     return Ladder(cut, kind, [0.0, *map(float, levels)], softness)
@@ -152,18 +165,28 @@ def share_of_the_way(ladder: Ladder) -> Tensor:
 
 
 def without_content(side: int, generator: np.random.Generator) -> Pixels:
-    """Noise, a flat color or a gradient."""
-    kind = int(generator.integers(4))
+    """Noise, a flat color or a gradient, gray or colored, of any strength and direction."""
+    kind, channels = int(generator.integers(4)), 3 if generator.random() < 0.6 else 1
+    shape = (side, side, channels)
     if kind == 0:
-        values = generator.normal(generator.uniform(60, 200), 40, (side, side, 3))
+        values = generator.normal(generator.uniform(60, 200), generator.uniform(5, 90), shape)
     elif kind == 1:
-        values = generator.uniform(0, 256, (side, side, 1)) * np.ones(3)
+        values = generator.uniform(0, 256, shape)
     elif kind == 2:
-        values = np.ones((side, side, 3)) * generator.uniform(0, 256, 3)
+        # Half of them have the faint noise of a sensor.
+        faint = generator.uniform(0, 2) * generator.integers(2)
+        values = generator.uniform(0, 256, channels) + generator.normal(0, faint, shape)
+        values = generator.choice((0, 255), channels) if generator.random() < 0.3 else values
     else:
-        ramp = np.linspace(0, 1, side)[:, None, None]
-        first, last = generator.uniform(0, 256, (2, 3))
-        values = first * (1 - ramp) + last * ramp * np.ones((side, side, 1))
+        angle = generator.integers(4) / 4 if generator.random() < 0.5 else generator.random()
+        down, across = np.mgrid[:side, :side] / side
+        ramp = across * np.cos(2 * np.pi * angle) + down * np.sin(2 * np.pi * angle)
+        ramp = ((ramp - ramp.min()) / np.ptp(ramp))[..., None]
+        first, last = generator.uniform(0, 256, (2, channels))
+        if generator.random() < 0.3:
+            first, last = np.zeros(channels), np.full(channels, 255.0)
+        values = first * (1 - ramp) + last * ramp
+    values = values * np.ones((side, side, 3))
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
@@ -228,7 +251,8 @@ def _enlarged(path: Path, side: int, generator: np.random.Generator) -> tuple[Pi
     )
 
 
-def _saved(image: Pixels, quality: int) -> Pixels:
+def saved_as_jpeg(image: Pixels, quality: int) -> Pixels:
+    """What is left of an image after it was saved."""
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "JPEG", quality=quality)
     return np.array(Image.open(stream))

@@ -25,9 +25,11 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from damage import (
+    KINDS,
     LEVELS,
     TECHNICAL,
     Ladder,
+    damaged,
     photographs,
     random_crop,
     random_ladder,
@@ -38,7 +40,6 @@ from robust import read_ratings
 from torch import Tensor, nn
 from trial import parse
 
-from qmamba.datasets.distortions import DISTORTIONS, distort
 from qmamba.files import atomic_write
 from qmamba.nn.image_statistics import StatisticsBranch, image_statistics
 
@@ -54,13 +55,12 @@ FLAW = {
     **TECHNICAL,
     **dict.fromkeys(("overexposure", "brighten"), "overexposure"),
     **dict.fromkeys(("underexposure", "darken"), "underexposure"),
-    "haze": "contrast",
+    **dict.fromkeys(("haze", "lower_contrast"), "contrast"),
     **dict.fromkeys(
         ("saturation_lab", "saturation_hsv", "color_shift", "color_diffusion"), "color"
     ),
 }
-"""Which flaw a kind of damage is; the other kinds, a changed contrast that may be a raised one
-among them, teach nothing."""
+"""Which flaw a kind of damage is; the other kinds teach nothing."""
 
 UNSURE = {
     "jpeg2000": ("blur",),
@@ -217,7 +217,7 @@ def fit(
 def report(reasons: StatisticsBranch, technical: StatisticsBranch, aside: list[Path]) -> None:
     """Severities on the photographs set aside, by kind and level."""
     print("kind: severity at levels 0 to 5 by its own reason, and of all technical flaws")
-    for kind in DISTORTIONS:
+    for kind in KINDS:
         if kind not in FLAW:
             continue
         found = torch.stack([_at_all_levels(path, kind, index) for index, path in enumerate(aside)])
@@ -243,7 +243,7 @@ def _severities(levels: Tensor) -> Tensor:
 def _at_all_levels(path: Path, kind: str, seed: int) -> Tensor:
     image = random_crop(path, RATED_SIDE + 16, np.random.default_rng(seed))
     levels = [
-        image if level == 0 else distort(image, kind, level, np.random.default_rng(seed))
+        image if level == 0 else damaged(image, kind, level, np.random.default_rng(seed))
         for level in range(6)
     ]
     return image_statistics(to_batch([entry[3:-13, 5:-11] for entry in levels]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from PIL import Image
 
 from qmamba.checkpoints import load, save_model
 from qmamba.extras import declare_torchvision_operators
-from qmamba.models import ModelMetadata, ScoreScale, create_model
+from qmamba.models import ModelMetadata, QMamba, ScoreScale, create_model
+from qmamba.nn.image_statistics import STATISTICS
 from tests.conftest import REPOSITORY
 
 RECIPES = REPOSITORY / "recipes"
@@ -96,6 +98,40 @@ def test_heads_of_the_native_size_are_trained_and_collected_once(tmp_path: Path)
     for name, outputs in (("technical", 1), ("reasons", 7)):
         state = safetensors.torch.load_file(tmp_path / "run" / f"{name}.safetensors")
         assert state["fc2.bias"].shape == (outputs,)
+
+
+def test_a_branch_is_trained_beside_a_fixed_backbone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("qmamba-nano", dims=(8, 16, 16, 16), depths=(1, 1, 1, 1))
+    save_model(model, tmp_path / "start.safetensors", metadata=ModelMetadata("t", score=SCALE))
+    (tmp_path / "scores.csv").write_text(
+        "image,mos,split\ncat.jpg,0.8,train\ncoffee.jpg,0.7,train\n"
+        "coffee_blurred.jpg,0.1,val\ncat.jpg,0.8,val\ncoffee.jpg,0.7,val\n"
+    )
+    (tmp_path / "images").symlink_to(EXAMPLES)
+    command = [
+        *(sys.executable, str(RECIPES / "branch.py"), "--rated", str(tmp_path), "--clean"),
+        *(str(EXAMPLES), "--out", str(tmp_path / "run"), "--chunks", "2", "--contents", "1"),
+        *("--backbone", str(tmp_path / "start.safetensors"), "--name", "branched"),
+    ]
+    first, second = (
+        subprocess.run(
+            [*command, "--steps", steps], capture_output=True, text=True, timeout=300, cwd=tmp_path
+        )
+        for steps in ("1", "40")
+    )
+    assert first.returncode == 0, first.stderr
+    assert "ladders_0001" in first.stdout and "ladders_0001" not in second.stdout
+    network = load(tmp_path / "run" / "branch.safetensors")
+    assert isinstance(network, QMamba) and network.classifier.statistics is not None
+    assert network.config.statistics_inputs == STATISTICS
+    assert network.metadata is not None and network.metadata.name == "branched"
+    assert network.metadata.score is not None and network.metadata.score.name == "test"
+    before = load(tmp_path / "start.safetensors").state_dict()
+    kept = [key for key in before if not key.startswith("classifier.head.")]
+    assert all(torch.equal(before[key], network.state_dict()[key]) for key in kept)
+    figures = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert figures["before"]["kinds"]["jpeg"] != figures["after"]["kinds"]["jpeg"]
 
 
 def test_a_backbone_learns_from_a_teacher_alone(tmp_path: Path) -> None:

@@ -11,13 +11,15 @@ from PIL import Image
 from torch import Tensor
 
 from qmamba.datasets.distortions import Pixels, distort
-from qmamba.errors import ShapeError
-from qmamba.models import QMamba, create_model
+from qmamba.errors import ConfigError, ShapeError
+from qmamba.models import QMamba, QMambaConfig, create_model
 from qmamba.nn.image_statistics import STATISTICS, StatisticsBranch, image_statistics
 from tests.conftest import REPOSITORY
 
 LUMA_BLOCKS, CHROMA_BLOCKS = 30, 32
 """Where the edges of blocks stand among the statistics."""
+BRIGHTEST, BLACK, WHITE, DARK_NEARBY, PURITY = 51, 66, 68, 70, 74
+"""Brightest lightness, log share of black and of white, dark places nearby, purity of color."""
 
 
 def photograph() -> Pixels:
@@ -66,6 +68,38 @@ def test_noise_raises_the_floor_of_the_finest_octave() -> None:
     noisy = [distort(clean, "white_noise", level, np.random.default_rng(0)) for level in (1, 3, 5)]
     floors = [float(image_statistics(tensor(image))[0, 15]) for image in [clean, *noisy]]
     assert floors == sorted(floors) and floors[3] - floors[0] > 0.5
+
+
+def test_range_and_veil_see_what_was_done_to_the_light() -> None:
+    clean = photograph()
+
+    def found(kind: str, level: float) -> Tensor:
+        damaged = distort(clean, kind, level, np.random.default_rng(0))
+        return image_statistics(tensor(damaged))[0]
+
+    before = image_statistics(tensor(clean))[0]
+    hazy, dark, bright = found("haze", 2), found("underexposure", 2), found("overexposure", 2)
+    assert hazy[DARK_NEARBY] > before[DARK_NEARBY] and hazy[PURITY] < before[PURITY]
+    assert dark[BRIGHTEST] < before[BRIGHTEST] < bright[BRIGHTEST]
+    assert dark[BLACK] > before[BLACK] > bright[BLACK] and bright[WHITE] > before[WHITE]
+    assert tensor(clean).min() < 0.1, "the photograph has shadows to lose"
+
+
+def test_a_branch_of_fewer_inputs_takes_the_first_statistics() -> None:
+    torch.manual_seed(0)
+    branch = StatisticsBranch(4, 1, inputs=50)
+    branch.standardize_by(torch.randn(20, STATISTICS))
+    torch.nn.init.normal_(branch.fc2.weight)
+    statistics = torch.randn(3, STATISTICS)
+    other = statistics.clone()
+    other[:, 50:] = 9.0
+    assert torch.equal(branch.from_statistics(statistics), branch.from_statistics(other))
+    images = torch.rand(2, 3, 40, 40)
+    assert torch.equal(image_statistics(images, 50), image_statistics(images)[:, :50])
+    # What earlier files do not say about themselves.
+    assert QMambaConfig.from_dict({"statistics": 4}).statistics_inputs == 50
+    with pytest.raises(ConfigError, match="statistics_inputs"):
+        QMambaConfig(statistics=4, statistics_inputs=STATISTICS + 1)
 
 
 def test_they_do_not_depend_on_the_rest_of_the_batch() -> None:

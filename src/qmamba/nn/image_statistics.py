@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from qmamba.errors import ShapeError
 from qmamba.nn.initialization import module_kwargs
 
-STATISTICS = 50
-"""Number of statistics of one image."""
+STATISTICS = 76
+"""Number of statistics of one image. New ones are only ever appended: a trained branch takes the
+first ones, as many as it was trained with."""
 
 SMALLEST_SIDE = 32
 """Smaller images have too few blocks of 8 pixels."""
@@ -23,29 +24,34 @@ SMALLEST_SIDE = 32
 _TINY = 1e-6
 _BLOCK = 8
 _FAR = 6.0
+_ENDS = (1.5, 10.0)
+_LEVELS = (0.06, 0.12, 0.18, 0.35, 0.5, 0.65, 0.85, 0.94)
 
 
-def image_statistics(images: Tensor) -> Tensor:
+def image_statistics(images: Tensor, count: int = STATISTICS) -> Tensor:
     """The statistics of each image; float32, each of the order of 1, differentiable.
 
     Light (mean, spread, shadows, highlights), color (saturation, casts), energy of three octaves
     and its spread over the image, noise floor (harmonic mean over blocks), edges with the period of
-    the blocks of JPEG in lightness and color, flatness, direction of edges, and the moments of
-    locally normalized lightness at two scales.
+    the blocks of JPEG in lightness and color, flatness, direction of edges, the moments of locally
+    normalized lightness at two scales, the range and distribution of lightness with what is lost at
+    its ends, and what haze takes: dark places nearby, local range, purity of color.
 
     Args:
         images: ``(batch, 3, height, width)`` sRGB in [0, 1], both sides at least
             :data:`SMALLEST_SIDE`.
+        count: how many are wanted, the first ones.
 
     Returns:
-        ``(batch, STATISTICS)``.
+        ``(batch, count)``.
 
     Raises:
         ShapeError: another shape, or smaller sides.
 
     Source: blocks after Wang, Sheikh and Bovik, "No-reference perceptual quality assessment of
     JPEG compressed images" (ICIP 2002); normalized lightness after Mittal, Moorthy and Bovik,
-    "No-reference image quality assessment in the spatial domain" (TIP 2012).
+    "No-reference image quality assessment in the spatial domain" (TIP 2012); dark places nearby
+    after He, Sun and Tang, "Single image haze removal using dark channel prior" (CVPR 2009).
 
     Example::
 
@@ -72,7 +78,9 @@ def image_statistics(images: Tensor) -> Tensor:
         *_normalized_moments(light),
         *_normalized_moments(functional.avg_pool2d(light, 2)),
     ]
-    return torch.stack(found, dim=1)
+    if count > len(found):
+        found += [*_range(images, light), *_veil(images)]
+    return torch.stack(found[:count], dim=1)
 
 
 class StatisticsBranch(nn.Module):
@@ -81,37 +89,39 @@ class StatisticsBranch(nn.Module):
     Args:
         hidden: width between the layers.
         outputs: number of outputs; they start at zero.
+        inputs: how many of the statistics it takes, the first ones.
     """
 
     mean: Tensor
-    """What is subtracted from the statistics, ``(STATISTICS,)``; see :meth:`standardize_by`."""
+    """What is subtracted from the statistics, ``(inputs,)``; see :meth:`standardize_by`."""
     deviation: Tensor
     """What they are divided by."""
 
-    def __init__(self, hidden: int, outputs: int) -> None:
+    def __init__(self, hidden: int, outputs: int, inputs: int = STATISTICS) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(STATISTICS, hidden)
+        self.fc1 = nn.Linear(inputs, hidden)
         self.fc2 = nn.Linear(hidden, outputs)
-        self.register_buffer("mean", torch.zeros(STATISTICS, **module_kwargs()))
-        self.register_buffer("deviation", torch.ones(STATISTICS, **module_kwargs()))
+        self.register_buffer("mean", torch.zeros(inputs, **module_kwargs()))
+        self.register_buffer("deviation", torch.ones(inputs, **module_kwargs()))
         nn.init.zeros_(self.fc2.weight)
         nn.init.zeros_(self.fc2.bias)
 
     @torch.no_grad()
     def standardize_by(self, statistics: Tensor) -> None:
         """Take mean and deviation from the statistics ``(images, STATISTICS)`` of usual images."""
-        self.mean.copy_(statistics.mean(0))
-        self.deviation.copy_(statistics.std(0) + 1e-3)
+        taken = statistics[:, : len(self.mean)]
+        self.mean.copy_(taken.mean(0))
+        self.deviation.copy_(taken.std(0) + 1e-3)
 
     def forward(self, images: Tensor) -> Tensor:
         """sRGB in [0, 1] ``(batch, 3, height, width)`` to ``(batch, outputs)``."""
         # The statistics reach 14 and matter to hundredths, which bfloat16 does not have.
         with torch.autocast(images.device.type, enabled=False):
-            return self.from_statistics(image_statistics(images))
+            return self.from_statistics(image_statistics(images, len(self.mean)))
 
     def from_statistics(self, statistics: Tensor) -> Tensor:
         """As a call, from what :func:`image_statistics` gives: ``(..., STATISTICS)``."""
-        usual = (statistics - self.mean) / self.deviation
+        usual = (statistics[..., : len(self.mean)] - self.mean) / self.deviation
         # A flat image is so far from all others that it would leave the range of training.
         outputs: Tensor = self.fc2(functional.gelu(self.fc1(usual.clamp(-_FAR, _FAR))))
         return outputs
@@ -141,6 +151,58 @@ def _tone(images: Tensor, light: Tensor) -> list[Tensor]:
         2 * coarse.amax((1, 2, 3)),
         2 * coarse.amin((1, 2, 3)),
     ]
+
+
+def _range(images: Tensor, light: Tensor) -> list[Tensor]:
+    """How far the lightness reaches, and how it is spread in between."""
+    brightest, darkest = images.amax(1, keepdim=True), images.amin(1, keepdim=True)
+    mean = _mean(light)
+    spread = (_mean(light * light) - mean * mean).clamp_min(0).add(_TINY).sqrt()
+    # Every other pixel of every other row is enough to know a distribution.
+    some = light[:, :, ::2, ::2]
+    return [
+        4 * _soft_maximum(light, 3),
+        4 * _soft_maximum(light, 6),
+        4 * _soft_maximum(brightest, 6),
+        4 * _soft_maximum(1 - light, 3),
+        4 * _soft_maximum(1 - light, 6),
+        4 * _soft_maximum(1 - darkest, 6),
+        torch.log(mean + 0.02),
+        torch.log(spread + 0.01),
+        *(2 * _mean(torch.sigmoid((level - some) / 0.02)) for level in _LEVELS),
+        *(_log_share(light, steps) for steps in _ENDS),
+        *(_log_share(1 - brightest, steps) for steps in _ENDS),
+    ]
+
+
+def _veil(images: Tensor) -> list[Tensor]:
+    """What haze and lowered contrast take: dark places nearby, local range, pure color."""
+    brightest, darkest = images.amax(1, keepdim=True), images.amin(1, keepdim=True)
+    local_low = -functional.max_pool2d(-darkest, _BLOCK)
+    local_high = functional.max_pool2d(brightest, _BLOCK)
+    reach = local_high - local_low
+    purity = (brightest - darkest) / (brightest + 0.05)
+    return [
+        4 * _mean(local_low),
+        4 * _mean(local_low * local_low).add(_TINY).sqrt(),
+        4 * _mean(local_high),
+        torch.log(_mean(reach) + 0.01),
+        4 * _mean(purity),
+        4 * _soft_maximum(purity, 4),
+    ]
+
+
+def _log_share(values: Tensor, steps: float) -> Tensor:
+    """Share of the values below so many of 255 steps, on a scale that tells 1 % from 2 %."""
+    return torch.log(_mean(torch.sigmoid(2 * (steps - 255 * values))) + 1e-4) / 2
+
+
+def _soft_maximum(values: Tensor, doublings: int) -> Tensor:
+    """Between the mean and the maximum of values in [0, 1]: the power mean of 2 ** doublings."""
+    values = values.clamp_min(0)
+    for _ in range(doublings):
+        values = values * values
+    return (_mean(values) + 1e-12) ** (0.5**doublings)
 
 
 def _color(images: Tensor, blueness: Tensor, redness: Tensor) -> list[Tensor]:

@@ -23,6 +23,6 @@ def embedded_head(name: str, device: torch.device | str = "cpu") -> StatisticsBr
     file = resources.files("qmamba").joinpath("weights", "heads", f"{name}.safetensors")
     state = {k: v.float() for k, v in safetensors.torch.load(file.read_bytes()).items()}
     outputs, hidden = state["fc2.weight"].shape
-    head = StatisticsBranch(hidden, outputs)
+    head = StatisticsBranch(hidden, outputs, state["fc1.weight"].shape[1])
     head.load_state_dict(state)
     return head.to(device).eval().requires_grad_(False)

@@ -19,6 +19,7 @@ from qmamba.models.fields import (
     whole,
     whole_numbers,
 )
+from qmamba.nn.image_statistics import STATISTICS
 
 _MAX_STAGES = 8
 
@@ -59,6 +60,9 @@ class QMambaConfig(NetworkConfig):
     statistics: int = 0
     """Hidden width of a branch that adds what :mod:`qmamba.nn.image_statistics` says to the
     outputs; 0 for none, as in the paper."""
+    statistics_inputs: int = 50
+    """How many of the image statistics the branch takes, the first ones; 50 is the number of files
+    that do not say it."""
 
     def __post_init__(self) -> None:
         stages = length("dims", self.dims, _MAX_STAGES, "one per stage")
@@ -82,6 +86,7 @@ class QMambaConfig(NetworkConfig):
         whole("num_outputs", self.num_outputs, 1, MAX_WIDTH)
         whole("state_size", self.state_size, 1, MAX_STATES)
         whole("statistics", self.statistics, 0, MAX_WIDTH)
+        whole("statistics_inputs", self.statistics_inputs, 1, STATISTICS)
         for field, low_ratio, high_ratio in (
             ("expansion", 0.25, MAX_RATIO),
             ("mlp_ratio", 0.25, MAX_RATIO),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from qmamba.models.flops import NORM, ROUTES, FlopReport, half
 from qmamba.models.qmamba.config import QMambaConfig
-from qmamba.nn.image_statistics import STATISTICS
 
 _GATE_REDUCTION = 8
 
@@ -38,7 +37,7 @@ def qmamba_flops(config: QMambaConfig, height: int, width: int) -> FlopReport:
             gate += depth * ROUTES * (NORM * inner * pixels + 2 * inner * hidden)
     normalization += (NORM + 1) * previous * rows * columns
     linear += previous * config.num_outputs
-    linear += config.statistics * (STATISTICS + config.num_outputs)
+    linear += config.statistics * (config.statistics_inputs + config.num_outputs)
     return FlopReport(
         height=height,
         width=width,

@@ -13,7 +13,7 @@ from qmamba.images import IMAGENET_MEAN, IMAGENET_STD
 from qmamba.models.network import RatingNetwork
 from qmamba.models.qmamba.config import QMambaConfig
 from qmamba.nn import SS2D, VSSBlock, downsample, stem
-from qmamba.nn.image_statistics import StatisticsBranch
+from qmamba.nn.image_statistics import STATISTICS, StatisticsBranch
 from qmamba.nn.initialization import linear
 from qmamba.nn.layers import LayerNorm
 
@@ -47,11 +47,13 @@ class Stage(nn.Module):
 class Classifier(nn.Module):
     """Norm, average over all pixels, linear head; beside them a branch of image statistics."""
 
-    def __init__(self, dim: int, num_outputs: int, statistics: int = 0) -> None:
+    def __init__(
+        self, dim: int, num_outputs: int, statistics: int = 0, inputs: int = STATISTICS
+    ) -> None:
         super().__init__()
         self.norm = LayerNorm(dim)
         self.head = linear(dim, num_outputs)
-        self.statistics = StatisticsBranch(statistics, num_outputs) if statistics else None
+        self.statistics = StatisticsBranch(statistics, num_outputs, inputs) if statistics else None
 
     def pool(self, x: Tensor) -> Tensor:
         """``(batch, height, width, dim)`` to features ``(batch, dim)``."""
@@ -107,7 +109,9 @@ class QMamba(RatingNetwork):
             self.layers.append(
                 Stage(blocks, nn.Identity() if last else downsample(dim, dims[i + 1]))
             )
-        self.classifier = Classifier(dims[-1], config.num_outputs, config.statistics)
+        self.classifier = Classifier(
+            dims[-1], config.num_outputs, config.statistics, config.statistics_inputs
+        )
         self.prompts: nn.ModuleList | None = None
         """What the output of each stage goes through before the next stage, one module per stage;
         set by :func:`qmamba.prompts.attach`."""
