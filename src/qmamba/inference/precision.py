@@ -24,7 +24,7 @@ def chosen_precision(model: Network, precision: Precision) -> Precision:
     It is the one in which the network computes what was trained: ``"fp32"`` of a network in full
     precision and of one whose weights alone are quantized, which is the same function both ways;
     ``"codes"`` of one with quantized activations. Their ranges cut values off, and the network
-    was trained with that: without them ``mambair-nano-x2-w4a4`` loses 0.36 dB on Set5
+    was trained with that: without them ``mambair-nano-x2-w4a4`` loses 0.20 dB on Set5
     (``docs/quantization.md``).
 
     Raises:

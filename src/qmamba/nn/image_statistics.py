@@ -56,7 +56,7 @@ def image_statistics(images: Tensor, count: int = STATISTICS) -> Tensor:
     Example::
 
         >>> image_statistics(torch.rand(2, 3, 64, 48)).shape
-        torch.Size([2, 50])
+        torch.Size([2, 76])
     """
     if images.dim() != 4 or images.shape[1] != 3 or min(images.shape[2:]) < SMALLEST_SIDE:
         raise ShapeError(
