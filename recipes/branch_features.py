@@ -37,8 +37,10 @@ CROPS = 2
 """Crops of a photograph in training."""
 RATED, EMPTY = 100, 240
 """Images in a chunk of rated photographs and of images that show nothing."""
-SAVED, SHRUNK = 0.25, 0.2
+SAVED, SHRUNK = 0.25, 0.5
 """Probabilities that a ladder is saved as JPEG after the damage, and that it is scaled down."""
+SMALLEST = 0.2
+"""Least factor of that: large photographs are looked at small."""
 
 FREQUENT = {
     **dict.fromkeys(("lower_contrast", "overexposure", "underexposure", "jpeg"), 3.0),
@@ -179,10 +181,13 @@ class Collector:
     ) -> Ladders:
         """One photograph; ``varied``: sometimes saved or scaled down after the damage."""
         quality = int(random.integers(70, 97)) if varied and random.random() < SAVED else None
-        small = CROP / min(image.shape[:2])
         factor = 1.0
-        if varied and small < 0.9 and random.random() < SHRUNK:
-            factor = float(random.uniform(max(small, 0.4), 0.9))
+        if varied and random.random() < SHRUNK:
+            # As large as what people take and then look at small.
+            for _ in range(int(random.integers(1, 3))):
+                image = _mirrored(image)
+            least, half = CROP / min(image.shape[:2]), min(image.shape[:2]) / 1024
+            factor = float(random.uniform(max(least, SMALLEST), min(0.9, 0.9 / half)))
         seed = int(random.integers(2**31))
 
         def finished(pixels: Pixels, kind: str) -> Pixels:
@@ -256,6 +261,12 @@ def _scaled(path: Path, random: np.random.Generator) -> Pixels:
     if least < 0.95 and random.random() < 0.5:
         pixels = _resized(pixels, float(random.uniform(max(least, 0.5), 1.0)))
     return np.ascontiguousarray(pixels[:, ::-1] if random.random() < 0.5 else pixels)
+
+
+def _mirrored(pixels: Pixels) -> Pixels:
+    """Twice as large each way: the image and its mirror images."""
+    wide = np.concatenate([pixels, pixels[:, ::-1]], 1)
+    return np.ascontiguousarray(np.concatenate([wide, wide[::-1]], 0))
 
 
 def _resized(pixels: Pixels, factor: float) -> Pixels:

@@ -202,7 +202,8 @@ def _soft_maximum(values: Tensor, doublings: int) -> Tensor:
     values = values.clamp_min(0)
     for _ in range(doublings):
         values = values * values
-    return (_mean(values) + 1e-12) ** (0.5**doublings)
+    # ONNX Runtime leaves out the addition of a number as small as this.
+    return _mean(values).clamp_min(1e-12) ** (0.5**doublings)
 
 
 def _color(images: Tensor, blueness: Tensor, redness: Tensor) -> list[Tensor]:

@@ -12,7 +12,9 @@ _TINY = QMambaConfig(dims=(96, 192, 384, 768), depths=(2, 2, 4, 2))
 _SMALL = QMambaConfig(dims=(96, 192, 384, 768), depths=(2, 2, 15, 2))
 _BASE = QMambaConfig(dims=(128, 256, 512, 1024), depths=(2, 2, 15, 2))
 _NANO = QMambaConfig(dims=(32, 64, 128, 256), depths=(1, 2, 3, 1))
-_MINI = QMambaConfig(dims=(48, 96, 192, 384), depths=(1, 2, 3, 1), statistics=48)
+_MINI = QMambaConfig(
+    dims=(48, 96, 192, 384), depths=(1, 2, 3, 1), statistics=96, statistics_inputs=76
+)
 
 
 def _local(config: QMambaConfig) -> QMambaConfig:
