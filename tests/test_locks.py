@@ -11,11 +11,9 @@ from pathlib import Path
 
 import pytest
 
-import qmamba
 from qmamba.errors import ConfigError, DataError
 from qmamba.locks import Owner, owned_folder, owned_output, owned_outputs, remove_leftovers
-
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(qmamba.__file__).parent.parent)}
+from tests.owners import ENVIRONMENT, owner_of
 
 
 def test_an_output_has_one_owner(tmp_path: Path) -> None:
@@ -93,24 +91,12 @@ def test_what_names_no_owner(text: bytes) -> None:
 
 def test_another_process_is_named(tmp_path: Path) -> None:
     path = tmp_path / "scores.csv"
-    code = (
-        "import sys; from qmamba.locks import owned_output\n"
-        "with owned_output(sys.argv[1]): print('mine', flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, path],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    ) as process:
-        assert process.stdout is not None and process.stdout.readline() == "mine\n"
-        with (
-            pytest.raises(DataError, match=rf"process {process.pid} on '.+' is writing it; wait"),
-            owned_output(path),
-        ):
-            pass
-        process.communicate()
+    with (
+        owner_of(path, is_folder=False) as process,
+        pytest.raises(DataError, match=rf"process {process.pid} on '.+' is writing it; wait"),
+        owned_output(path),
+    ):
+        pass
     with owned_output(path):
         pass
 

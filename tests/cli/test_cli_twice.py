@@ -7,10 +7,7 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from typer.testing import CliRunner, Result
 from qmamba.cli import app
 from qmamba.locks import Owner
 from tests.cli.writers import ENVIRONMENT, WRITERS, Writer, make_inputs, named, parametrized
+from tests.owners import owner_of
 
 posix = pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
 
@@ -27,26 +25,6 @@ posix = pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@contextmanager
-def owner_of(path: Path, *, is_folder: bool) -> Iterator[subprocess.Popen[str]]:
-    """Another process that keeps an output."""
-    name = "owned_folder" if is_folder else "owned_output"
-    code = (
-        f"import sys; from qmamba.locks import {name}\n"
-        f"with {name}(sys.argv[1]): print('mine', flush=True); sys.stdin.read()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, path],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    ) as process:
-        assert process.stdout is not None and process.stdout.readline() == "mine\n"
-        yield process
-        process.communicate()
 
 
 def run(writer: Writer, inputs: Path, outputs: Path) -> Result:

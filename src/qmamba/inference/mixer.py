@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 from functools import partial
-from typing import NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from qmamba.inference.bands import Bands, margin_of
@@ -18,33 +16,14 @@ from qmamba.ops.native.memory import Buffers
 from qmamba.ops.native.prepared_scan import inference_scan
 
 
-class Mixed(NamedTuple):
-    """What a mixer gives to the last linear layer of its SS2D."""
-
-    map: Tensor
-    """``(batch, height, width, inner)``."""
-    qparams: Tensor | None
-    """Quantization parameters of each image's map where the scan has measured them, else None."""
-
-
-class Scan(Protocol):
-    """The scan of a mixer."""
-
-    def __call__(
-        self, pixels: Tensor, projected: Tensor, routes: Tensor, gate: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Pixels ``(batch, length, inner)``, projected ones ``(batch, length, routes, parameters)``
-        and the gate to the merged pixels and their quantization parameters, if they are known."""
-
-
 class Mixer:
-    """Linear layer, convolution, projection, scan, norm and gate of an SS2D.
+    """Linear layer, convolution, projection, scan and norm of an SS2D.
 
     Each map is given up as soon as the next one exists, because they decide the peak of memory.
 
     Args:
-        enter: the first linear layer, or None where the caller has applied it.
-        convolution: on maps ``(batch, height, width, inner)``.
+        convolution: the first linear layer and the convolution, to maps ``(batch, height, width,
+            inner)``.
         project: pixels to the parameters of the scan, ``(batch, length, routes * parameters)``.
         scan: of the routes.
         routes: number of routes.
@@ -53,35 +32,29 @@ class Mixer:
 
     def __init__(
         self,
-        enter: Layer | None,
         convolution: Layer,
         project: Layer,
-        scan: Scan,
+        scan: _PlainScan,
         *,
         routes: int,
         window: int,
     ) -> None:
-        self._enter, self._convolution, self._project = enter, convolution, project
+        self._convolution, self._project = convolution, project
         self._scan = scan
         self._routes, self._window = routes, window
 
-    def __call__(self, x: Tensor, gate: Tensor | None = None) -> Mixed:
+    def __call__(self, x: Tensor) -> Tensor:
         """Scan a map.
 
         Args:
             x: ``(batch, height, width, channels)``, which may be part of the channels of a map.
-            gate: ``(batch, height, width, inner)``, whose SiLU multiplies the result, or None.
         """
         height, width = x.shape[1:3]
-        entered = x if self._enter is None else self._enter(x)
+        pixels = self._convolution(x).flatten(1, 2)
         del x
-        pixels = self._convolution(entered).flatten(1, 2)
-        del entered
         projected = self._project(pixels).unflatten(-1, (self._routes, -1))
         routes = scan_routes(height, width, self._window)
-        flat_gate = None if gate is None else gate.flatten(1, 2)
-        y, qparams = self._scan(pixels, projected, routes, flat_gate)
-        return Mixed(y.unflatten(1, (height, width)), qparams)
+        return self._scan(pixels, projected, routes).unflatten(1, (height, width))
 
 
 def plain_mixer(
@@ -114,7 +87,6 @@ def plain_mixer(
         convolved = Bands(entered, buffers, "pixels", margin=margin_of(layer.conv2d))
         projected = Bands(projected, buffers, "projected")
     return Mixer(
-        None,
         convolved,
         projected,
         _PlainScan(layer, dtype, buffers),
@@ -141,13 +113,11 @@ class _PlainScan:
             merge=merged,
         )
 
-    def __call__(
-        self, pixels: Tensor, projected: Tensor, routes: Tensor, gate: Tensor | None
-    ) -> tuple[Tensor, None]:
+    def __call__(self, pixels: Tensor, projected: Tensor, routes: Tensor) -> Tensor:
         y = self._scan(pixels, projected, routes, self._out)
         if self._route_gate is not None:
             y = self._norm(self._route_gate(y.float()).to(pixels.dtype))
-        return (y if gate is None else y.mul_(F.silu(gate))), None
+        return y
 
 
 def _in_float(project: Layer) -> Layer:

@@ -154,7 +154,7 @@ class _Block:
         self._fc2 = packed(mlp.fc2.weight, mlp.fc2.bias)
 
     def __call__(self, x: Tensor) -> Tensor:
-        x = self._out(self._mix(self._norm(x)).map, residual=x)
+        x = self._out(self._mix(self._norm(x)), residual=x)
         return self._fc2(self._fc1(self._norm2(x), gelu=True), residual=x)
 
 
@@ -176,5 +176,5 @@ class _IntegerBlock:
         )
 
     def __call__(self, x: Tensor) -> Tensor:
-        x = self._out(self._mix(x).map, residual=x)
+        x = self._out(self._mix(x), residual=x)
         return self._mlp(x, gelu=True, residual=x)

@@ -236,7 +236,7 @@ class _Block:
         self._buffers = buffers
 
     def __call__(self, x: Tensor) -> Tensor:
-        y = self._mix(x).map
+        y = self._mix(x)
         x = self._leave(x, y)
         y = self._convolve(x)
         if self._one_pass:

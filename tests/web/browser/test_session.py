@@ -86,13 +86,3 @@ def test_the_end_of_the_server_removes_what_was_dropped(
     # To be ended is how a page ends, not a failure.
     assert server.process.wait(PATIENCE) == 0
     assert not list(tmp_path.glob("qmamba-serve-*"))
-
-
-NAMELESS = """() => {
-  const text = (one) => (one.textContent || "").trim();
-  const named = (one) => one.getAttribute("aria-label") || text(one) || one.title
-    || one.getAttribute("aria-labelledby") || (one.labels && [...one.labels].some(text));
-  return [...document.querySelectorAll("button, a, input, select, progress, [role], dialog[open]")]
-    .filter((one) => one.getClientRects().length && !["status", "alert"].includes(one.role))
-    .filter((one) => !named(one)).map((one) => one.outerHTML.slice(0, 120));
-}"""

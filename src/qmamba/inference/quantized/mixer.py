@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qmamba.inference.mixer import Mixed
 from qmamba.inference.quantized.layers import (
     Linear,
     constant,
@@ -22,6 +23,15 @@ from qmamba.ops.native.memory import Buffers
 from qmamba.ops.native.operands import Constant, QParamsRule
 from qmamba.ops.native.quantized_scan import QuantizedScan, ScanRules
 from qmamba.quantization.ss2d import QuantizedSelectiveScan, QuantizedSS2D
+
+
+class Mixed(NamedTuple):
+    """What a mixer gives to the last linear layer of its SS2D."""
+
+    map: Tensor
+    """``(batch, height, width, inner)``."""
+    qparams: Tensor | None
+    """Quantization parameters of each image's map where the scan has measured them, else None."""
 
 
 class QuantizedMixer:

@@ -56,19 +56,16 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tenso
     return y
 
 
-def weighted_sum(
-    x: Tensor, x_weight: Tensor, z: Tensor, z_weight: Tensor, out: Tensor | None = None
-) -> Tensor:
+def weighted_sum(x: Tensor, x_weight: Tensor, z: Tensor, z_weight: Tensor) -> Tensor:
     """``x * x_weight + z * z_weight`` without gradients, on the CPU.
 
     Args:
         x, z: float32 ``(batch, height, width, channels)``, contiguous.
         x_weight: float32 ``(channels,)``, contiguous.
         z_weight: float32 ``(batch, 1, 1, channels)``.
-        out: where the result goes, of their shape; may be one of them.
 
     Returns:
-        ``out``, or a fresh map of the same shape.
+        A fresh map of the same shape.
 
     Raises:
         BackendError: the kernel was not built or does not load.
@@ -76,13 +73,13 @@ def weighted_sum(
     """
     batch, height, width, channels = _map_shape(x)
     weights = z_weight.contiguous()
-    y = torch.empty_like(x) if out is None else out
+    y = torch.empty_like(x)
     call = WeightedSumStruct(
         x=address("x", x, x.shape),
         x_weight=address("x_weight", x_weight, (channels,)),
         z=address("z", z, x.shape),
         z_weight=address("z_weight", weights, (batch, 1, 1, channels)),
-        y=address("out", y, x.shape),
+        y=y.data_ptr(),
         batch=batch,
         pixels=height * width,
         channels=channels,
