@@ -92,7 +92,15 @@ def image(model: Network, side: int) -> torch.Tensor:
 
 def peak_megabytes(path: Path, precision: str, side: int, threads: int) -> float | None:
     """Of a process that loads and runs the network."""
-    command = [sys.executable, __file__, "--memory", str(path), precision, str(side)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.quantized",
+        "--memory",
+        str(path),
+        precision,
+        str(side),
+    ]
     done = subprocess.run(
         [*command, "--threads", str(threads)], capture_output=True, text=True, check=False
     )
