@@ -127,6 +127,8 @@ def test_stopped_while_it_writes(writer: Writer, met: dict[str, tuple[Path, Ende
 def test_every_command_that_writes_is_here() -> None:
     from qmamba.cli import app
 
-    commands = {each.name or each.callback.__name__ for each in app.registered_commands}
+    commands = {
+        each.name or getattr(each.callback, "__name__", "") for each in app.registered_commands
+    }
     only_read_or_send = {"models", "backends", "serve", "push"}
     assert commands - only_read_or_send == {writer.name.split()[0] for writer in WRITERS}
