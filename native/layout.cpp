@@ -86,10 +86,6 @@ const Entry kEntries[] = {
     SIZE FIELD(x) FIELD(grad) FIELD(result) FIELD(points) FIELD(sums) FIELD(count) FIELD(levels)
     FIELD(step) FIELD(offset) FIELD(low) FIELD(high) FIELD(first_level) FIELD(end_slope)
 #undef STRUCT
-#define STRUCT qmamba_weighted_sum
-    SIZE FIELD(x) FIELD(x_weight) FIELD(z) FIELD(z_weight) FIELD(y) FIELD(batch) FIELD(pixels)
-    FIELD(channels)
-#undef STRUCT
 #define STRUCT qmamba_attended_sum
     SIZE FIELD(x) FIELD(x_weight) FIELD(z) FIELD(squeeze) FIELD(squeeze_bias) FIELD(excite)
     FIELD(excite_bias) FIELD(partial) FIELD(z_weight) FIELD(y) FIELD(batch) FIELD(pixels)

@@ -2,6 +2,5 @@
 #include "common/dispatch.h"
 #include "maps/maps.h"
 
-QMAMBA_RUN(weighted_sum)
 QMAMBA_RUN(attended_sum)
 QMAMBA_RUN(layer_norm)

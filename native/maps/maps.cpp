@@ -16,7 +16,8 @@ namespace QMAMBA_JOIN(qmamba_maps_, QMAMBA_VARIANT) {
 // Numbers that are worth a thread.
 constexpr int64_t kGrain = 32768;
 
-static void weighted_sum(const qmamba_weighted_sum& call, qmamba_parallel_for parallel_for) {
+// The sum, once the weights of z are known.
+static void weighted_sum(const qmamba_attended_sum& call, qmamba_parallel_for parallel_for) {
   const int64_t channels = call.channels, grain = std::max<int64_t>(1, kGrain / channels);
   run_ranges(parallel_for, call.batch * call.pixels, grain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; row++) {
@@ -80,8 +81,7 @@ static void attended_sum(const qmamba_attended_sum& call, qmamba_parallel_for pa
     for (int64_t i = begin; i < end; i++) sum_channels(call, i / kMapParts, i % kMapParts);
   });
   for (int64_t image = 0; image < call.batch; image++) attend(call, image);
-  weighted_sum({call.x, call.x_weight, call.z, call.z_weight, call.y, call.batch, call.pixels,
-                call.channels}, parallel_for);
+  weighted_sum(call, parallel_for);
 }
 
 // At most W rows.
@@ -126,6 +126,5 @@ static void layer_norm(const qmamba_layer_norm& call, qmamba_parallel_for parall
 
 }  // namespace
 
-QMAMBA_EXPORT_PASS(maps, weighted_sum)
 QMAMBA_EXPORT_PASS(maps, attended_sum)
 QMAMBA_EXPORT_PASS(maps, layer_norm)

@@ -6,18 +6,8 @@
 
 extern "C" {
 
-// Two maps into one: y = x * x_weight + z * z_weight. y may be x or z.
-struct qmamba_weighted_sum {
-  const float* x;         // (batch, pixels, channels)
-  const float* x_weight;  // (channels)
-  const float* z;         // (batch, pixels, channels)
-  const float* z_weight;  // (batch, channels)
-  float* y;               // (batch, pixels, channels)
-  int64_t batch, pixels, channels;
-};
-
-// The same with the weights of z from channel attention: sigmoid(excite relu(squeeze mean(z))), each with
-// its bias.
+// Two maps into one: y = x * x_weight + z * z_weight, where the weights of z come from channel attention:
+// sigmoid(excite relu(squeeze mean(z))), each with its bias. y may be x or z.
 struct qmamba_attended_sum {
   const float* x;             // (batch, pixels, channels)
   const float* x_weight;      // (channels)

@@ -26,12 +26,7 @@ from qmamba.ops.layers import depthwise_convolution, gated_norm, linear
 from qmamba.ops.layers import layer_norm as training_norm
 from qmamba.ops.native.depthwise import DepthwiseConvolution
 from qmamba.ops.native.integer import IntegerCall, PackedCodes
-from qmamba.ops.native.maps import (
-    ChannelAttentionWeights,
-    attended_sum,
-    layer_norm,
-    weighted_sum,
-)
+from qmamba.ops.native.maps import ChannelAttentionWeights, attended_sum, layer_norm
 from qmamba.ops.native.operands import CodeGrid, Constant, QParamsRule, fake_quantize_
 from qmamba.ops.native.prepared_scan import PackedScan
 from qmamba.ops.native.quantized_scan import QuantizedScan, ScanRules
@@ -245,23 +240,17 @@ def operand(rng: random.Random) -> Call:
     return call, {"x": x}, lambda: 0.1 * (x / torch.tensor(0.1)).round().clamp(*ends)
 
 
-def maps(rng: random.Random) -> Call:
+def norm(rng: random.Random) -> Call:
     channels = rng.randint(1, 70)
-    if rng.random() < 0.5:
-        x = _numbers(rng, rng.randint(1, 50), channels)
-        weight, bias = _numbers(rng, 2, channels).clone()
-        arguments = {"x": x, "weight": weight.clone(), "bias": bias.clone()}
-        function = torch.nn.functional.layer_norm
+    x = _numbers(rng, rng.randint(1, 50), channels)
+    weight, bias = _numbers(rng, 2, channels).clone()
 
-        def norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-            return layer_norm(x, weight, bias, 1e-2)
+    def call(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return layer_norm(x, weight, bias, 1e-2)
 
-        return norm, arguments, lambda: function(x, (channels,), weight, bias, 1e-2)
-    shape = (rng.randint(1, 2), rng.randint(1, 5), rng.randint(1, 5), channels)
-    x, z = _numbers(rng, *shape), _numbers(rng, *shape)
-    one, other = _numbers(rng, channels), _numbers(rng, shape[0], 1, 1, channels)
-    tensors = {"x": x, "x_weight": one, "z": z, "z_weight": other}
-    return weighted_sum, tensors, lambda: x * one + z * other
+    arguments = {"x": x, "weight": weight.clone(), "bias": bias.clone()}
+    function = torch.nn.functional.layer_norm
+    return call, arguments, lambda: function(x, (channels,), weight, bias, 1e-2)
 
 
 def rounding(rng: random.Random) -> Call:
@@ -353,7 +342,7 @@ def _flat(tensors: Iterable[Tensor]) -> Tensor:
 
 
 KINDS = (
-    *(forward, backward, layers, pure, prepared, quantized, integers, depthwise, operand, maps),
+    *(forward, backward, layers, pure, prepared, quantized, integers, depthwise, operand, norm),
     *(coded_product, coded_depthwise, attended),
     rounding,
 )

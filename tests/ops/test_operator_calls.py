@@ -16,7 +16,7 @@ from qmamba.ops import backends, scan_routes, ss2d, ss2d_given_delta
 from qmamba.ops.native import library
 from qmamba.ops.native.depthwise import DepthwiseConvolution
 from qmamba.ops.native.integer import IntegerCall, PackedCodes
-from qmamba.ops.native.maps import layer_norm, weighted_sum
+from qmamba.ops.native.maps import ChannelAttentionWeights, attended_sum, layer_norm
 from qmamba.ops.native.operands import Constant, QParamsRule, fake_quantize_, quantize
 from qmamba.ops.native.prepared_scan import PackedScan
 from qmamba.ops.native.quantized_scan import QuantizedScan, ScanRules
@@ -324,8 +324,11 @@ def test_bindings_of_integers_and_maps_check_what_they_get() -> None:
     with pytest.raises(ShapeError):
         layer_norm(x.half(), torch.ones(9), torch.ones(9), 1e-5)
     maps = torch.zeros(1, 2, 2, 3)
+    attention = ChannelAttentionWeights(
+        torch.ones(2, 3), torch.ones(2), torch.ones(3, 2), torch.ones(3)
+    )
     with pytest.raises(ShapeError):
-        weighted_sum(maps, torch.ones(3), maps[:, :1], torch.ones(1, 1, 1, 3))
+        attended_sum(maps, torch.ones(3), maps[:, :1], attention)
 
 
 def test_quantizers_in_half_precision_are_read_as_what_they_are() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from qmamba.errors import ShapeError
 from qmamba.ops.native.handover import address, described, dtype_code, new
 from qmamba.ops.native.library import load_kernel
-from qmamba.ops.native.structs import AttendedSumStruct, LayerNormStruct, WeightedSumStruct
+from qmamba.ops.native.structs import AttendedSumStruct, LayerNormStruct
 
 _PARTS = 16
 """Into how many parts the kernel cuts an image for its sums, its ``kMapParts``."""
@@ -56,38 +56,6 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tenso
     return y
 
 
-def weighted_sum(x: Tensor, x_weight: Tensor, z: Tensor, z_weight: Tensor) -> Tensor:
-    """``x * x_weight + z * z_weight`` without gradients, on the CPU.
-
-    Args:
-        x, z: float32 ``(batch, height, width, channels)``, contiguous.
-        x_weight: float32 ``(channels,)``, contiguous.
-        z_weight: float32 ``(batch, 1, 1, channels)``.
-
-    Returns:
-        A fresh map of the same shape.
-
-    Raises:
-        BackendError: the kernel was not built or does not load.
-        ShapeError: a tensor is not that.
-    """
-    batch, height, width, channels = _map_shape(x)
-    weights = z_weight.contiguous()
-    y = torch.empty_like(x)
-    call = WeightedSumStruct(
-        x=address("x", x, x.shape),
-        x_weight=address("x_weight", x_weight, (channels,)),
-        z=address("z", z, x.shape),
-        z_weight=address("z_weight", weights, (batch, 1, 1, channels)),
-        y=y.data_ptr(),
-        batch=batch,
-        pixels=height * width,
-        channels=channels,
-    )
-    load_kernel().run("run_weighted_sum", call)
-    return y
-
-
 class ChannelAttentionWeights(NamedTuple):
     """Of channel attention, ``sigmoid(excite relu(squeeze mean(z)))``; float32, contiguous."""
 
@@ -108,11 +76,12 @@ def attended_sum(
     attention: ChannelAttentionWeights,
     out: Tensor | None = None,
 ) -> Tensor:
-    """:func:`weighted_sum` with the weights of z from channel attention.
+    """``x * x_weight + z * z_weight`` without gradients, on the CPU; channel attention weighs z.
 
     Args:
-        x, z, x_weight: as there.
-        attention: what the mean of each channel of z goes through.
+        x, z: float32 ``(batch, height, width, channels)``, contiguous.
+        x_weight: float32 ``(channels,)``, contiguous.
+        attention: what the mean of each channel of z goes through to become its weight.
         out: where the result goes, of their shape; may be one of them.
 
     Returns:

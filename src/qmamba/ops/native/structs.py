@@ -200,16 +200,6 @@ class ThresholdsStruct(Struct):
     ]
 
 
-class WeightedSumStruct(Struct):
-    """``native/maps/maps.h``: two maps into one."""
-
-    c_name = "qmamba_weighted_sum"
-    _fields_ = [
-        *_pointers("x", "x_weight", "z", "z_weight", "y"),
-        *_sizes("batch", "pixels", "channels"),
-    ]
-
-
 class AttendedSumStruct(Struct):
     """``native/maps/maps.h``: two maps into one, with channel attention."""
 
