@@ -389,6 +389,25 @@ def test_color_map_of_8_bits() -> None:
     assert decoded.notes == ("color map taken as 8-bit values",)
 
 
+@pytest.mark.parametrize(
+    ("number", "named"), [(34887, r"LERC \(34887\)"), (34712, "JPEG 2000"), (40000, "40000")]
+)
+def test_a_compression_that_is_not_known(number: int, named: str) -> None:
+    data = tiff_file(np.zeros((8, 8, 3), np.uint8), photometric=2)
+    entry = struct.pack("<HHIH", 259, 3, 1, 1)
+    assert data.count(entry) == 1
+    with pytest.raises(ImageError, match=f"compressed by method {named}.*not supported"):
+        read_image(data.replace(entry, struct.pack("<HHIH", 259, 3, 1, number)))
+
+
+def test_large_unsigned_integers_are_named_as_they_are() -> None:
+    tifffile = pytest.importorskip("tifffile")
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, np.full((4, 4), 3_000_000_000, np.uint32))
+    with pytest.raises(ImageError, match="span 3000000000 to 3000000000 and only 0 to 65535"):
+        read_image(stream.getvalue())
+
+
 def test_tiles_that_claim_gigabytes(shared: Path) -> None:
     with pytest.raises(ImageError, match="do not belong to an image of 16 x 16"):
         read_image(shared / "cases" / "tiff-tile-bomb" / "tile_46320.tif")
