@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,20 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("weights"))
+
+
+@contextmanager
+def heard_from_the_client() -> Iterator[list[str]]:
+    """What the hub's client says on its own while the block runs."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("huggingface_hub")
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
 
 
 def front_matter(card: str) -> dict[str, object]:
@@ -126,8 +142,12 @@ def test_without_a_network_the_cache_serves(
     model = load("someone/tiny")
     assert model.metadata is not None
     assert model.metadata.source == f"someone/tiny@{done.commit}"
-    with pytest.raises(CheckpointError, match="not in the cache and the hub cannot be reached"):
+    with (
+        heard_from_the_client() as lines,
+        pytest.raises(CheckpointError, match="not in the cache and the hub cannot be reached"),
+    ):
         load("someone/other")
+    assert lines == []
 
 
 def test_the_offline_switch_is_honored(

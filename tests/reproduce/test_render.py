@@ -71,6 +71,11 @@ def test_comma_separated() -> None:
     assert all(len(row) == 1 + 3 * 17 + 1 for row in rows)
 
 
+def test_no_difference_has_no_sign() -> None:
+    loda = collect(paper_table("table2"), 1, measured, pattern="LoDa")
+    assert "| LoDa | 8.93 | 8.93 | 0.00 | 23.68 | 23.68 | 0.00 |" in markdown(loda)
+
+
 def test_latex() -> None:
     text = latex(table3())
     assert "StylePrompt \\& R & 0.600 & 0.921 & -0.321" in text
@@ -94,6 +99,8 @@ def test_every_table_can_be_written(name: str, tmp_path: Path) -> None:
 def test_rows_can_be_chosen() -> None:
     result = collect(paper_table("table1"), 1, measured, pattern="lqmamba-*")
     assert [row.label for row in result.rows] == ["LQMamba-T", "LQMamba-S", "LQMamba-B"]
+    several = collect(paper_table("table1"), 1, measured, pattern="loda | *qmamba-t|DEIQT")
+    assert [row.label for row in several.rows] == ["DEIQT", "LoDa", "QMamba-T", "LQMamba-T"]
 
 
 def test_what_stands_beside_a_row() -> None:

@@ -124,16 +124,22 @@ def paper_table(name: str) -> PaperTable:
 
 
 def rows_of(table: PaperTable, pattern: str = "*") -> list[PaperRow]:
-    """The rows whose label fits a shell pattern, whatever the case.
+    """The rows whose label fits a shell pattern, or one of several with ``|`` between them.
 
     Raises:
         ConfigError: none does.
     """
-    rows = [row for row in table.rows if fnmatchcase(row.label.lower(), pattern.lower())]
+    rows = [row for row in table.rows if _fits(row.label, pattern)]
     if not rows:
         labels = ", ".join(row.label for row in table.rows)
         raise ConfigError(f"No row of {table.name} fits {pattern!r}; its rows are {labels}.")
     return rows
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Whether one of the alternatives of a pattern fits, whatever the case."""
+    alternatives = pattern.lower().split("|")
+    return any(fnmatchcase(name.lower(), alternative.strip()) for alternative in alternatives)
 
 
 def is_ours(table: PaperTable, row: PaperRow) -> bool:
@@ -207,7 +213,7 @@ def figure_trainings(pattern: str = "*") -> dict[Training, tuple[str, ...]]:
     Raises:
         ConfigError: none fits.
     """
-    models = [model for model in FIGURE_MODELS if fnmatchcase(model, pattern.lower())]
+    models = [model for model in FIGURE_MODELS if _fits(model, pattern)]
     if not models:
         raise ConfigError(
             f"No backbone of figure 3 fits {pattern!r}; it has {', '.join(FIGURE_MODELS)}."

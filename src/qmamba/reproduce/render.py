@@ -124,6 +124,9 @@ def _texts(cell: Cell, absent: str) -> tuple[str, str, str]:
         absent if value is None else f"{value:.{digits}f}" for value in (cell.ours, cell.paper)
     )
     difference = absent if cell.difference is None else f"{cell.difference:+.{digits}f}"
+    # What rounds to nothing has no sign.
+    if cell.difference is not None and float(difference) == 0:
+        difference = difference[1:]
     return ours, paper, difference
 
 

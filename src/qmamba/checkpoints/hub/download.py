@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -81,17 +84,35 @@ def download(hub_id: HubId) -> tuple[bytes, HubId]:
     import huggingface_hub
 
     try:
-        path = Path(
-            huggingface_hub.hf_hub_download(
-                hub_id.repository, hub_id.file, revision=hub_id.revision
+        with quiet_client():
+            path = Path(
+                huggingface_hub.hf_hub_download(
+                    hub_id.repository, hub_id.file, revision=hub_id.revision
+                )
             )
-        )
         content = path.read_bytes()
     except Exception as error:  # The hub client lets through errors of several HTTP libraries.
         raise CheckpointError(_problem(hub_id, error)) from error
     _require_announced(content, path, hub_id)
     commit = _commit_of(path)
     return content, hub_id if commit is None else replace(hub_id, revision=commit)
+
+
+@contextmanager
+def quiet_client() -> Iterator[None]:
+    """Without the client's two lines per attempt on an unreachable hub, which end in one error.
+
+    Who sets ``HF_HUB_VERBOSITY`` gets what that asks for.
+    """
+    from huggingface_hub.utils import logging as client
+
+    level = client.get_verbosity()
+    if level == logging.WARNING:
+        client.set_verbosity_error()
+    try:
+        yield
+    finally:
+        client.set_verbosity(level)
 
 
 def _commit_of(path: Path) -> str | None:

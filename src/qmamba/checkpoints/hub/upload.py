@@ -14,7 +14,7 @@ import torch
 
 from qmamba.checkpoints.description import describe_content
 from qmamba.checkpoints.hub.card import MARK, CardFigure, model_card
-from qmamba.checkpoints.hub.download import HUB_FILE, HubId
+from qmamba.checkpoints.hub.download import HUB_FILE, HubId, quiet_client
 from qmamba.checkpoints.loading import load, save_model
 from qmamba.checkpoints.sources import WeightsFile, read_weights
 from qmamba.checkpoints.tuned_file import read_tuned, save_tuned
@@ -135,15 +135,16 @@ def _publish(
 
     api = HfApi(token=token, library_name="qmamba")
     try:
-        api.create_repo(repository, private=private or None, exist_ok=True)
-        kept = _has_own_card(api, repository)
-        operations = [CommitOperationAdd(HUB_FILE, file.content)]
-        if not kept:
-            operations.append(CommitOperationAdd(_CARD_FILE, card.encode()))
-        done = api.create_commit(
-            repository, operations, commit_message=message or f"Upload {metadata.name[:60]}"
-        )
-        stored = api.get_paths_info(repository, HUB_FILE, revision=done.oid)
+        with quiet_client():
+            api.create_repo(repository, private=private or None, exist_ok=True)
+            kept = _has_own_card(api, repository)
+            operations = [CommitOperationAdd(HUB_FILE, file.content)]
+            if not kept:
+                operations.append(CommitOperationAdd(_CARD_FILE, card.encode()))
+            done = api.create_commit(
+                repository, operations, commit_message=message or f"Upload {metadata.name[:60]}"
+            )
+            stored = api.get_paths_info(repository, HUB_FILE, revision=done.oid)
     except Exception as error:  # The hub client lets through errors of several HTTP libraries.
         raise CheckpointError(_refusal(repository, error)) from error
     found = _stored_digest(stored)

@@ -51,7 +51,7 @@ def reproduce(
         bool, typer.Option("--fresh", help="Start from random weights where there are no others.")
     ] = False,
     rows: Annotated[
-        str, typer.Option(metavar="PATTERN", help="Rows to run, such as '*Mamba-T'.")
+        str, typer.Option(metavar="PATTERN", help="Rows to run, as '*Mamba-T' or 'DEIQT|LoDa'.")
     ] = "*",
     seeds: Annotated[
         int | None,
