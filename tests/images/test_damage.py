@@ -219,6 +219,19 @@ def test_jpeg_of_nothing_but_restart_markers_takes_little_memory(photo: Image.Im
     assert layout.scans[0].restarts > 300_000 and len(layout.scans[0].ends) < 110_000
 
 
+def test_jpeg_of_scans_upon_scans_takes_little_time() -> None:
+    """Each takes a hundred bytes, and as long to decode as the image."""
+    data = encoded(Image.new("L", (9900, 9900), 128), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    started = time.monotonic()
+    with pytest.raises(ImageError, match="has 206 scans over 9900 x 9900 pixels"):
+        read_image(data[:-2] + 200 * last + data[-2:])
+    assert time.monotonic() - started < 5
+    small = encoded(Image.new("L", (99, 99), 128), "JPEG", progressive=True)
+    last = small[small.rindex(b"\xff\xda") : -2]
+    assert not read_image(small[:-2] + 200 * last + small[-2:]).notes
+
+
 @pytest.mark.parametrize("options", JPEG_KINDS, ids=str)
 def test_jpeg_without_its_end_marker(options: dict[str, Any], photo: Image.Image) -> None:
     data = encoded(photo, "JPEG", **options)
