@@ -6,14 +6,15 @@ takes up to an hour; `python -m benchmarks.render` then puts the tables and plot
 page. A part that fails or takes too long does not stop the others, and `--resume` goes on with a
 run that was cut off. The folder holds `scores.csv` and `images/`, as for
 `benchmarks/score_agreement.py`; without it the scores of the precisions are not compared and no
-folder is scored. `--quick` tries every script here, also those that need other data or a GPU, and
-leaves no figures behind unless a folder is named.
+folder is scored. `--quick` tries every script here, also those that need other data or a GPU, in a
+few minutes on one thread, and leaves no figures behind unless a folder is named.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,7 @@ OTHERS = (
 """Scripts of other pages, which need no data."""
 RATED = (
     *("feature_baseline", "trust", "quantizer_start", "equal_results"),
-    *("gpu", "large", "routing", "restoration_files"),
+    *("gpu", "large", "rises", "routing", "restoration_files"),
 )
 """Scripts that need data, another checkout or a GPU, but for a trial."""
 PAGES = ("render", "quantized_page")
@@ -66,14 +67,14 @@ def commands(arguments: argparse.Namespace) -> dict[str, list[str]]:
     return found
 
 
-def succeeds(command: list[str], out: Path, seconds: float) -> bool:
+def succeeds(command: list[str], out: Path, seconds: float, environment: dict[str, str]) -> bool:
     """Run one part; its JSON takes its place only when it is complete."""
     unfinished = out.with_suffix(".unfinished")
     script = [sys.executable, "-m", f"benchmarks.{command[0]}", *command[1:]]
     if command[0] not in PAGES:
         script += ["-o", str(unfinished)]
     try:
-        subprocess.run(script, timeout=seconds, check=True)
+        subprocess.run(script, timeout=seconds, check=True, env=environment)
         if command[0] not in PAGES:
             unfinished.replace(out)
     except (subprocess.SubprocessError, OSError) as error:
@@ -91,7 +92,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("-o", "--out", type=Path, help="folder of JSON (benchmarks/results)")
     parser.add_argument("--photographs", type=Path, help="rated images for score_agreement")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, help="2; 1 with --quick")
     parser.add_argument("--quick", action="store_true", help="a few rounds each: do they run?")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="parts to run; see --list")
     parser.add_argument("--list", action="store_true", help="print the names of the parts")
@@ -99,6 +100,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60, help="no part starts after these")
     parser.add_argument("--limit", type=float, default=10, help="longest that a part may take")
     arguments = parser.parse_args()
+    if arguments.threads is None:
+        arguments.threads = 1 if arguments.quick else 2
     if arguments.out is not None or not arguments.quick:
         return run(parser, arguments, arguments.out or HERE / "results")
     with tempfile.TemporaryDirectory() as folder:
@@ -122,6 +125,10 @@ def run(parser: argparse.ArgumentParser, arguments: argparse.Namespace, out: Pat
     if "gpu" in names and find_spec("triton") is None:
         names.remove("gpu")
         print("== gpu is left out: Triton is not installed", flush=True)
+    environment = dict(os.environ)
+    if arguments.quick:
+        # Two threads that wait for each other on a busy machine take twenty times as long.
+        environment.setdefault("OMP_NUM_THREADS", str(arguments.threads))
     failed = []
     begun = time.perf_counter()
     for index, name in enumerate(names, 1):
@@ -130,7 +137,7 @@ def run(parser: argparse.ArgumentParser, arguments: argparse.Namespace, out: Pat
             failed += names[index - 1 :]
             break
         print(f"== {index} of {len(names)}, {name}: at {clock(started - begun)}", flush=True)
-        if succeeds(parts[name], out / f"{name}.json", 60 * arguments.limit):
+        if succeeds(parts[name], out / f"{name}.json", 60 * arguments.limit, environment):
             done[name] = round(time.perf_counter() - started)
             progress.write_text(json.dumps({"seconds": done}, indent=1) + "\n")
         else:

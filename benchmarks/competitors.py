@@ -41,15 +41,15 @@ def allow_torchvision() -> None:
 _kept: list[Any] = []
 
 
-def backbones() -> dict[str, nn.Module]:
-    """timm's models in evaluation mode."""
+def backbones(*labels: str) -> dict[str, nn.Module]:
+    """timm's models in evaluation mode: those of the labels, or all."""
     allow_torchvision()
     try:
         import timm
     except (ImportError, RuntimeError) as error:
         print(f"without timm's models ({error})")
         return {}
-    return {label: timm.create_model(name).eval() for label, name in BACKBONES.items()}
+    return {label: timm.create_model(BACKBONES[label]).eval() for label in labels or BACKBONES}
 
 
 def onnx_runtime(module: nn.Module, images: Tensor, threads: int) -> Callable[[], object] | None:

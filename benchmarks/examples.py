@@ -35,3 +35,14 @@ def rated_examples() -> Iterator[Path]:
                 split = "train" if index % 8 < 4 else "val"
                 rows.writerow((path.name, 0.1 + 0.03 * index, index // 2, split, "jpeg"))
         yield folder
+
+
+@contextmanager
+def cropped_examples() -> Iterator[Path]:
+    """A folder with a small crop of each of two examples, which goes away."""
+    with tempfile.TemporaryDirectory() as name:
+        for example in ("cat.jpg", "coffee.jpg"):
+            with Image.open(EXAMPLES / example) as image:
+                crop = image.convert("RGB").crop((0, 0, SIDE // 2, SIDE // 2))
+            crop.save(Path(name) / f"{Path(example).stem}.png")
+        yield Path(name)

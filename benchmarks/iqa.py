@@ -67,14 +67,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--quick", action="store_true", help="a few rounds: does it run?")
+    parser.add_argument(
+        "--quick", action="store_true", help="one round of the small size: does it run?"
+    )
     parser.add_argument("-o", "--out", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     models = others()
     rows: list[dict[str, Any]] = []
     precisions: tuple[Precision, ...] = ("fp32", "int8")
-    for height, width in SIZES:
+    for height, width in SIZES[:1] if arguments.quick else SIZES:
         images = torch.rand(1, 3, height, width)
         runs: dict[str, Callable[[], object]] = {
             f"{name} {precision}": partial(prepare(create_model(name), precision), images)
@@ -90,7 +92,7 @@ def main() -> None:
                     print(f"without {label} at {width} x {height} ({error})")
                     continue
                 runs[label] = run
-            repeats = 2 if arguments.quick else arguments.repeats
+            repeats = 1 if arguments.quick else arguments.repeats
             found = take_turns(runs, repeats, 25, fewest=min(3, repeats))
         for name, times in found.items():
             rows.append({"model": name, "height": height, "width": width, **times})

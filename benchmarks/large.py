@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -97,12 +98,15 @@ def main() -> None:
     )
     parser.add_argument("--photographs", type=Path, help="folder of clean ones")
     parser.add_argument("--count", type=int, default=4, help="mosaics, and enlargements")
+    parser.add_argument(
+        "--kinds", nargs="+", default=KINDS, choices=KINDS, help="of damage; all without it"
+    )
     parser.add_argument("--model", help="weights; without it the default")
     parser.add_argument("--no-sizes", action="store_true", help="leave out time and memory")
     parser.add_argument("-o", "--out", type=Path, help="JSON file to write")
     parser.add_argument("--quick", action="store_true", help="one small mosaic: does it run?")
     arguments = parser.parse_args()
-    kinds: tuple[str, ...] = KINDS
+    kinds: Sequence[str] = arguments.kinds
     if arguments.quick:
         arguments.photographs, arguments.count, arguments.no_sizes = EXAMPLES, 1, True
         kinds = KINDS[:1]

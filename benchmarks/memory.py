@@ -34,6 +34,14 @@ INFERENCE: tuple[tuple[str, str, int], ...] = (
     *(("mambair-light-x4", "fp32", side) for side in (128, 256, 512)),
 )
 
+Case = tuple[str, str, str, int, int]
+"""Kind, network, precision, batch and side."""
+TRIAL: tuple[Case, ...] = (
+    ("training step", "qmamba-nano", "fp32", 1, 64),
+    ("inference", "mambair-nano-x2-w4a4", "codes", 1, 64),
+)
+"""What ``--quick`` measures instead: a case of each kind."""
+
 
 def resident(name: str) -> int:
     """A line of the kernel's account of this process, in bytes."""
@@ -83,7 +91,7 @@ def in_process(threads: int, kind: str, *sizes: Any) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="small sizes only")
+    parser.add_argument("--quick", action="store_true", help="one small case of each kind")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("-o", "--out", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args()
@@ -93,11 +101,11 @@ def main() -> None:
         print(training_step(*sizes) if kind == "training step" else inference(*sizes))
         return
     rows: list[dict[str, Any]] = []
-    cases = [("training step", name, "fp32", batch, side) for name, batch, side in TRAINING]
+    cases: list[Case] = [
+        ("training step", name, "fp32", batch, side) for name, batch, side in TRAINING
+    ]
     cases += [("inference", name, precision, 1, side) for name, precision, side in INFERENCE]
-    for kind, name, precision, batch, side in cases:
-        if arguments.quick and (side > 256 or (batch > 1 and name == "qmamba-tiny")):
-            continue
+    for kind, name, precision, batch, side in TRIAL if arguments.quick else cases:
         sizes = (name, batch, side) if kind == "training step" else (name, precision, side)
         size = in_process(arguments.threads, kind, *sizes)
         per_pixel = size / (batch * side**2)

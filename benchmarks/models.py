@@ -2,12 +2,15 @@
 
 At 224 x 224 against Swin-T, ViT-S and ResNet-50 of timm, eager and under ONNX Runtime; the same
 with the instruction sets held down to AVX2, in a process of its own; and a restoration network
-against its own loop. All weights are random. What is not installed is left out.
+against its own loop. All weights are random. What is not installed is left out. A trial
+(`--quick`) runs one round of the smallest of each kind: the loop starts its threads some ten
+thousand times for an image, and on a busy machine every start may have to wait.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import subprocess
@@ -35,20 +38,30 @@ Row = dict[str, Any]
 Runs = dict[str, Callable[[], object]]
 
 
+def networks(quick: bool) -> tuple[str, ...]:
+    """The networks of this package that rate images, the main one first."""
+    return ("qmamba-nano",) if quick else ("qmamba-tiny", "qmamba-nano")
+
+
+def rivals(quick: bool) -> dict[str, torch.nn.Module]:
+    """The backbones, of which one is enough for a trial."""
+    return backbones("Swin-T") if quick else backbones()
+
+
 def quality(batch: int, threads: int, quick: bool) -> Runs:
     """QMamba in every way it can be run on this machine, and the backbones."""
     images = torch.randn(batch, 3, 224, 224)
     runs: Runs = {}
-    for name in ("qmamba-tiny", "qmamba-nano"):
+    for name in networks(quick):
         model = create_model(name).eval()
         runs[f"{name} module"] = partial(model, images)
         for precision in PRECISIONS:
             runs[f"{name} {precision}"] = partial(prepare(model, precision), images)
-    for label, module in backbones().items():
+    for label, module in rivals(quick).items():
         runs[label] = partial(module, images)
         if label == "Swin-T":
             # A copy: bfloat16() changes the module itself.
-            half = backbones()[label].bfloat16()
+            half = copy.deepcopy(module).bfloat16()
             runs["Swin-T bf16"] = partial(half, images.bfloat16())
         if batch == 1 and not quick:
             exported = onnx_runtime(module, images, threads)
@@ -64,27 +77,29 @@ def without_kernel(model: Network, images: torch.Tensor) -> Callable[[], object]
     return partial(prepared[0], images)
 
 
-def fallbacks() -> Runs:
+def fallbacks(side: int, quick: bool) -> Runs:
     """What there is without compiled code, beside the loop and Swin-T."""
-    images = torch.randn(1, 3, 224, 224)
-    model = create_model("qmamba-tiny").eval()
+    images = torch.randn(1, 3, side, side)
+    name = networks(quick)[0]
+    model = create_model(name).eval()
     runs: Runs = {
-        "qmamba-tiny loop": on_backend("naive", partial(model, images)),
-        "qmamba-tiny chunked": on_backend("chunked", partial(model, images)),
-        "qmamba-tiny chunked fp32": on_backend("chunked", without_kernel(model, images)),
-        "qmamba-tiny fp32": partial(prepare(model), images),
+        f"{name} loop": on_backend("naive", partial(model, images)),
+        f"{name} chunked": on_backend("chunked", partial(model, images)),
+        f"{name} chunked fp32": on_backend("chunked", without_kernel(model, images)),
+        f"{name} fp32": partial(prepare(model), images),
     }
-    found = backbones()
-    return runs | ({"Swin-T": partial(found["Swin-T"], images)} if found else {})
+    if not quick:
+        runs |= {label: partial(module, images) for label, module in backbones("Swin-T").items()}
+    return runs
 
 
-def narrow() -> Runs:
+def narrow(quick: bool) -> Runs:
     """What goes into the process that may use AVX2 only."""
     images = torch.randn(1, 3, 224, 224)
-    model = create_model("qmamba-tiny").eval()
-    runs: Runs = {"qmamba-tiny fp32": partial(prepare(model), images)}
-    for label, module in backbones().items():
-        runs[label] = partial(module, images)
+    name = networks(quick)[0]
+    runs: Runs = {f"{name} fp32": partial(prepare(create_model(name).eval()), images)}
+    if not quick:
+        runs |= {label: partial(module, images) for label, module in backbones().items()}
     return runs
 
 
@@ -116,7 +131,7 @@ def in_avx2(arguments: argparse.Namespace) -> list[Row]:
     """The rows of this script's AVX2 group, from a process that can use no more."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "avx2.json"
-        command = [sys.executable, __file__, "--only", "avx2", "-o", str(out)]
+        command = [sys.executable, "-m", "benchmarks.models", "--only", "avx2", "-o", str(out)]
         command += ["--threads", str(arguments.threads), "--repeats", str(arguments.repeats)]
         command += ["--quick"] if arguments.quick else []
         subprocess.run(command, env={**os.environ, **AVX2}, check=True)
@@ -132,21 +147,23 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    repeats = 2 if arguments.quick else arguments.repeats
+    repeats = 1 if arguments.quick else arguments.repeats
     at_224: Row = {"side": 224, "batch": 1}
     if arguments.only:
-        rows = measured("avx2", narrow(), at_224, repeats, 15)
+        rows = measured("avx2", narrow(arguments.quick), at_224, repeats, 15)
         write(arguments.out, {"rows": rows})
         return
     rows = []
     for batch in (1,) if arguments.quick else (1, 8):
         runs = quality(batch, arguments.threads, arguments.quick)
         rows += measured("quality", runs, {"side": 224, "batch": batch}, repeats, 20)
-    rows += measured("fallback", fallbacks(), at_224, min(repeats, 5), 10)
+    size = {"side": 64 if arguments.quick else 224, "batch": 1}
+    runs = fallbacks(size["side"], arguments.quick)
+    rows += measured("fallback", runs, size, min(repeats, 5), 10)
     rows += in_avx2(arguments)
-    for side in (32,) if arguments.quick else (64, 256):
+    for side in (16,) if arguments.quick else (64, 256):
         size = {"side": side, "batch": 1}
-        loop = side == 64 and not arguments.quick
+        loop = side < 256
         rows += measured("restoration", restoration(side, loop), size, min(repeats, 5), 20)
     write(arguments.out, {"rows": rows})
 

@@ -51,6 +51,13 @@ CASES: tuple[tuple[str, Precision, int, int], ...] = (
     ("mambair-nano-x2", "codes", 1, 128),
 )
 """Networks, precisions (codes are those of 4 bits), images and their side."""
+TRIAL: tuple[tuple[str, Precision, int, int], ...] = (
+    ("qmamba-nano", "fp32", 1, 64),
+    ("qmamba-nano", "int8", 2, 64),
+    ("mambair-nano-x2", "bf16", 1, 32),
+    ("mambair-nano-x2", "codes", 1, 32),
+)
+"""What ``--quick`` takes apart instead."""
 
 
 def timed(kinds: dict[str, tuple[type, ...]], spent: dict[str, float]) -> Callable[[], None]:
@@ -135,13 +142,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--quick", action="store_true", help="a few rounds: does it run?")
+    parser.add_argument(
+        "--quick", action="store_true", help="one round of small networks: does it run?"
+    )
     parser.add_argument("-o", "--out", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rows = []
-    for case in CASES:
-        repeats = 2 if arguments.quick else max(3, arguments.repeats // case[2])
+    for case in TRIAL if arguments.quick else CASES:
+        repeats = 1 if arguments.quick else max(3, arguments.repeats // case[2])
         rows.append(profile(*case, repeats))
         row = rows[-1]
         parts = ", ".join(f"{label} {ms:.1f}" for label, ms in row["parts_ms"].items())

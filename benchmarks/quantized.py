@@ -92,7 +92,15 @@ def image(model: Network, side: int) -> torch.Tensor:
 
 def peak_megabytes(path: Path, precision: str, side: int, threads: int) -> float | None:
     """Of a process that loads and runs the network."""
-    command = [sys.executable, __file__, "--memory", str(path), precision, str(side)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.quantized",
+        "--memory",
+        str(path),
+        precision,
+        str(side),
+    ]
     done = subprocess.run(
         [*command, "--threads", str(threads)], capture_output=True, text=True, check=False
     )
@@ -123,7 +131,8 @@ def measure_network(name: str, arguments: argparse.Namespace) -> list[dict[str, 
         runs = {label: prepared(*file, side) for label, file in files.items()}
         model = simulated(name, 4)
         runs[SIMULATED] = partial(model, image(model, side))
-        found = take_turns(runs, arguments.repeats, seconds=arguments.seconds)
+        repeats = arguments.repeats
+        found = take_turns(runs, repeats, arguments.seconds, fewest=min(3, repeats))
         del runs, model
         for label, (path, precision) in files.items():
             memory = peak_megabytes(path, precision, side, arguments.threads)
@@ -158,10 +167,13 @@ def line(row: dict[str, Any], full: float) -> str:
 
 def measure_scans(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """The scan in float32 and on quantized operands, and apart the pass that places them."""
-    rows = []
+    rows: list[dict[str, Any]] = []
+    repeats, seconds = arguments.repeats, min(arguments.seconds, 10.0)
     for name, (channels, states, rank) in SCANS.items():
+        if arguments.quick and rows:
+            break
         runs = scan_runs(channels, states, rank)
-        found = take_turns(runs, arguments.repeats, seconds=min(arguments.seconds, 10.0))
+        found = take_turns(runs, repeats, seconds, fewest=min(3, repeats))
         for label, values in found.items():
             ratio = found["fp32"]["median_ms"] / values["median_ms"]
             rows.append({"scan": name, "way": label, "ratio": ratio, **values})
@@ -220,20 +232,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("-o", "--out", type=Path, help="JSON file to write, or to complete")
     parser.add_argument("--again", action="store_true", help="measure what it holds as well")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, help="2; 1 with --quick")
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=40.0, help="for each network at most")
     parser.add_argument("--models", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
-    parser.add_argument("--quick", action="store_true", help="a few rounds: does it run?")
+    parser.add_argument(
+        "--quick", action="store_true", help="one round of the smallest: does it run?"
+    )
     parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    arguments.threads = arguments.threads or (1 if arguments.quick else 2)
     torch.set_num_threads(arguments.threads)
     if arguments.memory:
         path, precision, side = arguments.memory
         return print_memory(path, precision, int(side))
     if arguments.quick:
-        arguments.repeats, arguments.seconds = 3, 1.0
-        arguments.models = ["mambair-light-x4"]
+        arguments.repeats, arguments.seconds = 1, 1.0
+        arguments.models = ["mambair-nano-x2"]
     networks, scans = kept(arguments)
     done = {row["model"] for row in networks}
     with torch.no_grad():

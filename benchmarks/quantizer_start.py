@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.examples import EXAMPLES
+from benchmarks.examples import cropped_examples
 from benchmarks.measure import write
 from benchmarks.prepared_agreement import NETWORK
 from qmamba.checkpoints import load
@@ -61,12 +61,20 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, help="JSON file to write besides")
     parser.add_argument("--quick", action="store_true", help="the examples at 4 bits: does it run?")
     arguments = parser.parse_args()
-    if arguments.quick:
-        arguments.calibration = arguments.test = EXAMPLES
-        arguments.count, arguments.bits = 2, [4]
-    elif not (arguments.weights and arguments.calibration and arguments.test):
-        parser.error("--weights, --calibration and --test are needed")
     torch.set_num_threads(1)
+    if arguments.quick:
+        arguments.count, arguments.bits = 2, [4]
+        with cropped_examples() as folder:
+            arguments.calibration = arguments.test = folder
+            measure(parser, arguments)
+    elif arguments.weights and arguments.calibration and arguments.test:
+        measure(parser, arguments)
+    else:
+        parser.error("--weights, --calibration and --test are needed")
+
+
+def measure(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """All methods at all numbers of bits."""
     model = load(arguments.weights) if arguments.weights else dequantized(load(NETWORK))
     assert isinstance(model, MambaIR)
     degradation = Degradation("sr", scale=model.config.scale)

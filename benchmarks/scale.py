@@ -329,7 +329,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True, help="JSON file to write")
     given = parser.parse_args()
     if given.quick:
-        given.images, given.files, given.names, given.kills = 12, 40, 2000, 1
+        given.images, given.files, given.names, given.kills = 4, 16, 2000, 1
         given.sizes, given.rounds = [8, 16], 1
     if "generate" in given.part and given.data is None:
         parser.error("generate needs --data FOLDER")

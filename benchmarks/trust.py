@@ -305,7 +305,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few examples: does it run?")
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.photographs, arguments.count, arguments.sizes = EXAMPLES, 1, 2
+        # A correlation needs three of them.
+        arguments.photographs, arguments.count, arguments.sizes = EXAMPLES, 1, 3
         arguments.model = arguments.model or "qmamba-nano-biq2021"
         with rated_examples() as folder:
             arguments.rated = arguments.rated or folder

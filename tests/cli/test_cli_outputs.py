@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from qmamba.cli import app
-from tests.cli.writers import ENVIRONMENT, WRITERS, Writer, make_inputs, named, parametrized
+from tests.cli.processes import Call, Ended, run_all
+from tests.cli.writers import (
+    ENVIRONMENT,
+    SHARDS,
+    WRITERS,
+    Writer,
+    is_there,
+    make_inputs,
+    named,
+    parametrized,
+)
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions and pipes")
+
+ALL = (*WRITERS, SHARDS)
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +51,156 @@ def test_a_file_in_the_place_of_a_folder(writer: Writer, inputs: Path, tmp_path:
     assert os.listdir(tmp_path) == ["file"] and (tmp_path / "file").read_text() == "mine"
 
 
+def tried(
+    tmp_path_factory: pytest.TempPathFactory,
+    inputs: Path,
+    arrange: Callable[[Writer, Path], Call],
+    *,
+    rights: bool = True,
+) -> dict[str, tuple[Path, Ended]]:
+    """What became of every command that writes, and the folder for its output.
+
+    Args:
+        tmp_path_factory: of pytest.
+        inputs: what the commands read.
+        arrange: prepares the folder of a command and says how it is called.
+        rights: False for an output that is not the user's to write.
+    """
+    if not rights and os.geteuid() == 0 and shutil.which("setpriv") is None:
+        pytest.skip("root may write everywhere, and setpriv is not there")
+    found = [writer for writer in ALL if all(map(is_there, writer.needs))]
+    folders = [tmp_path_factory.mktemp("outputs") for _ in found]
+    calls = [arrange(writer, folder) for writer, folder in zip(found, folders, strict=True)]
+    ends = run_all(calls, ENVIRONMENT, rights=rights)
+    return {w.name: pair for w, pair in zip(found, zip(folders, ends, strict=True), strict=True)}
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+Tried = dict[str, tuple[Path, Ended]]
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> Tried:
+    """Where the folder of the output must not be written."""
+
+    def arrange(writer: Writer, folder: Path) -> Call:
+        place = folder
+        if writer.is_folder and writer is not SHARDS:
+            # One that is there already, which the command would put its files into.
+            place = folder / writer.output
+            place.mkdir()
+        place.chmod(0o555)
+        return Call(writer.line(inputs, folder))
+
+    return tried(tmp_path_factory, inputs, arrange, rights=False)
+
+
 @posix
-@pytest.mark.skipif(
-    os.name == "posix" and os.geteuid() == 0 and shutil.which("setpriv") is None,
-    reason="root may write everywhere, and setpriv is not there",
-)
-@parametrized(named("score -o", "report -o", "restore FOLDER", "train --out"))
-def test_a_folder_that_must_not_be_written(writer: Writer, inputs: Path, tmp_path: Path) -> None:
-    words = writer.command(inputs, tmp_path / "closed")
-    if os.geteuid() == 0:
-        words = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", *words]
-    (tmp_path / "closed").mkdir(mode=0o555)
-    result = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT)
-    assert result.returncode == 2 and is_one_sentence(result.stderr), result.stderr
-    assert "Permission denied" in result.stderr
-    assert os.listdir(tmp_path / "closed") == []
+@parametrized(ALL)
+def test_a_folder_that_must_not_be_written(writer: Writer, closed: Tried) -> None:
+    folder, ended = closed[writer.name]
+    assert ended.code == 2 and is_one_sentence(ended.errors), ended
+    assert "Permission denied" in ended.errors and str(folder) in ended.errors
+    assert set(tree(folder)) <= {writer.output}
+
+
+@pytest.fixture(scope="module")
+def misplaced(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> Tried:
+    """Where a folder has the name of a file, or a file that of a folder."""
+
+    def arrange(writer: Writer, folder: Path) -> Call:
+        if writer.is_folder:
+            (folder / writer.output).write_text("mine")
+        else:
+            (folder / writer.output).mkdir()
+        return Call(writer.line(inputs, folder))
+
+    return tried(tmp_path_factory, inputs, arrange)
+
+
+@posix
+@parametrized(ALL)
+def test_a_folder_in_the_place_of_a_file_and_the_reverse(writer: Writer, misplaced: Tried) -> None:
+    folder, ended = misplaced[writer.name]
+    if writer.name == "restore FILE":
+        # A folder is a place for results, whatever its name ends in.
+        assert ended.code == 0 and tree(folder) == ["0.png", "0.png/0.png"]
+        return
+    assert ended.code == 2 and is_one_sentence(ended.errors), ended
+    assert str(folder / writer.output) in ended.errors
+    assert tree(folder) == [writer.output]
+    assert not writer.is_folder or (folder / writer.output).read_text() == "mine"
+
+
+@pytest.fixture(scope="module")
+def missing(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> Tried:
+    """Where the folder of the output is not there."""
+
+    def arrange(writer: Writer, folder: Path) -> Call:
+        return Call(writer.line(inputs, folder / "none"))
+
+    return tried(tmp_path_factory, inputs, arrange)
+
+
+@posix
+@parametrized(ALL)
+def test_a_parent_that_is_missing(writer: Writer, missing: Tried) -> None:
+    folder, ended = missing[writer.name]
+    if writer.is_folder:
+        assert ended.code == (1 if writer.name.startswith("reproduce") else 0), ended
+        assert (folder / "none" / writer.result).is_file()
+        return
+    assert ended.code == 2 and is_one_sentence(ended.errors), ended
+    assert str(folder / "none") in ended.errors
+    assert tree(folder) == []
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> Tried:
+    """Where there is space for the name of the owner and little more."""
+
+    def arrange(writer: Writer, folder: Path) -> Call:
+        return Call(writer.line(inputs, folder), largest_file=300)
+
+    return tried(tmp_path_factory, inputs, arrange)
+
+
+@posix
+@parametrized(ALL)
+def test_a_full_disk(writer: Writer, full: Tried) -> None:
+    folder, ended = full[writer.name]
+    assert not [name for name in tree(folder) if name.endswith((".lock", ".tmp"))]
+    result = folder / (writer.result or writer.output)
+    if ended.code == 0:
+        assert 0 < result.stat().st_size <= 300
+        return
+    assert ended.code == 2 and is_one_sentence(ended.errors), ended
+    assert str(folder) in ended.errors.splitlines()[-1]
+    assert re.search("no space left there|File too large", ended.errors)
+    # Predictions are kept line by line.
+    assert writer.name == "evaluate --cache" or not result.exists()
+
+
+@pytest.fixture(scope="module")
+def unread(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> Tried:
+    """Where nobody reads the lines, as after ``| head -1``."""
+
+    def arrange(writer: Writer, folder: Path) -> Call:
+        return Call(writer.line(inputs, folder), is_read=False)
+
+    return tried(tmp_path_factory, inputs, arrange)
+
+
+@posix
+@parametrized(ALL)
+def test_files_are_finished_where_nobody_reads_the_lines(writer: Writer, unread: Tried) -> None:
+    folder, ended = unread[writer.name]
+    assert ended.code == (1 if writer.name.startswith("reproduce") else 0), ended
+    assert (folder / (writer.result or writer.output)).is_file()
+    assert "Broken" not in ended.errors and "Exception" not in ended.errors
 
 
 @posix
@@ -80,26 +229,6 @@ def test_a_folder_that_disappears(writer: Writer, inputs: Path, tmp_path: Path) 
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 2 and is_one_sentence(errors), errors
     assert str(folder) in errors
-
-
-@posix
-@parametrized(named("compare -o", "evaluate -o", "evaluate-restoration -o", "restore FOLDER"))
-def test_files_are_finished_where_nobody_reads_the_lines(
-    writer: Writer, inputs: Path, tmp_path: Path
-) -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    with open(writing, "w") as closed:
-        result = subprocess.run(
-            writer.command(inputs, tmp_path),
-            stdout=closed,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=ENVIRONMENT,
-        )
-    assert result.returncode == 0, result.stderr
-    assert (tmp_path / (writer.result or writer.output)).is_file()
-    assert "Broken" not in result.stderr and "Exception" not in result.stderr
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")

@@ -14,7 +14,17 @@ from pathlib import Path
 import pytest
 
 from qmamba.training.checkpoints import CHECKPOINT_NAME
-from tests.cli.writers import ENVIRONMENT, WRITERS, Writer, make_inputs, named, parametrized
+from tests.cli.processes import Call, Ended, run_all
+from tests.cli.writers import (
+    ENVIRONMENT,
+    SHARDS,
+    WRITERS,
+    Writer,
+    is_there,
+    make_inputs,
+    named,
+    parametrized,
+)
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
 
@@ -86,15 +96,39 @@ def test_a_training_stops_after_a_checkpoint(writer: Writer, inputs: Path, tmp_p
     assert not list(folder.glob("*.tmp"))
 
 
-def test_every_command_is_stopped_somewhere() -> None:
-    # Those of images have tests of their own, in test_cli_process.py and test_cli_restore.py.
-    commands = {writer.name.split()[0] for writer in WRITERS}
-    tested = {name.split()[0] for name in SHORT} | {"train", "tune", "train-restoration"}
-    assert commands - tested == {
-        "score",
-        "score-video",
-        "restore",
-        "quantize",
-        "aggregate",
-        "select",
+ALL = [writer for writer in (*WRITERS, SHARDS) if writer.name != "evaluate --cache"]
+# Predictions in a file of their own are kept line by line.
+SIGNALS = {writer.name: name for writer, name in zip(ALL, cycle(CODES), strict=False)}
+
+
+@pytest.fixture(scope="module")
+def met(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> dict[str, tuple[Path, Ended]]:
+    """What becomes of each command that gets a signal while its first file takes its place."""
+    found = [writer for writer in ALL if all(map(is_there, writer.needs))]
+    folders = [tmp_path_factory.mktemp("outputs") for _ in found]
+    calls = [
+        Call(writer.line(inputs, folder), signal=SIGNALS[writer.name])
+        for writer, folder in zip(found, folders, strict=True)
+    ]
+    ends = run_all(calls, ENVIRONMENT)
+    return {w.name: pair for w, pair in zip(found, zip(folders, ends, strict=True), strict=True)}
+
+
+@parametrized(ALL)
+def test_stopped_while_it_writes(writer: Writer, met: dict[str, tuple[Path, Ended]]) -> None:
+    folder, ended = met[writer.name]
+    assert ended.code == CODES[SIGNALS[writer.name]], ended
+    assert "Traceback" not in ended.errors and "unexpected" not in ended.errors
+    left = [path for path in folder.rglob("*") if path.is_file()]
+    # What was predicted before the report is kept, and no file is without content.
+    assert all(path.suffix == ".partial" and path.stat().st_size for path in left), left
+
+
+def test_every_command_that_writes_is_here() -> None:
+    from qmamba.cli import app
+
+    commands = {
+        each.name or getattr(each.callback, "__name__", "") for each in app.registered_commands
     }
+    only_read_or_send = {"models", "backends", "serve", "push"}
+    assert commands - only_read_or_send == {writer.name.split()[0] for writer in WRITERS}

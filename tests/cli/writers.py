@@ -141,7 +141,18 @@ WRITERS = (
         result="tars/00000.tar",
     ),
 )
-"""The commands that write."""
+"""The commands that write, each into an output of its own."""
+
+SHARDS = _writer(
+    "score IN/images -o OUT/shards --shards",
+    "shards",
+    *_TINY,
+    name="score --shards",
+    is_folder=True,
+    needs=("pyarrow",),
+    result="shards/00000.parquet",
+)
+"""The command whose output several processes may share."""
 
 
 def named(*names: str) -> list[Writer]:
@@ -156,14 +167,15 @@ def parametrized(writers: tuple[Writer, ...] | list[Writer]) -> Callable[..., ob
     cases = []
     for writer in writers:
         marks = [
-            pytest.mark.skipif(not _is_there(module), reason=f"needs {module}")
+            pytest.mark.skipif(not is_there(module), reason=f"needs {module}")
             for module in writer.needs
         ]
         cases.append(pytest.param(writer, marks=marks, id=writer.name.replace(" ", "_")))
     return pytest.mark.parametrize("writer", cases)
 
 
-def _is_there(module: str) -> bool:
+def is_there(module: str) -> bool:
+    """Whether a module can be imported."""
     import importlib.util
 
     return importlib.util.find_spec(module) is not None
@@ -201,7 +213,7 @@ def make_inputs(folder: Path) -> Path:
             for rated, report in (("rated", "report.json"), ("again", "again.json"))
         ),
     ):
-        if "--shards" in line and not _is_there("pyarrow"):
+        if "--shards" in line and not is_there("pyarrow"):
             continue
         result = CliRunner().invoke(app, line)
         assert result.exit_code == 0, result.output

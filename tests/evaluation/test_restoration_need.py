@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from qmamba.assess.native.reasons import Reasons
-from qmamba.evaluation.restoration.need import RestorationNeed
+from qmamba.evaluation.restoration.need import RestorationNeed, restoration_need
+from tests.conftest import REPOSITORY
 
 
 def need(sigma: float, blocks: float) -> RestorationNeed:
@@ -28,3 +33,15 @@ def need(sigma: float, blocks: float) -> RestorationNeed:
 )
 def test_what_is_done(sigma: float, blocks: float, task: str | None) -> None:
     assert need(sigma, blocks).task == task
+
+
+def test_a_noisy_jpeg_of_a_phone_is_denoised(tmp_path: Path) -> None:
+    with Image.open(REPOSITORY / "examples" / "coffee.jpg") as image:
+        clean = np.asarray(image.convert("RGB").resize((300, 200), Image.Resampling.BOX))
+    sigma = np.sqrt(60 + clean / 2)
+    noisy = clean + np.random.default_rng(0).normal(size=clean.shape) * sigma
+    for name, pixels in (("clean.jpg", clean), ("noisy.jpg", noisy)):
+        saved = Image.fromarray(np.clip(np.round(pixels), 0, 255).astype(np.uint8))
+        saved.save(tmp_path / name, quality=75)
+    assert restoration_need(tmp_path / "noisy.jpg").task == "denoise"
+    assert restoration_need(tmp_path / "clean.jpg").task != "denoise"

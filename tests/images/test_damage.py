@@ -219,6 +219,19 @@ def test_jpeg_of_nothing_but_restart_markers_takes_little_memory(photo: Image.Im
     assert layout.scans[0].restarts > 300_000 and len(layout.scans[0].ends) < 110_000
 
 
+def test_jpeg_of_scans_upon_scans_takes_little_time() -> None:
+    """Each takes a hundred bytes, and as long to decode as the image."""
+    data = encoded(Image.new("L", (9900, 9900), 128), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    started = time.monotonic()
+    with pytest.raises(ImageError, match="has 206 scans over 9900 x 9900 pixels"):
+        read_image(data[:-2] + 200 * last + data[-2:])
+    assert time.monotonic() - started < 5
+    small = encoded(Image.new("L", (99, 99), 128), "JPEG", progressive=True)
+    last = small[small.rindex(b"\xff\xda") : -2]
+    assert not read_image(small[:-2] + 200 * last + small[-2:]).notes
+
+
 @pytest.mark.parametrize("options", JPEG_KINDS, ids=str)
 def test_jpeg_without_its_end_marker(options: dict[str, Any], photo: Image.Image) -> None:
     data = encoded(photo, "JPEG", **options)
@@ -387,6 +400,25 @@ def test_color_map_of_8_bits() -> None:
     decoded = read_image(stream.getvalue())
     assert np.array_equal(decoded.pixels, colors.T[indices])
     assert decoded.notes == ("color map taken as 8-bit values",)
+
+
+@pytest.mark.parametrize(
+    ("number", "named"), [(34887, r"LERC \(34887\)"), (34712, "JPEG 2000"), (40000, "40000")]
+)
+def test_a_compression_that_is_not_known(number: int, named: str) -> None:
+    data = tiff_file(np.zeros((8, 8, 3), np.uint8), photometric=2)
+    entry = struct.pack("<HHIH", 259, 3, 1, 1)
+    assert data.count(entry) == 1
+    with pytest.raises(ImageError, match=f"compressed by method {named}.*not supported"):
+        read_image(data.replace(entry, struct.pack("<HHIH", 259, 3, 1, number)))
+
+
+def test_large_unsigned_integers_are_named_as_they_are() -> None:
+    tifffile = pytest.importorskip("tifffile")
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, np.full((4, 4), 3_000_000_000, np.uint32))
+    with pytest.raises(ImageError, match="span 3000000000 to 3000000000 and only 0 to 65535"):
+        read_image(stream.getvalue())
 
 
 def test_tiles_that_claim_gigabytes(shared: Path) -> None:

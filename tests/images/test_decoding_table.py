@@ -422,6 +422,8 @@ def test_bmp(bits: int, alpha: int, upside_down: bool) -> None:
     decoded = read_image(data)
     assert np.abs(decoded.pixels / 255 - over_white(reference, opacity)).max() * 255 <= 1.01
     assert (bits == 32 and alpha == 0) == ("alpha ignored: it is zero everywhere" in decoded.notes)
+    # The sixteen bits are those of a pixel, and none of them is lost.
+    assert not any("16-bit" in note for note in decoded.notes)
 
 
 @pytest.mark.parametrize("transparent", [False, True])

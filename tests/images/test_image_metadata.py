@@ -88,12 +88,15 @@ def test_orientation_in_xmp_is_reset(text: str) -> None:
     assert again.notes == ()
 
 
-def test_tiff_tags_of_its_layout_do_not_become_exif() -> None:
+@pytest.mark.parametrize("big", [False, True])
+def test_tiff_tags_of_its_layout_do_not_become_exif(big: bool) -> None:
     exif = Image.Exif()
     exif[0x013B], exif[0x010E] = "Artist", "Description"
     stream = io.BytesIO()
-    Image.new("RGB", (4, 4)).save(stream, "TIFF", exif=exif, compression="tiff_lzw", dpi=(72, 72))
+    options = {"compression": "tiff_lzw", "dpi": (72, 72), "big_tiff": big}
+    Image.new("RGB", (4, 4)).save(stream, "TIFF", exif=exif, **options)
     layers = read_layers(stream.getvalue())
+    assert layers.notes == ()
     kept = Image.Exif()
     kept.load(layers.metadata.exif or b"")
     assert dict(kept) == {0x013B: "Artist", 0x010E: "Description"}

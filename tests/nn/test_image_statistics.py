@@ -7,13 +7,21 @@ import io
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
 from qmamba.datasets.distortions import Pixels, distort
 from qmamba.errors import ConfigError, ShapeError
 from qmamba.models import QMamba, QMambaConfig, create_model
-from qmamba.nn.image_statistics import STATISTICS, StatisticsBranch, image_statistics
+from qmamba.nn.image_statistics import (
+    STATISTICS,
+    StatisticsBranch,
+    _local_mean,
+    image_statistics,
+)
 from tests.conftest import REPOSITORY
 
 LUMA_BLOCKS, CHROMA_BLOCKS = 30, 32
@@ -50,6 +58,23 @@ def test_gradients_are_finite_where_nothing_is_to_be_seen(value: float) -> None:
     images = torch.full((1, 3, 40, 40), value, requires_grad=True)
     image_statistics(images).sum().backward()
     assert images.grad is not None and torch.isfinite(images.grad).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    batch=st.integers(1, 2),
+    height=st.integers(1, 20),
+    width=st.integers(1, 20),
+    side=st.sampled_from([1, 3, 7]),
+)
+def test_local_means_are_those_of_pooling(batch: int, height: int, width: int, side: int) -> None:
+    planes = torch.rand(batch, 1, height, width, dtype=torch.float64, requires_grad=True)
+    expected = F.avg_pool2d(planes, side, 1, side // 2, count_include_pad=False)
+    found = _local_mean(planes, side)
+    assert torch.allclose(found, expected, atol=1e-12)
+    weights = torch.rand_like(found)
+    gradients = [torch.autograd.grad(y, planes, weights)[0] for y in (found, expected)]
+    assert torch.allclose(*gradients, atol=1e-12)
 
 
 @pytest.mark.parametrize("first", [(0, 0), (3, 5)])

@@ -74,10 +74,26 @@ def test_all_depths_agree(photograph: NDArray[np.uint8]) -> None:
             estimate_noise(wrong)
 
 
-def test_noise_under_jpeg_is_seen(photograph: NDArray[np.uint8]) -> None:
-    """High frequencies alone would say that little is left."""
-    strong = estimate_noise(jpeg(noisy(photograph, 15, 15), 60)).sigma(0.5)
-    assert strong > estimate_noise(jpeg(photograph, 60)).sigma(0.5) + 3
+@pytest.mark.parametrize("quality", [60, 75, 90])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_noise_under_jpeg_is_what_it_was_before(
+    photograph: NDArray[np.uint8], quality: int, channels: int
+) -> None:
+    """High frequencies alone would say that little is left, and strong noise hides the blocks."""
+
+    def measured(sigma: float) -> float:
+        pixels = noisy(photograph, sigma, sigma)[..., :channels].squeeze(2 if channels == 1 else ())
+        saved = jpeg(pixels, quality).reshape(*pixels.shape[:2], channels)
+        return estimate_noise(saved, jpeg=True).sigma(0.5)
+
+    for sigma in (12.0, 16.0, 25.0):
+        assert measured(sigma) == pytest.approx(sigma, rel=0.35)
+    assert measured(0.0) < 2.5
+
+
+def test_blocks_tell_that_noise_was_under_jpeg(photograph: NDArray[np.uint8]) -> None:
+    saved = jpeg(noisy(photograph, 10, 10), 60)
+    assert estimate_noise(saved).sigma(0.5) == estimate_noise(saved, jpeg=True).sigma(0.5) > 5
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (3, 5)])

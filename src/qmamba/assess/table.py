@@ -91,7 +91,13 @@ class TableFile:
         settings = dict(settings or {})
         with ExitStack() as stack:
             stack.enter_context(owned_output(self.path))
-            self._open(settings, 0 if force else self._keep(settings, resume))
+            kept = 0 if force else self._keep(settings, resume)
+            try:
+                self._open(settings, kept)
+            except BaseException:
+                if not kept:
+                    self._discard()
+                raise
             self._ownership = stack.pop_all()
         self.rows = len(self.kept)
         """Number of rows written, those of an earlier run included."""
@@ -233,8 +239,13 @@ class TableFile:
                 with suppress(OSError):
                     self._stream.close()
                 if not self.rows:
-                    self.partial.unlink(missing_ok=True)
-                    self.settings_file.unlink(missing_ok=True)
+                    self._discard()
+
+    def _discard(self) -> None:
+        """Remove a partial file that holds nothing."""
+        with suppress(OSError):
+            self.partial.unlink(missing_ok=True)
+            self.settings_file.unlink(missing_ok=True)
 
     @property
     def _is_csv(self) -> bool:

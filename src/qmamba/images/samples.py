@@ -17,6 +17,8 @@ _PHOTOMETRIC = 262
 _WHITE_IS_ZERO = 0
 _EXTRA_SAMPLES = 338
 _ASSOCIATED = 1
+_SAMPLE_FORMAT = 339
+_UNSIGNED = (1,)
 _NO_ALPHA = "alpha ignored: it is zero everywhere"
 
 
@@ -155,6 +157,10 @@ def _deep_gray(
         if _tiff_tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO:
             stored = 1 - stored
         return (np.clip(stored, 0, 1) * 65535 + 0.5).astype(np.uint16), None
+    if bits == 32 and lowest < 0 and _tiff_tag(image, _SAMPLE_FORMAT) in (None, _UNSIGNED):
+        # Pillow takes all integers of 32 bits as signed.
+        unsigned = stored.view(np.uint32)
+        lowest, highest = unsigned.min(), unsigned.max()
     if lowest < 0 or highest > 65535:
         raise ImageError(
             f"its integer samples span {lowest} to {highest} and only 0 to 65535 has a meaning "
@@ -227,6 +233,9 @@ def bits_per_sample(image: Image.Image) -> int:
     stored = _tiff_tag(image, _BITS_PER_SAMPLE)
     if isinstance(stored, tuple) and stored:
         return int(max(stored))
+    if image.format == "BMP":
+        # Its 16 bits are those of a whole pixel.
+        return 8
     return 16 if any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())) else 8
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypedDict
 
 from qmamba.errors import ConfigError, QMambaError
-from qmamba.files import NO_SPACE, make_folder, temporary_folder
+from qmamba.files import NO_SPACE, make_folder, require_writable, temporary_folder
 from qmamba.images import ENCODED_SUFFIXES
 from qmamba.images.encode import DEFAULT_QUALITY
 from qmamba.restore.adaptive_tiles import Canceled, Progress
@@ -244,6 +244,9 @@ def _row(
             if skip_existing:
                 return RestoredRow(job.source, output)
             return RestoredRow(job.source, output, error=f"{output!r} exists already")
+        if job.target.parent.exists():
+            # Before the work rather than after it.
+            require_writable(job.target)
         restored = restorer.restore(job.source, progress=progress)
         make_folder(job.target.parent)
         options: _Saving = {"quality": quality, "strip_metadata": strip_metadata}

@@ -295,8 +295,8 @@ class Restorer(Publishable):
 
         plan = self._plan(layers.height, layers.width)
         treatment = self._planes.notes(layers.colors.shape[2], layers.alpha is not None)
-        mirrored = needs_margin(layers.colors, top)
-        measured = self._measuring.measure(layers.colors, layers.alpha)
+        jpeg, mirrored = layers.format == "JPEG", needs_margin(layers.colors, top)
+        measured = self._measuring.measure(layers.colors, layers.alpha, jpeg=jpeg)
 
         def restore_tile(rows: slice, columns: slice) -> Tensor:
             margins = Margins()

@@ -52,3 +52,5 @@ def aggregate(
     answer("\n".join(table_lines(header, rows)))
     for path in output or []:
         write_aggregate(path, result)
+    if output:
+        say(f"written: {', '.join(shown(str(path)) for path in output)}")

@@ -53,20 +53,20 @@ def beside(inputs: list[str], ending: str, file_format: str | None, recursive: b
 def keep_results(jobs: list[Job], output: Path | None) -> None:
     """Keep the results to this process until the command ends: one file, or the folders of many.
 
-    So several processes may restore one image each into the same folder. A folder that cannot be
-    written is passed over, because the lines of its images will say so.
+    So several processes may restore one image each into the same folder. Of several folders, those
+    that cannot be written are passed over, because the lines of their images will say so.
 
     Raises:
-        DataError: another process has a result or a folder.
+        DataError: another process has a result or a folder, or the only one cannot be written.
     """
     if len(jobs) == 1:
         target = jobs[0].target
-        if _is_writable(target.parent):
-            hold(made_folder(target.parent))
-            hold(owned_output(target))
+        hold(made_folder(target.parent))
+        hold(owned_output(target))
         return
-    for folder in {job.target.parent for job in jobs} if output is None else {output}:
-        if _is_writable(folder):
+    folders = {job.target.parent for job in jobs} if output is None else {output}
+    for folder in folders:
+        if len(folders) == 1 or _is_writable(folder):
             hold(owned_folder(folder))
     remove_leftovers(job.target for job in jobs)
 

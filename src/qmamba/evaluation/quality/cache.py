@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import cast
@@ -88,7 +88,12 @@ class PredictionCache:
     def close(self) -> None:
         """Close the file, and remove it if it is empty."""
         with self._open:
-            if not self._stream.closed and not self._stream.tell():
+            if self._stream.closed:
+                return
+            # A line that the disk had no space for is still in the buffer, and was told of.
+            with suppress(OSError):
+                self._stream.close()
+            if not self._known:
                 self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> PredictionCache:

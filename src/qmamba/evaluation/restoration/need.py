@@ -114,7 +114,7 @@ def restoration_need(
     views = read_views(image, _NATIVE, max_pixels=max_pixels).views
     return RestorationNeed(
         find_reasons(views),
-        estimate_noise(layers.colors).sigma(0.5),
+        estimate_noise(layers.colors, jpeg=layers.format == "JPEG").sigma(0.5),
         block_strength(layers.colors) or 0.0,
     )
 

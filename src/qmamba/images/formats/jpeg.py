@@ -35,6 +35,9 @@ _PADDING = (b"\x5a\xa5\x33" * 64, b"\xa6\x59\xcc" * 64)
 """Neither the zeros that libjpeg reads where data is missing, nor one like the other."""
 _RESTART_PADDING = 12
 _MOST_RESTARTS = 100_000
+_USUAL_SCANS = 25
+_MOST_SCANNED_PIXELS = 2_500_000_000
+"""Of all scans of a file that has more than the usual number: some ten seconds of decoding."""
 
 
 class _Scan(NamedTuple):
@@ -79,6 +82,7 @@ def _check(image: ImageFile.ImageFile, stream: BinaryIO) -> list[str]:
     layout = image.layout
     if not layout.scans:
         raise ImageError("the JPEG data is truncated: it holds no image data")
+    _check_work(layout, *image.size)
     if layout.progressive:
         _check_scans(layout)
     else:
@@ -93,6 +97,16 @@ def _check(image: ImageFile.ImageFile, stream: BinaryIO) -> list[str]:
     if layout.arithmetic:
         notes.append("whether the end of arithmetic-coded data is missing cannot be told")
     return notes
+
+
+def _check_work(layout: Layout, width: int, height: int) -> None:
+    """Refuse scans upon scans, each of which takes a few bytes and goes over the whole image."""
+    count = len(layout.scans)
+    if count > _USUAL_SCANS and count * width * height > _MOST_SCANNED_PIXELS:
+        raise ImageError(
+            f"the JPEG data has {count} scans over {width} x {height} pixels, which no encoder "
+            f"writes; {_USUAL_SCANS} are accepted at that size"
+        )
 
 
 def _check_scans(layout: Layout) -> None:

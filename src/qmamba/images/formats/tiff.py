@@ -35,7 +35,18 @@ logging.getLogger(TiffImagePlugin.__name__).addHandler(logging.NullHandler())
 _NEW_SUBFILE, _SUBFILE = 254, 255
 _REDUCED, _MASK = 1, 4
 _OLD_REDUCED = 2
-_PHOTOMETRIC, _SUB_IMAGES = 262, 330
+_COMPRESSION, _PHOTOMETRIC, _SUB_IMAGES = 259, 262, 330
+_COMPRESSIONS = {
+    33003: "JPEG 2000",
+    33005: "JPEG 2000",
+    34712: "JPEG 2000",
+    34887: "LERC",
+    34933: "PNG",
+    34934: "JPEG XR",
+    50002: "JPEG XL",
+    52546: "JPEG XL",
+}
+"""Methods that others write and Pillow does not know."""
 _RAW_PHOTOMETRICS = {32803: "a color filter array", 34892: "linear raw data"}
 _CANON_RAW = b"CR\x02\x00"
 _FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
@@ -102,8 +113,10 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
             # Pillow looks for a third plane.
             raise ImageError(_GRAY_ALPHA_PLANES) from error
         except SyntaxError as error:
-            tags = getattr(self, "tag_v2", None)
-            if "mode" not in str(error) or tags is None:
+            tags = getattr(self, "tag_v2", {})
+            if isinstance(error.__cause__, KeyError):
+                _refuse_compression(tags.get(_COMPRESSION))
+            if "mode" not in str(error) or not tags:
                 raise
             said = ", ".join(
                 f"{title} {str(tags.get(number, usual))[:40]}"
@@ -160,6 +173,16 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
         self.notes.append(f"{what} {number} used, because the first page is a preview")
         start = struct.pack(f"{order}{'Q' if big else 'I'}", chosen.offset)
         self._page_header = (head[:8] if big else head[:4]) + start
+
+
+def _refuse_compression(method: object) -> None:
+    if method in _RATIOS or not isinstance(method, int):
+        return
+    named = f"{_COMPRESSIONS[method]} ({method})" if method in _COMPRESSIONS else method
+    raise ImageError(
+        f"the TIFF file is compressed by method {named}, which is not supported; save it "
+        "uncompressed or with LZW or Deflate"
+    )
 
 
 @functools.cache

@@ -120,4 +120,6 @@ def _descriptive_exif(image: TiffImagePlugin.TiffImageFile) -> bytes | None:
     for tag in list(tags):
         if tag in STRUCTURE_TAGS or tag > 0xFFFF or tag >= 50_000:
             del tags[tag]
+    # A block has the offsets of 32 bits of a classic file; those of BigTIFF have twice as many.
+    tags.bigtiff = False
     return tags.tobytes() if len(tags) else None

@@ -109,15 +109,18 @@ class Measuring:
         self._strength: float = float(strength)
         self._blocks: bool = blocks
 
-    def measure(self, colors: NDArray[Any], alpha: NDArray[Any] | None) -> Measured:
+    def measure(
+        self, colors: NDArray[Any], alpha: NDArray[Any] | None, *, jpeg: bool = False
+    ) -> Measured:
         """What is to be known about an image.
 
         Args:
             colors: ``(height, width, 1 or 3)``, uint8, uint16, or floating point in about [0, 1].
             alpha: ``(height, width)`` of the same type, or None.
+            jpeg: whether the image comes from a JPEG file.
         """
         if self._takes_noise:
-            level = self._level(colors)
+            level = self._level(colors, jpeg)
             around = None if alpha is None else alpha[..., None]
             return Measured(
                 self._map(colors, level),
@@ -134,10 +137,10 @@ class Measuring:
             found += "" if share == 1.0 else f", {share:.0%} of the correction taken"
         return Measured(share=share, notes=(found,))
 
-    def _level(self, samples: NDArray[Any]) -> NoiseLevel:
+    def _level(self, samples: NDArray[Any], jpeg: bool = False) -> NoiseLevel:
         if self._sigma is not None:
             return NoiseLevel(self._sigma, self._sigma)
-        return estimate_noise(samples)
+        return estimate_noise(samples, jpeg=jpeg)
 
     def _map(self, samples: NDArray[Any], level: NoiseLevel) -> Tensor:
         unit = samples.astype(np.float32)
