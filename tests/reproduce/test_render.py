@@ -58,7 +58,20 @@ def test_markdown() -> None:
     assert "that is not part of this package" not in "\n".join(lines)
     foreign = markdown(collect(paper_table("table1"), 1, measured, pattern="[iw]*iq*")).splitlines()
     assert "- Without figures of ours: ILNIQE, WaDIQaM (a method" in "\n".join(foreign)
+    assert any("LoDa, Without_tuning" in line and "(not measured)" in line for line in lines)
+    assert not any("Without the average" in line for line in lines)
     assert "- Number of random splits by content behind the median of ours: 3." in lines
+
+
+def test_an_average_over_two_tables() -> None:
+    def found(measurement: Measurement) -> dict[str, Any] | None:
+        ours = "agiqa3k" in measurement.training.key.partition("_to_")[0]
+        return {"plcc": 0.5, "srcc": 0.5} if ours else None
+
+    lines = markdown(collect(paper_table("table7"), 1, found, pattern="DEIQT")).splitlines()
+    assert "- The average is that of the paper, over the figures of tables 3 and 7." in lines
+    assert "- Without the average: DEIQT (not all of its figures were measured)." in lines
+    assert not any("not measured)" in line and "figures of ours" in line for line in lines)
 
 
 def test_comma_separated() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qmamba.files import atomic_write
 from qmamba.reproduce.paper_tables import Column
-from qmamba.reproduce.results import Cell, TableResult
+from qmamba.reproduce.results import NO_AVERAGE, Cell, TableResult
 
 TITLES = {
     "live": "LIVE",
@@ -137,12 +137,18 @@ def _notes(result: TableResult) -> list[str]:
             "Labels marked * are lost in the text that the paper's figures were read from and are"
             " named by their place."
         )
-    reasons: dict[str, dict[str, None]] = {}
+    if result.table.name in ("table3", "table7"):
+        notes.append("The average is that of the paper, over the figures of tables 3 and 7.")
+    reasons: dict[str, list[str]] = {}
     for row in result.rows:
-        for cell in row.cells:
-            if cell.reason:
-                reasons.setdefault(cell.reason, {})[row.label] = None
-    notes += [f"Without figures of ours: {', '.join(reasons[each])} ({each})." for each in reasons]
+        missing = dict.fromkeys(cell.reason for cell in row.cells if cell.reason)
+        for reason in missing:
+            # A mean is only spoken of where the figures in this table are all there.
+            if reason != NO_AVERAGE or len(missing) == 1:
+                reasons.setdefault(reason, []).append(row.label)
+    for reason, labels in reasons.items():
+        what = "the average" if reason == NO_AVERAGE else "figures of ours"
+        notes.append(f"Without {what}: {', '.join(labels)} ({reason}).")
     counts = {len(cell.by_seed) for row in result.rows for cell in row.cells if cell.by_seed}
     if counts:
         low, high = min(counts), max(counts)

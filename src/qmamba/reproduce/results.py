@@ -21,6 +21,9 @@ from qmamba.reproduce.plan import (
 Lookup = Callable[[Measurement], "dict[str, Any] | None"]
 """Finds a finished measurement, None where there is none."""
 
+NO_AVERAGE = "not all of its figures were measured"
+"""Why a mean is missing."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -154,5 +157,6 @@ def _cell(
         if len(figures) == len(members(table, column)):
             by_seed.append(statistics.fmean(figures))
     if not by_seed:
-        return Cell(column, paper, None, reason="not measured")
+        reason = "not measured" if column.test else NO_AVERAGE
+        return Cell(column, paper, None, reason=reason)
     return Cell(column, paper, statistics.median(by_seed), tuple(by_seed))
