@@ -25,6 +25,7 @@ from qmamba import Restorer
 from qmamba.datasets.clean.images import read_clean
 from qmamba.datasets.clean.test_sets import find_restoration_set
 from qmamba.evaluation.restoration.protocol import judge
+from qmamba.images import ImageLayers
 from qmamba.restore.degradations import (
     Degradation,
     add_benchmark_noise,
@@ -51,7 +52,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, help="images of each set, the first ones by name")
     parser.add_argument("--crop", type=int, help="side of the square in the middle to measure")
     parser.add_argument("--bm3d", action="store_true", help="also measure BM3D")
-    parser.add_argument("--parts", nargs="+", default=["harm", "noise", "jpeg", "real"])
+    parser.add_argument("--parts", nargs="+", default=list(PARTS))
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     if arguments.sets is None and not arguments.quick:
@@ -171,6 +172,34 @@ def compression(images: list[Pixels], bm3d: bool) -> Rows:
     return rows
 
 
+def noisy_jpeg(images: list[Pixels], bm3d: bool) -> Rows:
+    """Noise that was saved as JPEG, restored as a file and as pixels that do not say so."""
+    blind = "mambair-nano-denoise-blind-w4a4"
+    rows = []
+    for sigma in (0, 5, 10, 15, 25):
+        for quality in (60, 75, 90):
+            pairs = []
+            for image in images:
+                noisy = _eight_bits(add_benchmark_noise(image, sigma)) if sigma else image
+                pairs.append((jpeg(noisy, quality), image))
+            methods: dict[str, Method] = {
+                "input": lambda saved: saved,
+                "jpeg": lambda saved: _restored(saved, task="jpeg"),
+                "denoise, noise measured": lambda saved: _restored(
+                    saved, task="denoise", file="JPEG"
+                ),
+                "the same, pixels alone": lambda saved: _restored(saved, task="denoise"),
+                "denoise, noise given": lambda saved, sigma=sigma: _restored(  # type: ignore[misc]
+                    saved, model=blind, sigma=sigma
+                ),
+            }
+            for name, method in methods.items():
+                figures = [_psnr(method(saved), image) for saved, image in pairs]
+                found = {"method": name, "psnr": round(float(np.mean(figures)), 2)}
+                rows.append({"part": "noisy_jpeg", "sigma": sigma, "quality": quality, **found})
+    return rows
+
+
 def real(images: list[Pixels], bm3d: bool) -> Rows:
     """Enlarging of small soft, noisy and compressed images: one fixed draw for each image."""
     rows = []
@@ -203,7 +232,13 @@ def real(images: list[Pixels], bm3d: bool) -> Rows:
     return rows
 
 
-PARTS = {"harm": harm, "noise": noise, "jpeg": compression, "real": real}
+PARTS = {
+    "harm": harm,
+    "noise": noise,
+    "jpeg": compression,
+    "noisy_jpeg": noisy_jpeg,
+    "real": real,
+}
 
 
 def _color(pixels: Pixels) -> Pixels:
@@ -227,10 +262,12 @@ def _restored(
     model: str | None = None,
     task: str | None = None,
     sigma: float | None = None,
+    file: str | None = None,
 ) -> NDArray[Any]:
     restorer = _restorer(model, task, sigma)
     if pixels.dtype == np.uint8:
-        return restorer.restore(np.ascontiguousarray(pixels)).pixels
+        layers = ImageLayers(np.ascontiguousarray(pixels), format=file)
+        return restorer.restore(layers).pixels
     # Noise that was not rounded stands below black and above white by more than is allowed.
     planes = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
     restored = restorer.restore_tensor(planes.clamp(-0.5, 1.5))[0]
