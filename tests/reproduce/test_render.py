@@ -12,7 +12,7 @@ import pytest
 
 from qmamba.reproduce import Measurement
 from qmamba.reproduce.paper_tables import TABLES
-from qmamba.reproduce.plan import NOT_HERE, paper_table
+from qmamba.reproduce.plan import NOT_HERE, paper_table, rows_of
 from qmamba.reproduce.render import comma_separated, heading, latex, markdown, write_table
 from qmamba.reproduce.results import TableResult, collect
 
@@ -104,7 +104,7 @@ def test_every_table_can_be_written(name: str, tmp_path: Path) -> None:
     paths = write_table(result, tmp_path)
     assert [path.name for path in paths] == [f"{name}{s}" for s in (".md", ".csv", ".tex", ".json")]
     content = json.loads(paths[-1].read_text())
-    assert [row["label"] for row in content["rows"]] == [row.label for row in TABLES[name].rows]
+    assert [row["label"] for row in content["rows"]] == [row.label for row in rows_of(TABLES[name])]
     titles = [heading(column) for column in TABLES[name].columns]
     assert len(set(titles)) == len(titles)
 

@@ -14,6 +14,7 @@ from qmamba.reproduce.cost import multiply_adds
 from qmamba.reproduce.figure3 import damage_kind, deep_features, feature_map, write_figure
 from qmamba.reproduce.paper_tables import TABLES, PaperTable
 from qmamba.reproduce.plan import (
+    BESIDE,
     FIGURE_SET,
     Measurement,
     Training,
@@ -42,6 +43,8 @@ QUICK_NOTE = (
 )
 NO_WEIGHTS = "no ImageNet weights"
 """What stands beside a row whose model has none to start from."""
+NOT_IN_PAPER = "not in the paper"
+"""What stands beside a row that the paper has not."""
 FRESH_NOTE = (
     f'Rows marked "{NO_WEIGHTS}" were trained from random ones, unlike the paper\'s, so that they'
     " say nothing about the methods."
@@ -243,8 +246,10 @@ def _remarks(plan: Plan, table: PaperTable) -> dict[str, str]:
             continue
         wanted = measurement(table, row, members(table, column)[0], 0).training
         training = plan.protocol.standing_in(wanted.base or wanted)
+        said = [NOT_IN_PAPER] if row.label in BESIDE else []
         if not plan.sources.start(training.model):
-            remarks[row.label] = NO_WEIGHTS
+            said.append(NO_WEIGHTS)
+        remarks[row.label] = ", ".join(said)
     return remarks
 
 

@@ -24,8 +24,13 @@ MODELS = {
     },
     "DEIQT": "deiqt",
     "LoDa": "loda",
+    "EfficientNet-Lite0": "efficientnet-lite0",
 }
-"""Our names of the models that rows of the paper are called after."""
+"""Our names of the models that rows are called after."""
+
+BESIDE = ("EfficientNet-Lite0",)
+"""Rows that the paper has not, below its own where models are compared: a network whose ImageNet
+weights are a Python package, so that a pretrained row can be run without a download by hand."""
 
 UNTUNED = ("DEIQT", "LoDa")
 """Rows of the tables of tunings that are models tested without one."""
@@ -126,12 +131,17 @@ def paper_table(name: str) -> PaperTable:
 def rows_of(table: PaperTable, pattern: str = "*") -> list[PaperRow]:
     """The rows whose label fits a shell pattern, or one of several with ``|`` between them.
 
+    Those of :data:`BESIDE` come after the paper's, without figures.
+
     Raises:
         ConfigError: none does.
     """
-    rows = [row for row in table.rows if _fits(row.label, pattern)]
+    present = list(table.rows)
+    if table.name not in TRANSFER_TABLES:
+        present += [PaperRow(label, (None,) * len(table.columns)) for label in BESIDE]
+    rows = [row for row in present if _fits(row.label, pattern)]
     if not rows:
-        labels = ", ".join(row.label for row in table.rows)
+        labels = ", ".join(row.label for row in present)
         raise ConfigError(f"No row of {table.name} fits {pattern!r}; its rows are {labels}.")
     return rows
 
