@@ -73,8 +73,8 @@ def test_local_means_are_those_of_pooling(batch: int, height: int, width: int, s
     found = _local_mean(planes, side)
     assert torch.allclose(found, expected, atol=1e-12)
     weights = torch.rand_like(found)
-    gradients = [torch.autograd.grad(y, planes, weights)[0] for y in (found, expected)]
-    assert torch.allclose(*gradients, atol=1e-12)
+    ours, pooled = (torch.autograd.grad(y, planes, weights)[0] for y in (found, expected))
+    assert torch.allclose(ours, pooled, atol=1e-12)
 
 
 @pytest.mark.parametrize("first", [(0, 0), (3, 5)])
