@@ -15,7 +15,7 @@ import torch
 
 from qmamba.assess import ImageRow, ImageViews, Scorer, score_paths
 from qmamba.errors import ConfigError, DataError, QMambaError
-from qmamba.images import find_images, require_existing
+from qmamba.images import LeftOut, find_images, require_existing
 from tests.assess.samples import write_image
 
 
@@ -38,6 +38,20 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_folder_is_sorted_and_leaves_out_what_is_no_image(tree: Path) -> None:
     assert found(tree) == [str(tree / "a.PNG"), str(tree / "b.jpg")]
     assert found(".") == ["./a.PNG", "./b.jpg"]
+
+
+def test_images_of_kinds_that_are_not_read_are_counted(tree: Path) -> None:
+    for name in ("x.HEIC", "y.heic", "sub/z.dng", "x.heic.txt"):
+        (tree / name).touch()
+    left_out = LeftOut()
+    assert len(list(find_images(["."], left_out=left_out))) == 2
+    assert left_out.endings == {".heic": 2}
+    list(find_images(["sub", "*.HEIC", "y.heic"], left_out=left_out))
+    assert left_out.sentence == (
+        "Left out: 3 .heic, 1 .dng files, kinds that are not read; convert them to JPEG or PNG"
+        " first."
+    )
+    assert LeftOut().sentence == ""
 
 
 def test_recursive(tree: Path) -> None:

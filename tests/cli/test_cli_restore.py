@@ -84,6 +84,13 @@ def test_folders_keep_their_tree(run: Run, photos: Path) -> None:
     assert files("webp") == ["a.webp", "inner/gray.webp", "inner/z.webp"]
 
 
+def test_images_that_are_not_read_are_named(run: Run, photos: Path) -> None:
+    (photos / "a.heic").touch()
+    result = run("photos", "-o", "out")
+    assert result.exit_code == 0, result.output
+    assert "Left out: 1 .heic file, a kind that is not read" in result.stderr
+
+
 def test_without_an_output_results_lie_beside_their_images(run: Run, photos: Path) -> None:
     before = Path("photos/a.png").read_bytes()
     result = run("photos", "-r")

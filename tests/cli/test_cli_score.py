@@ -216,6 +216,17 @@ def test_policies_and_seeds(run: Run, photos: Path) -> None:
     assert other[1] == "crops(size=32,count=5,layout=random,seed=1)"
 
 
+def test_images_that_are_not_read_are_named(run: Run, photos: Path) -> None:
+    (photos / "IMG_1.HEIC").touch()
+    result = run("photos")
+    assert result.exit_code == 0
+    assert "3 images scored. Left out: 1 .heic file, a kind that is not read" in result.stderr
+    for name in ("a.png", "b.png", "c.png"):
+        (photos / name).unlink()
+    result = run("photos")
+    assert result.exit_code == 2 and "Left out: 1 .heic file" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

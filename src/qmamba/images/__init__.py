@@ -14,7 +14,7 @@ from qmamba.images.crops import (
 from qmamba.images.decode import DEFAULT_MAX_PIXELS, IMAGE_SUFFIXES, DecodedImage, read_image
 from qmamba.images.draft import read_draft
 from qmamba.images.encode import ENCODED_SUFFIXES, write_layers
-from qmamba.images.finding import UnreadableInput, find_images, require_existing
+from qmamba.images.finding import LeftOut, UnreadableInput, find_images, require_existing
 from qmamba.images.layers import ImageLayers, layers_of, read_layers
 from qmamba.images.metadata import ImageMetadata
 from qmamba.images.tensors import IMAGENET_MEAN, IMAGENET_STD, normalize, scaled_tensor, to_tensor
@@ -28,6 +28,7 @@ __all__ = [
     "DecodedImage",
     "ImageLayers",
     "ImageMetadata",
+    "LeftOut",
     "Padding",
     "UnreadableInput",
     "crop_grid",

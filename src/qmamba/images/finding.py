@@ -4,15 +4,58 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Set
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from qmamba.errors import DataError
 from qmamba.images.decode import IMAGE_SUFFIXES
 
 _CHUNK = 65_536
+
+_OTHER_IMAGES = frozenset(
+    (
+        *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".psd", ".tga", ".ppm", ".pgm"),
+        *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw"),
+    )
+)
+"""Endings of images that a folder may hold and that are not looked for."""
+
+
+@dataclass
+class LeftOut:
+    """Images of folders and patterns that are of no kind that is read."""
+
+    endings: Counter[str] = field(default_factory=Counter)
+    """How many have which ending, in lower case."""
+
+    def note(self, path: str) -> None:
+        """Count a file that is not looked for, if it is an image."""
+        ending = os.path.splitext(path)[1].lower()
+        if ending in _OTHER_IMAGES:
+            self.endings[ending] += 1
+
+    @property
+    def sentence(self) -> str:
+        """What was left out and what to do; empty where nothing was.
+
+        Example:
+            >>> found = LeftOut()
+            >>> found.note("holiday/IMG_1.HEIC")
+            >>> found.sentence
+            'Left out: 1 .heic file, a kind that is not read; convert it to JPEG or PNG first.'
+        """
+        if not self.endings:
+            return ""
+        files = [f"{count} {ending}" for ending, count in self.endings.most_common()]
+        one = self.endings.total() == 1
+        kinds = "a kind that is" if len(files) == 1 else "kinds that are"
+        return (
+            f"Left out: {', '.join(files)} {'file' if one else 'files'}, {kinds} not read; convert"
+            f" {'it' if one else 'them'} to JPEG or PNG first."
+        )
 
 
 @dataclass(frozen=True)
@@ -31,6 +74,7 @@ def find_images(
     recursive: bool = False,
     stdin: BinaryIO | None = None,
     suffixes: Set[str] = IMAGE_SUFFIXES,
+    left_out: LeftOut | None = None,
 ) -> Iterator[str | UnreadableInput]:
     """The images that a list of inputs stands for, one after the other.
 
@@ -42,14 +86,16 @@ def find_images(
     listed on ``stdin``, one per line, or separated by NUL characters as ``find -print0`` does.
     What is mentioned twice comes twice. What does not exist comes as it is, so that it gets its
     error row in its place; a folder that cannot be read comes as an :class:`UnreadableInput`.
-    ``suffixes``, in lower case, are those that files of folders and patterns must have.
+    ``suffixes``, in lower case, are those that files of folders and patterns must have; images that
+    have others are counted in ``left_out``.
     """
+    wanted = _Wanted(recursive, suffixes, LeftOut() if left_out is None else left_out)
     for text in inputs:
         if text != "-":
-            yield from _expand(text, recursive, suffixes)
+            yield from _expand(text, wanted)
         elif stdin is not None:
             for line in _listed(stdin):
-                yield from _expand(line, recursive, suffixes)
+                yield from _expand(line, wanted)
 
 
 def require_existing(inputs: Iterable[str]) -> None:
@@ -65,9 +111,25 @@ def require_existing(inputs: Iterable[str]) -> None:
         )
 
 
-def _expand(text: str, recursive: bool, suffixes: Set[str]) -> Iterator[str | UnreadableInput]:
+@dataclass(frozen=True)
+class _Wanted:
+    """Which files of folders and patterns are looked for."""
+
+    recursive: bool
+    suffixes: Set[str]
+    left_out: LeftOut
+
+    def has(self, path: str) -> bool:
+        """Whether a file is one of them; an image of another kind is counted."""
+        if os.path.splitext(path)[1].lower() in self.suffixes:
+            return True
+        self.left_out.note(path)
+        return False
+
+
+def _expand(text: str, wanted: _Wanted) -> Iterator[str | UnreadableInput]:
     if os.path.isdir(text):
-        yield from _folder(text, recursive, suffixes)
+        yield from _folder(text, wanted)
     elif os.path.lexists(text):
         yield text
     else:
@@ -77,11 +139,11 @@ def _expand(text: str, recursive: bool, suffixes: Set[str]) -> Iterator[str | Un
         seen: set[str] = set()
         for match in matches:
             is_folder = os.path.isdir(match)
-            entries = _folder(match, recursive, suffixes) if is_folder else [match]
+            entries = _folder(match, wanted) if is_folder else [match]
             for entry in entries:
                 if isinstance(entry, UnreadableInput):
                     yield entry
-                elif _ends(entry, suffixes) and (place := _place(entry)) not in seen:
+                elif wanted.has(entry) and (place := _place(entry)) not in seen:
                     seen.add(place)
                     yield entry
 
@@ -126,11 +188,7 @@ def _folders_below(start: str) -> Iterator[str]:
                 yield folder
 
 
-def _ends(path: str, suffixes: Set[str]) -> bool:
-    return os.path.splitext(path)[1].lower() in suffixes
-
-
-def _folder(folder: str, recursive: bool, suffixes: Set[str]) -> Iterator[str | UnreadableInput]:
+def _folder(folder: str, wanted: _Wanted) -> Iterator[str | UnreadableInput]:
     visited: set[tuple[int, int]] = set()
     open_folders = [_entries(folder, visited)]
     while open_folders:
@@ -144,9 +202,9 @@ def _folder(folder: str, recursive: bool, suffixes: Set[str]) -> Iterator[str | 
             continue
         path, is_folder = entry
         if is_folder:
-            if recursive:
+            if wanted.recursive:
                 open_folders.append(_entries(path, visited))
-        elif _ends(path, suffixes):
+        elif wanted.has(path):
             yield path
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from qmamba.assess import ImageRow, MapFormat, Scorer, TableFile
     from qmamba.assess.map_files import Target
-    from qmamba.images import UnreadableInput
+    from qmamba.images import LeftOut, UnreadableInput
     from qmamba.inference import Precision
 
 
@@ -216,7 +216,7 @@ def score(
     if (resume or force) and output is None:
         raise ConfigError("--resume and --force are about the rows of -o FILE; add it.")
     maps = _maps(paths, map_file, map_folder, map_format)
-    found = _found(paths, recursive)
+    found, left_out = _found(paths, recursive)
     done = failed = 0
     try:
         with ExitStack() as stack:
@@ -265,6 +265,7 @@ def score(
         + (f", written to {output}" if output else "")
         + (f", map in {map_file}" if map_file and done > failed else "")
         + (f", maps in {map_folder}" if map_folder and done > failed else "")
+        + (f". {left_out.sentence}" if left_out.endings else "")
     )
     if failed:
         raise typer.Exit(EXIT_SOME_FAILED)
@@ -280,16 +281,18 @@ def _require_inputs(paths: list[str]) -> None:
     require_existing(paths)
 
 
-def _found(paths: list[str], recursive: bool) -> Iterator[str | UnreadableInput]:
-    """The images that the paths stand for, of which there is one at least."""
-    from qmamba.images import find_images
+def _found(paths: list[str], recursive: bool) -> tuple[Iterator[str | UnreadableInput], LeftOut]:
+    """The images that the paths stand for, one at least, and what is left out on the way."""
+    from qmamba.images import LeftOut, find_images
 
-    found = find_images(paths, recursive=recursive, stdin=sys.stdin.buffer)
+    left_out = LeftOut()
+    found = find_images(paths, recursive=recursive, stdin=sys.stdin.buffer, left_out=left_out)
     first = next(found, None)
     if first is None:
         hint = "" if recursive or paths == ["-"] else "; --recursive looks into folders inside"
-        raise DataError(f"No images found in {', '.join(map(repr, paths))}{hint}.")
-    return chain([first], found)
+        text = f"No images found in {', '.join(map(repr, paths))}{hint}. {left_out.sentence}"
+        raise DataError(text.rstrip())
+    return chain([first], found), left_out
 
 
 def _settings(scorer: Scorer) -> dict[str, str | int]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from qmamba.cli.common import hold
+from qmamba.cli.common import hold, say
 from qmamba.errors import ConfigError, DataError
 from qmamba.files import made_folder, require_writable
 from qmamba.locks import owned_folder, owned_output, remove_leftovers
@@ -102,9 +102,10 @@ def _single_job(inputs: list[str], output: Path, file_format: str | None, *, pre
 
 def _sources(inputs: list[str], output: Path | None, recursive: bool) -> Iterator[Source]:
     """The images, without the results of an earlier run that lie inside an input folder."""
-    from qmamba.images import UnreadableInput, find_images
+    from qmamba.images import LeftOut, UnreadableInput, find_images
     from qmamba.restore import Source
 
+    left_out = LeftOut()
     for text in inputs:
         is_folder = os.path.isdir(text)
         passed_over = (
@@ -113,12 +114,16 @@ def _sources(inputs: list[str], output: Path | None, recursive: bool) -> Iterato
             and _lies_in(output, text)
             and not _lies_in(text, output)
         )
-        for found in find_images([text], recursive=recursive, stdin=sys.stdin.buffer):
+        for found in find_images(
+            [text], recursive=recursive, stdin=sys.stdin.buffer, left_out=left_out
+        ):
             path = found.image if isinstance(found, UnreadableInput) else found
             if passed_over and output is not None and _lies_in(path, output):
                 continue
             inside = os.path.relpath(os.path.dirname(path), text) if is_folder else ""
             yield Source(path, inside, found.error if isinstance(found, UnreadableInput) else None)
+    if left_out.sentence:
+        say(left_out.sentence)
 
 
 def _lies_in(path: str | Path, folder: str | Path) -> bool:
