@@ -36,7 +36,7 @@ def test_the_plan(root: Path, tmp_path: Path) -> None:
     rows = {line.split()[0]: line.split() for line in result.stdout.splitlines() if line.strip()}
     assert rows["lqmamba-base_agiqa3k"] == ["lqmamba-base_agiqa3k", "10", "ready"]
     assert rows["lqmamba-base_aigciqa2023"] == ["lqmamba-base_aigciqa2023", "10", "1", "missing"]
-    assert "all: 300 trainings" in result.stdout and "hours at the speed" in result.stdout
+    assert "all: 320 trainings" in result.stdout and "hours at the speed" in result.stdout
     assert "aigciqa2023 is not in" in result.stderr
     assert not (tmp_path / "out").exists()
 
