@@ -31,14 +31,17 @@ policies: st.SearchStrategy[Policy] = st.one_of(
         seed=st.integers(0, 2**63 - 1),
         shorter=st.none() | st.integers(64, 100),
     ),
+    st.builds(CropsPolicy, shorter=st.just(512), native=st.booleans()),
+    st.just(parse_policy("fast")),
     st.builds(NativePolicy, max_pixels=st.integers(1024, 200_000)),
     st.builds(ResizePolicy, size=st.integers(32, 300)),
 )
 
 
-@given(policies)
-def test_text_and_metadata_round_trip(policy: Policy) -> None:
-    assert parse_policy(str(policy)) == policy
+@given(policies, st.none() | policies)
+def test_text_and_metadata_round_trip(policy: Policy, base: Policy | None) -> None:
+    """A text that was written for a reader is whole, whatever the weights' own policy is."""
+    assert parse_policy(str(policy), base) == policy
     assert policy_from_metadata(policy_to_metadata(policy)) == policy
 
 

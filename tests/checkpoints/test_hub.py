@@ -282,6 +282,17 @@ def test_the_card_tells_what_the_metadata_does() -> None:
     assert "Removes noise" in card and str(metadata.sha256) in card
 
 
+def test_the_card_says_how_a_network_was_quantized() -> None:
+    record = {"bits": [4, 8], "method": "lsq+", "calibration": "16 crops of images"}
+    metadata = ModelMetadata(
+        name="small", architecture="mambair", training={"quantization": record}
+    )
+    card = model_card(metadata, "someone/small")
+    assert "| bits of weights and activations | 4 and 8 |" in card
+    assert "calibrated on | 16 crops of images |" in card
+    assert "bits of weights" not in model_card(describe(RESTORER), "someone/denoiser")
+
+
 def test_a_scorer_has_no_pipeline_tag_and_no_invented_license() -> None:
     metadata = ModelMetadata(name="plain", score=SCALE)
     card = model_card(metadata, "someone/plain")

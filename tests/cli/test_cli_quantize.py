@@ -35,7 +35,8 @@ def quantize(source: Path | str, out: Path, *more: str | float | Path) -> Any:
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     path = tmp_path / "full.safetensors"
-    save_model(build("light"), path, metadata=ModelMetadata(name="full"))
+    training = {"data": "a few images", "figures": {"psnr": 40.0}}
+    save_model(build("light"), path, metadata=ModelMetadata(name="full", training=training))
     return path
 
 
@@ -58,6 +59,8 @@ def test_weights_are_quantized_after_training(weights: Path, images: Path, tmp_p
     assert small.metadata.name == "full-w3a8"
     record = small.metadata.training["quantization"]
     assert record["calibration"] == "16 crops of images" and record["bits"] == [3, 8]
+    assert small.metadata.training["data"] == "a few images"
+    assert "figures" not in small.metadata.training, "they are those of full precision"
     difference = (small(random_images(1)) - load(weights)(random_images(1))).detach().abs().mean()
     assert 0 < difference < 0.2
 

@@ -60,6 +60,12 @@ def test_methods_of_others_need_nothing() -> None:
     assert set(MODELS.values()) <= set(list_models())
 
 
+@pytest.mark.parametrize("model", MODELS.values())
+def test_every_model_has_a_stand_in_for_a_trial(model: str) -> None:
+    stand_in = Protocol(quick=True).standing_in(Training(model, ("live",), 0))
+    assert stand_in.model in list_models()
+
+
 def test_a_row_that_the_paper_has_not_stands_below_its_own() -> None:
     for name in ("table1", "table2", "table5", "table6"):
         row = rows_of(paper_table(name))[-1]

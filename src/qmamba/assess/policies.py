@@ -219,7 +219,8 @@ def parse_policy(text: str, base: Policy | None = None) -> Policy:
 
     "crops:5" is short for "crops:count=5", and "resize:384" for "resize:size=384"; "paper" is that
     of :data:`PRESETS`. Fields left out keep the value of `base` where that is a policy of the same
-    kind, else the default. `parse_policy(str(policy)) == policy` for every policy of which no field
+    kind, else the default. With parentheses a text is whole, as rows and plans hold it, and `base`
+    does not count: `parse_policy(str(policy), base) == policy` for every policy of which no field
     is idle. Raises ConfigError for an unknown policy, field or value.
     """
     text = PRESETS.get(text.strip(), text)
@@ -242,7 +243,9 @@ def parse_policy(text: str, base: Policy | None = None) -> Policy:
                 f" {', '.join(f'{name}=...' for name in known)}."
             )
         values[key] = _field_value(kind.name, key, value)
-    return replace(base, **values) if isinstance(base, kind) else kind(**values)
+    if match["call"] is None and isinstance(base, kind):
+        return replace(base, **values)
+    return kind(**values)
 
 
 def policy_from_metadata(entry: Mapping[str, Any]) -> Policy:

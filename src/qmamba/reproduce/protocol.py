@@ -29,6 +29,7 @@ _QUICK_MODELS = {
     "resnet-*": "resnet-50",
     "vit-*": "vit-tiny",
     "swin-*": "swin-tiny",
+    "efficientnet-*": "efficientnet-lite0",
     "deiqt": "deiqt",
     "loda": "loda",
 }

@@ -154,6 +154,14 @@ def _sections(metadata: ModelMetadata, license: str | None) -> Iterator[str]:
     if metadata.policy is not None:
         values = ", ".join(f"{key} {value}" for key, value in sorted(metadata.policy.items()))
         rows.append(("input policy", values))
+    quantized = metadata.training.get("quantization")
+    if isinstance(quantized, dict):
+        bits = quantized.get("bits")
+        widths = " and ".join(str(each) for each in bits) if isinstance(bits, list) else str(bits)
+        rows.append(("bits of weights and activations", widths))
+        rows.append(
+            ("quantized after training, calibrated on", _text(quantized.get("calibration")))
+        )
     lines = [f"| {name} | {_safe(value)} |" for name, value in rows]
     yield "\n".join(["## File", "", "| | |", "|---|---|", *lines])
     terms = _text(metadata.training.get("terms"))

@@ -200,8 +200,10 @@ def _after_training(
             " give --calibrate FOLDER with images of the kind that the network will see"
         )
     images = "random images" if folder is None else f"{len(inputs)} crops of {folder.name}"
+    # What was measured in full precision is not true of the result.
+    kept = {key: value for key, value in metadata.training.items() if key != "figures"}
     training = {
-        **metadata.training,
+        **kept,
         "quantization": {
             "bits": [weight_bits, activation_bits],
             "method": method or _METHOD,
