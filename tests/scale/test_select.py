@@ -162,6 +162,7 @@ def test_folders_that_are_not_complete(scored: Path, tmp_path: Path) -> None:
     ("options", "message"),
     [
         ((), "Say which images to keep"),
+        (("--min", "0.9", "--max", "0.1"), "No score is at least 0.9"),
         (("--top", "x"), "takes a share such as 10% or a number"),
         (("--top", "0"), "must be 1 or more"),
         (("--top", "0%"), "above 0 %"),

@@ -40,6 +40,10 @@ class Wanted:
     def __post_init__(self) -> None:
         if all(v is None for v in (self.least, self.most, self.share, self.count)):
             raise ConfigError("Say which images to keep: --min, --max or --top.")
+        if self.least is not None and self.most is not None and self.least > self.most:
+            raise ConfigError(
+                f"No score is at least {self.least:g} (--min) and at most {self.most:g} (--max)."
+            )
         if self.share is not None and self.count is not None:
             raise ConfigError("Give a share or a number of images, not both.")
         if self.share is not None and not 0 < self.share <= 1:
