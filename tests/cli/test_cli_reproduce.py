@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,16 @@ def test_a_quick_trial(root: Path, tmp_path: Path) -> None:
     assert again.exit_code == 1 and "1/2" not in again.stderr
     other = run("table5", "--data", root, "--fresh", "-o", out)
     assert other.exit_code == 2 and "give another folder" in other.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
+def test_a_row_that_the_paper_has_not(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run("table5", "--data", root, "--quick", "-o", out, "--rows", "EfficientNet*")
+    assert "written:" in result.stderr, result.stderr
+    _, row = csv.reader((out / "table5.csv").read_text().splitlines())
+    assert row[0] == "EfficientNet-Lite0" and -1 <= float(row[7]) <= 1
+    assert not row[8] and not row[9] and "not in the paper" in row[-1]
 
 
 def test_nothing_can_be_run(tmp_path: Path) -> None:
