@@ -56,13 +56,17 @@ def _summary(values: list[float]) -> dict[str, float]:
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    name = platform.processor() or platform.machine()
+    name, generation = platform.processor() or platform.machine(), "unknown"
     cpu = Path("/proc/cpuinfo")
     if cpu.exists():
-        names = [line for line in cpu.read_text().splitlines() if line.startswith("model name")]
-        name = names[0].split(":", 1)[1].strip() if names else name
+        lines = [line.split(":", 1) for line in cpu.read_text().splitlines() if ":" in line]
+        found = {key.strip(): value.strip() for key, value in reversed(lines)}
+        name = found.get("model name", name)
+        # A name such as "AMD EPYC" does not tell which it is.
+        generation = f"family {found.get('cpu family')}, model {found.get('model')}"
     return {
         "processor": name,
+        "generation": generation,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "capability": torch.backends.cpu.get_cpu_capability(),
