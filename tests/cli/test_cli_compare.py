@@ -42,7 +42,7 @@ def test_compare(run: Run, photos: Path) -> None:
     assert result.exit_code == 0, result.output
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["x.png", "y.png"]
     assert "2 pairs, mean difference" in result.stderr and "95 % interval" in result.stderr
-    assert "1 images of a have no partner: alone.png" in result.stderr
+    assert "1 image of a has no partner: alone.png" in result.stderr
     assert "A change counts if it is larger than 2 standard errors" in result.stderr
     assert len((photos / "t.csv").read_text().splitlines()) == 3
     assert Image.open(photos / "s.jpg").width > 500

@@ -68,7 +68,7 @@ def test_score_in_a_process(weights: Path, tmp_path: Path) -> None:
         env=ENVIRONMENT,
     )
     assert result.returncode == 1, result.stderr
-    assert result.stdout == "" and "1 images scored, 1 failed" in result.stderr
+    assert result.stdout == "" and "1 image scored, 1 failed" in result.stderr
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
 
 

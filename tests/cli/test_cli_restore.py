@@ -68,7 +68,7 @@ def test_one_file(run: Run, photos: Path, networks: dict[str, Path]) -> None:
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("photos/a.png -> b.png  36x28, ")
     assert "super-resolution x2: model tiny-sr (sha256 " in result.stderr
-    assert "1 images restored" in result.stderr
+    assert "1 image restored" in result.stderr
     expected = Restorer.from_pretrained(networks["sr"]).restore("photos/a.png").pixels
     assert np.array_equal(read_layers("b.png").colors, expected)
 
@@ -244,7 +244,7 @@ def test_a_result_that_cannot_be_measured_is_kept(run: Run, photos: Path) -> Non
     result = run("tiny.png", "-o", "b.png", "--reference", "small.png", model="denoise")
     assert result.exit_code == 1 and os.path.exists("b.png")
     assert "  not compared: SSIM needs images of at least 11 pixels" in result.stdout
-    assert "1 images restored, 1 measurements failed" in result.stderr
+    assert "1 image restored, 1 measurements failed" in result.stderr
 
 
 def test_the_pixel_limit_is_for_inputs_and_not_for_results(
@@ -355,7 +355,7 @@ def test_only_better_results_are_kept(
     assert files("out") == ["inner/gray.jpg"]
     assert result.stdout.count("  quality figures") == 3 == len(seen)
     assert result.stdout.count("left as it was, the result is not clearly better") == 2
-    assert "1 images restored, 2 left as they were" in result.stderr
+    assert "1 image restored, 2 left as they were" in result.stderr
 
 
 def test_interrupt(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,11 @@ def exit_code_of(number: int | None) -> int:
     return EXIT_INTERRUPTED if number is None else _EXIT_SIGNAL + number
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun in singular or plural: ``1 image``, ``0 images``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def say(message: str) -> None:
     """Write one message for the person at the screen to standard error."""
     write(message + "\n", sys.stderr)
@@ -260,7 +265,8 @@ class Progress:
     def _line(self, done: float, failed: int, seconds: float) -> str:
         rate = done / seconds if seconds > 0 else 0.0
         whole = int(done)
-        parts = [f"{whole} images" if self._total is None else f"{whole}/{self._total} images"]
+        of = "" if self._total is None else f"{whole}/"
+        parts = [of + counted(whole if self._total is None else self._total, "image")]
         parts.append(f"{1 / rate:.1f} s each" if 0 < rate < 0.5 else f"{rate:.1f}/s")
         if self._total is not None and rate > 0:
             left = round((self._total - done) / rate)

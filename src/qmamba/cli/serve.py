@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from qmamba.cli.common import say, shown
+from qmamba.cli.common import counted, say, shown
 from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
 from qmamba.errors import ConfigError, DataError
 
@@ -125,7 +125,7 @@ def serve(
     try:
         if folder is not None:
             count = session.open_folder(folder, recursive=recursive)
-            say(f"{count} images in {shown(folder)}")
+            say(f"{counted(count, 'image')} in {shown(folder)}")
         serve_session(session, host=host, port=port, names=allow_host or (), ready=ready)
     except KeyboardInterrupt:
         say("The page has ended.")

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from qmamba.cli.common import Progress, shown, write
+from qmamba.cli.common import Progress, counted, shown, write
 from qmamba.cli.display.fidelity import Gains, measured
 from qmamba.images import ImageLayers
 from qmamba.restore import Job, RestoredRow, Restorer, restore_paths
@@ -27,7 +27,7 @@ class Counts:
     def __str__(self) -> str:
         restored = self.done - self.failed - self.skipped - self.declined
         return (
-            f"{restored} images restored"
+            f"{counted(restored, 'image')} restored"
             + (f", {self.declined} left as they were" if self.declined else "")
             + (f", {self.skipped} skipped" if self.skipped else "")
             + (f", {self.failed} failed" if self.failed else "")

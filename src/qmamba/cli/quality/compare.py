@@ -12,6 +12,7 @@ from qmamba.cli.common import (
     EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
     Progress,
+    counted,
     hold,
     say,
     shown,
@@ -110,7 +111,11 @@ def compare(
     say(RULE)
     for side, names in ((before, pairing.only_before), (after, pairing.only_after)):
         if names:
-            say(f"{len(names)} images of {shown(side)} have no partner: {_some(names)}")
+            alone = "have" if len(names) > 1 else "has"
+            say(
+                f"{counted(len(names), 'image')} of {shown(side)} {alone} no partner:"
+                f" {_some(names)}"
+            )
     rows: list[ComparedRow] = []
     progress = Progress(len(pairing.pairs))
     try:

@@ -17,6 +17,7 @@ from qmamba.cli.common import (
     EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
     Progress,
+    counted,
     hold,
     say,
 )
@@ -257,10 +258,10 @@ def score(
                     progress.update(done, failed)
     except KeyboardInterrupt:
         kept = f"; their rows are in {output}.partial, --resume goes on" if output and done else ""
-        say(f"interrupted after {done} images{kept}")
+        say(f"interrupted after {counted(done, 'image')}{kept}")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     say(
-        f"{done - failed} images scored"
+        f"{counted(done - failed, 'image')} scored"
         + (f", {failed} failed" if failed else "")
         + (f", written to {output}" if output else "")
         + (f", map in {map_file}" if map_file and done > failed else "")
@@ -320,7 +321,7 @@ def _kept(table: TableFile, found: Iterator[str | UnreadableInput]) -> list[Imag
                 f" {now} now; give the same inputs, or --force."
             )
     if table.kept:
-        say(f"going on after {len(table.kept)} images of an earlier run")
+        say(f"going on after {counted(len(table.kept), 'image')} of an earlier run")
     return table.kept
 
 

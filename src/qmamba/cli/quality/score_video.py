@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from qmamba.cli.common import EXIT_SOME_FAILED, hold, say, shown, write
+from qmamba.cli.common import EXIT_SOME_FAILED, counted, hold, say, shown, write
 from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
 from qmamba.errors import ConfigError, DataError, ImageError
 from qmamba.locks import owned_outputs
@@ -177,7 +177,7 @@ def score_video_command(
     if plot is not None and found:
         plot_scores(plot, found)
     say(
-        f"{len(found)} videos scored"
+        f"{counted(len(found), 'video')} scored"
         + (f", {failed} failed" if failed else "")
         + (f", written to {output}" if output and found else "")
         + (f", plot in {plot}" if plot and found else "")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from qmamba.cli.common import EXIT_SOME_FAILED, Progress, say, shown
+from qmamba.cli.common import EXIT_SOME_FAILED, Progress, counted, say, shown
 from qmamba.cli.options.shards import ShardArguments
 from qmamba.errors import ConfigError
 
@@ -116,7 +116,7 @@ def _with_ray(
         address=sharded.ray or "local",
         actors=sharded.processes or (usable_cores() if on_cpu else 1),
     )
-    say(f"{rows} rows in all, written to {shown(str(output))}")
+    say(f"{counted(rows, 'row')} in all, written to {shown(str(output))}")
 
 
 def usable_cores() -> int:
@@ -164,8 +164,8 @@ def _plan(
 def _described(plan: Plan) -> str:
     count = sum(shard.count for shard in plan.shards)
     tars = sum(shard.kind == "tar" for shard in plan.shards)
-    parts = [f"{count} images" if count else "", f"{tars} tar files" if tars else ""]
-    return f"{' and '.join(filter(None, parts))} in {len(plan.shards)} shards"
+    parts = [counted(count, "image") if count else "", counted(tars, "tar file") if tars else ""]
+    return f"{' and '.join(filter(None, parts))} in {counted(len(plan.shards), 'shard')}"
 
 
 class _Display:
@@ -206,7 +206,7 @@ def _finish(outcome: Outcome, output: Path, folder: ScoresFolder, plan: Plan, jo
     failed = sum(sum(footer.errors.values()) for footer in footers)
     died = f", {outcome.deaths} workers died and were replaced" if outcome.deaths else ""
     say(
-        f"{outcome.rows} images done now, {rows - failed} scored in all"
+        f"{counted(outcome.rows, 'image')} done now, {rows - failed} scored in all"
         + (f", {failed} failed" if failed else "")
         + died
         + f", written to {shown(str(output))}"
