@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -136,7 +137,7 @@ def test_two_runners_share_the_work(
     said = [runner.communicate(timeout=300)[1] for runner in runners]
     assert [runner.returncode for runner in runners] == [0, 0], said
     assert contents(scores) == whole
-    done = [int(text.split(" images done now")[0].rpartition("\n")[2]) for text in said]
+    done = [int(re.findall(r"(\d+) images? done now", text)[0]) for text in said]
     assert sum(done) == 300
     assert not list(ScoresFolder(scores).claims.iterdir())
 
