@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from enum import Enum
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -18,7 +16,6 @@ from qmamba.cli.common import (
     EXIT_SOME_FAILED,
     Progress,
     counted,
-    hold,
     say,
 )
 from qmamba.cli.display.scores import JsonScreen, Order, Report, Screen, TextScreen
@@ -31,25 +28,17 @@ from qmamba.cli.options.shared import (
     TunedOption,
     limit_memory,
 )
+from qmamba.cli.quality.score_maps import MapFileFormat, chosen_maps, without_maps
 from qmamba.cli.quality.score_video import or_videos
 from qmamba.cli.scale.score_shards import score_shards
 from qmamba.errors import ConfigError, DataError
-from qmamba.locks import owned_folder, owned_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from qmamba.assess import ImageRow, MapFormat, Scorer, TableFile
-    from qmamba.assess.map_files import Target
+    from qmamba.assess import ImageRow, Scorer, TableFile
     from qmamba.images import LeftOut, UnreadableInput
     from qmamba.inference import Precision
-
-
-class MapFileFormat(str, Enum):
-    """Formats of quality maps."""
-
-    png = "png"
-    npy = "npy"
 
 
 @or_videos
@@ -81,7 +70,12 @@ def score(
     ] = False,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Begin anew where a stopped run has left rows for -o FILE."),
+        typer.Option(
+            "--force",
+            "-f",
+            help="Replace output files that are there, and begin anew where a stopped run has left"
+            " rows for -o FILE.",
+        ),
     ] = False,
     model: Annotated[
         str | None,
@@ -196,8 +190,12 @@ def score(
     sharded.check()
     paths = paths or []
     if sharded.shards or sharded.ray is not None:
-        if as_json or reasons or sort is not Order.input:
-            raise ConfigError("--json, --reasons and --sort have no effect on a folder of scores.")
+        refused = (as_json, reasons, sort is not Order.input, map_file, map_folder, map_format)
+        if any(refused) or force:
+            raise ConfigError(
+                "--json, --reasons, --sort, --map, --maps, --map-format and --force have no effect"
+                " on a folder of scores; leave them out (--force-plan begins a new folder)."
+            )
         scorer = _scorer(
             model, tuned, policy, device, precision, batch_size, batch_images, max_pixels, seed
         )
@@ -214,9 +212,11 @@ def score(
         )
         return
     _require_inputs(paths)
-    if (resume or force) and output is None:
-        raise ConfigError("--resume and --force are about the rows of -o FILE; add it.")
-    maps = _maps(paths, map_file, map_folder, map_format)
+    if resume and output is None:
+        raise ConfigError("--resume goes on with the rows of -o FILE; add it.")
+    if force and output is None and map_file is None and map_folder is None:
+        raise ConfigError("--force replaces the files of -o, --map and --maps; add one of them.")
+    maps = chosen_maps(paths, map_file, map_folder, map_format, force=force)
     found, left_out = _found(paths, recursive)
     done = failed = 0
     try:
@@ -239,6 +239,9 @@ def score(
                 report.show(row)
                 done += 1
                 failed += row.score is None
+            if maps is not None and map_folder is not None and not (force or done):
+                # Maps of images without a row may be there where a run was stopped.
+                found = without_maps(found, map_folder, paths, maps[1])
             rows = stack.enter_context(
                 closing(
                     score_paths(scorer, found, workers=workers or 2)
@@ -323,36 +326,6 @@ def _kept(table: TableFile, found: Iterator[str | UnreadableInput]) -> list[Imag
     if table.kept:
         say(f"going on after {counted(len(table.kept), 'image')} of an earlier run")
     return table.kept
-
-
-def _maps(
-    paths: list[str],
-    file: Path | None,
-    folder: Path | None,
-    wanted: MapFileFormat | None,
-) -> tuple[Target, MapFormat] | None:
-    """Where the quality maps go and their format; None where none are asked for."""
-    from qmamba.assess.map_files import MapFolder, format_of_map
-
-    if file is not None and folder is not None:
-        raise ConfigError("--map writes one map and --maps a folder of them; choose one.")
-    if file is not None:
-        if len(paths) != 1 or paths == ["-"] or not os.path.isfile(paths[0]):
-            raise ConfigError("--map is for one image file; --maps FOLDER takes many.")
-        kind = format_of_map(file)
-        if wanted is not None and wanted.value != kind:
-            raise ConfigError(f"--map-format {wanted.value} contradicts the name {str(file)!r}.")
-        if os.path.realpath(file) == os.path.realpath(paths[0]):
-            raise ConfigError(f"{str(file)!r} is the image itself; choose another name.")
-        hold(owned_output(file))
-        return (lambda image: file), kind
-    if folder is None:
-        if wanted is not None:
-            raise ConfigError("--map-format needs --maps FOLDER.")
-        return None
-    kind = "npy" if wanted is MapFileFormat.npy else "png"
-    hold(owned_folder(folder))
-    return MapFolder(folder, paths, kind), kind
 
 
 def _scorer(
