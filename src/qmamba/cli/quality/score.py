@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -34,7 +35,7 @@ from qmamba.cli.scale.score_shards import score_shards
 from qmamba.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from qmamba.assess import ImageRow, Scorer, TableFile
     from qmamba.images import LeftOut, UnreadableInput
@@ -189,16 +190,13 @@ def score(
     limit_memory(memory)
     sharded.check()
     paths = paths or []
+    given = (model, tuned, policy, device, precision, batch_size, batch_images, max_pixels, seed)
+    load = partial(_scorer, *given)
     if sharded.shards or sharded.ray is not None:
-        refused = (as_json, reasons, sort is not Order.input, map_file, map_folder, map_format)
-        if any(refused) or force:
-            raise ConfigError(
-                "--json, --reasons, --sort, --map, --maps, --map-format and --force have no effect"
-                " on a folder of scores; leave them out (--force-plan begins a new folder)."
-            )
-        scorer = _scorer(
-            model, tuned, policy, device, precision, batch_size, batch_images, max_pixels, seed
+        _require_none_of_a_table(
+            (as_json, reasons, sort is not Order.input, map_file, map_folder, map_format, force)
         )
+        scorer = load()
         say(_legend(scorer))
         score_shards(
             paths,
@@ -212,26 +210,18 @@ def score(
         )
         return
     _require_inputs(paths)
-    if resume and output is None:
-        raise ConfigError("--resume goes on with the rows of -o FILE; add it.")
-    if force and output is None and map_file is None and map_folder is None:
-        raise ConfigError("--force replaces the files of -o, --map and --maps; add one of them.")
+    _require_files(resume and not output, force and not (output or map_file or map_folder))
     maps = chosen_maps(paths, map_file, map_folder, map_format, force=force)
     found, left_out = _found(paths, recursive)
     done = failed = 0
     try:
         with ExitStack() as stack:
-            scorer = _scorer(
-                model, tuned, policy, device, precision, batch_size, batch_images, max_pixels, seed
-            )
+            scorer = load()
             scorer.reasons = reasons
             table = None
             if output is not None:
-                settings = _settings(scorer)
-                table = TableFile(
-                    output, settings=settings, resume=resume, force=force, reasons=reasons
-                )
-                stack.enter_context(table)
+                shared = {"resume": resume, "force": force, "reasons": reasons}
+                table = stack.enter_context(TableFile(output, settings=_settings(scorer), **shared))
             say(_legend(scorer))
             screen = _screen(scorer, as_json=as_json, quiet=table is not None)
             report = stack.enter_context(Report(table, screen, sort))
@@ -263,12 +253,13 @@ def score(
         kept = f"; their rows are in {output}.partial, --resume goes on" if output and done else ""
         say(f"interrupted after {counted(done, 'image')}{kept}")
         raise typer.Exit(EXIT_INTERRUPTED) from None
+    written = {"written to": output}
+    if done > failed:
+        written |= {"map in": map_file, "maps in": map_folder}
     say(
         f"{counted(done - failed, 'image')} scored"
         + (f", {failed} failed" if failed else "")
-        + (f", written to {output}" if output else "")
-        + (f", map in {map_file}" if map_file and done > failed else "")
-        + (f", maps in {map_folder}" if map_folder and done > failed else "")
+        + "".join(f", {how} {path}" for how, path in written.items() if path)
         + (f". {left_out.sentence}" if left_out.endings else "")
     )
     if failed:
@@ -283,6 +274,21 @@ def _require_inputs(paths: list[str]) -> None:
     if paths.count("-") > 1:
         raise ConfigError("The list on standard input (-) can be read once only.")
     require_existing(paths)
+
+
+def _require_files(lacks_rows: bool, lacks_files: bool) -> None:
+    if lacks_rows:
+        raise ConfigError("--resume goes on with the rows of -o FILE; add it.")
+    if lacks_files:
+        raise ConfigError("--force replaces the files of -o, --map and --maps; add one of them.")
+
+
+def _require_none_of_a_table(given: Iterable[object]) -> None:
+    if any(given):
+        raise ConfigError(
+            "--json, --reasons, --sort, --map, --maps, --map-format and --force have no effect on a"
+            " folder of scores; leave them out (--force-plan begins a new folder)."
+        )
 
 
 def _found(paths: list[str], recursive: bool) -> tuple[Iterator[str | UnreadableInput], LeftOut]:
