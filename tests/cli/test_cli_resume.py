@@ -101,6 +101,9 @@ def test_resuming_nothing_begins(run: Run) -> None:
 
 
 def test_options_without_a_file(run: Run) -> None:
-    for option in ("--resume", "--force"):
+    for option, message in (
+        ("--resume", "rows of -o FILE; add it"),
+        ("--force", "files of -o, --map and --maps; add one"),
+    ):
         result = run("photos", option)
-        assert result.exit_code == 2 and "rows of -o FILE; add it" in result.stderr
+        assert result.exit_code == 2 and message in result.stderr

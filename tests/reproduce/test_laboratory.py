@@ -22,7 +22,7 @@ from qmamba.reproduce import (
     protocol,
 )
 from qmamba.reproduce import runner as work_module
-from qmamba.training.quality.tuning import TUNED_NAME
+from qmamba.training.run import TUNED_NAME
 from tests.reproduce.samples import tiny_sources
 
 QUICK = Protocol(seeds=1, quick=True)

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from types import FrameType
 from typing import Any, ParamSpec, TextIO, TypeVar
 
@@ -20,6 +21,7 @@ import typer
 
 from qmamba.errors import ConfigError, QMambaError
 from qmamba.files import NO_SPACE
+from qmamba.locks import owned_outputs
 
 EXIT_SOME_FAILED = 1
 EXIT_USAGE = 2
@@ -143,6 +145,29 @@ def hold(resource: AbstractContextManager[_Result]) -> _Result:
     entered = resource.__enter__()
     _HELD.get().append(resource)
     return entered
+
+
+def take_outputs(*paths: Path | None, force: bool) -> None:
+    """Keep output files to this process until the command ends; None is passed over.
+
+    Raises:
+        ConfigError: one of them is there and not to be replaced, or two are one file.
+        DataError: another process has one of them, or a place is not writable.
+    """
+    hold(owned_outputs(*paths))
+    if not force:
+        require_new(*(path for path in paths if path is not None))
+
+
+def require_new(*paths: Path) -> None:
+    """Refuse output files that are there. What is written directly, a device or pipe, may be.
+
+    Raises:
+        ConfigError: one of them is there.
+    """
+    for path in paths:
+        if path.is_file():
+            raise ConfigError(f"{str(path)!r} exists already; --force replaces it.")
 
 
 @contextmanager

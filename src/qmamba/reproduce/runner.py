@@ -27,8 +27,8 @@ from qmamba.training.loop import TrainingProgress, TrainingResult
 from qmamba.training.quality.initial_network import starting_model
 from qmamba.training.quality.run import train_quality
 from qmamba.training.quality.task import QualityPart, QualityTask
-from qmamba.training.quality.tuning import TUNED_NAME, TuningResult, facing, tune
-from qmamba.training.run import MODEL_NAME
+from qmamba.training.quality.tuning import TuningResult, facing, tune
+from qmamba.training.run import MODEL_NAME, TUNED_NAME
 
 _PROTOCOL_NAME = "protocol.json"
 

@@ -13,13 +13,18 @@ from qmamba.cli.common import (
     EXIT_SOME_FAILED,
     Progress,
     counted,
-    hold,
     say,
     shown,
+    take_outputs,
     write,
 )
-from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
-from qmamba.locks import owned_outputs
+from qmamba.cli.options.shared import (
+    DeviceOption,
+    ForceOption,
+    MaxPixelsOption,
+    PrecisionOption,
+    TunedOption,
+)
 
 if TYPE_CHECKING:
     from qmamba.evaluation.comparison import ComparedRow, Comparison
@@ -69,6 +74,7 @@ def compare(
         bool, typer.Option("--recursive", "-r", help="Go into the folders inside folders.")
     ] = False,
     max_pixels: MaxPixelsOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Compare two versions of the same images by their quality scores.
 
@@ -93,7 +99,7 @@ def compare(
     for file, check in ((output, check_table_name), (sheet, check_sheet_name)):
         if file is not None:
             check(file)
-    hold(owned_outputs(output, sheet))
+    take_outputs(output, sheet, force=force)
     pairing = pair_folders(before, after, recursive=recursive)
     scorer = Scorer.from_pretrained(
         model,

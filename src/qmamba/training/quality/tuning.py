@@ -23,11 +23,8 @@ from qmamba.training.options import TrainingOptions
 from qmamba.training.quality.request import RatingRequest, Tell, quality_task, silent
 from qmamba.training.quality.run import require_fitting, train_quality
 from qmamba.training.quality.task import QualityPart, QualityTask
-from qmamba.training.run import require_new_or_resumed, run_folder
+from qmamba.training.run import TUNED_NAME, require_new_or_resumed, run_folder
 from qmamba.training.stream import derived_seed
-
-TUNED_NAME = "tuned.safetensors"
-"""The file in the folder of a run that holds what was trained."""
 
 
 @dataclass(frozen=True)
