@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PAGE = ("scan", "models", "parts", "memory", "scaling", "iqa", "training")
+PAGE = ("scan", "models", "parts", "memory", "scaling", "iqa", "training", "busy")
 """Scripts of docs/performance.md, which take the number of threads."""
 OTHERS = (
     *("quantized", "packed_size", "prepared_agreement", "quantized_training", "quantizer_error"),
