@@ -30,6 +30,7 @@ def score_shards(
     tuned: Path | None,
     recursive: bool,
     decoders: int | None,
+    resume: bool,
 ) -> None:
     """Score what the paths stand for into a folder, or go on with one.
 
@@ -45,6 +46,8 @@ def score_shards(
     folder = ScoresFolder(output)
     if folder.path.is_file():
         raise ConfigError(f"--shards writes a folder and {str(output)!r} is a file; name another.")
+    if resume and not folder.books.exists():
+        say(f"nothing to go on from: {shown(str(output))} holds no scores")
     if sharded.ray is not None:
         _with_ray(paths, output, sharded, scorer, model, tuned)
         return
