@@ -34,7 +34,7 @@ _PROTOCOL_NAME = "protocol.json"
 
 
 class InterruptedRunError(QMambaError):
-    """A signal stopped a training after a checkpoint; the same command goes on.
+    """A signal stopped a training after a checkpoint, or came at its end; the same command goes on.
 
     Args:
         signal: its number, where it is known.
@@ -260,6 +260,9 @@ def _finish(folder: Path, result: TrainingResult | TuningResult) -> None:
     if result.interrupted:
         raise InterruptedRunError(result.signal)
     (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+    if result.signal is not None:
+        # It came in the last step, which was not to be stopped; the next training is.
+        raise InterruptedRunError(result.signal)
 
 
 def _claim(path: Path, protocol: Protocol) -> None:

@@ -44,7 +44,8 @@ class TuningResult:
     interrupted: bool
     """Whether a signal ended the run before its last step."""
     signal: int | None = None
-    """The number of that signal, where this process received it."""
+    """The number of the signal that this process received, also of one that came too late to
+    interrupt the run."""
 
 
 def tune(
