@@ -121,6 +121,8 @@ def run(parser: argparse.ArgumentParser, arguments: argparse.Namespace, out: Pat
     done: dict[str, int] = {}
     if arguments.resume and progress.exists():
         done = json.loads(progress.read_text())["seconds"]
+    elif arguments.resume:
+        print(f"== nothing to go on from: there is no {progress}", flush=True)
     names = [name for name in arguments.only or parts if name not in done]
     if "gpu" in names and find_spec("triton") is None:
         names.remove("gpu")

@@ -18,6 +18,7 @@ from qmamba.cli.common import (
     Progress,
     counted,
     say,
+    shown,
 )
 from qmamba.cli.display.scores import JsonScreen, Order, Report, Screen, TextScreen
 from qmamba.cli.options.shards import ShardArguments, with_shard_options
@@ -67,7 +68,11 @@ def score(
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on with the rows that a stopped run left for -o FILE."),
+        typer.Option(
+            "--resume",
+            help="Go on with the rows that a stopped run left for -o FILE; with --shards every"
+            " run does.",
+        ),
     ] = False,
     force: Annotated[
         bool,
@@ -183,7 +188,7 @@ def score(
     everything else to standard error. With -o the rows are in FILE.partial until the file is
     complete, and stay there after Ctrl-C; --resume goes on with them.
 
-    Exit code: 0 all images scored, 1 some failed, 2 wrong usage, 130 interrupted.
+    Exit code: 0 all images scored, 1 some failed, 2 wrong usage or disk full, 130 interrupted.
     """
     from qmamba.assess import TableFile, map_paths, score_paths
 
@@ -207,6 +212,7 @@ def score(
             tuned=tuned,
             recursive=recursive,
             decoders=workers,
+            resume=resume,
         )
         return
     _require_inputs(paths)
@@ -225,7 +231,7 @@ def score(
             say(_legend(scorer))
             screen = _screen(scorer, as_json=as_json, quiet=table is not None)
             report = stack.enter_context(Report(table, screen, sort))
-            for row in [] if table is None else _kept(table, found):
+            for row in [] if table is None else _kept(table, found, resume):
                 report.show(row)
                 done += 1
                 failed += row.score is None
@@ -318,7 +324,7 @@ def _settings(scorer: Scorer) -> dict[str, str | int]:
     }
 
 
-def _kept(table: TableFile, found: Iterator[str | UnreadableInput]) -> list[ImageRow]:
+def _kept(table: TableFile, found: Iterator[str | UnreadableInput], resume: bool) -> list[ImageRow]:
     """The rows of an earlier run, whose images are taken off the front of what was found."""
     for number, row in enumerate(table.kept, 1):
         entry = next(found, None)
@@ -331,6 +337,8 @@ def _kept(table: TableFile, found: Iterator[str | UnreadableInput]) -> list[Imag
             )
     if table.kept:
         say(f"going on after {counted(len(table.kept), 'image')} of an earlier run")
+    elif resume:
+        say(f"nothing to go on from: {shown(str(table.partial))} holds no rows")
     return table.kept
 
 

@@ -85,6 +85,7 @@ def tune(
     from qmamba.training.run import TUNED_NAME
 
     display = TrainingDisplay()
+    display.begin(out, resume=resume)
     result = tune_on_ratings(
         request,
         out,
