@@ -301,7 +301,7 @@ def test_tiff_strips(compression: str | None, photo: Image.Image) -> None:
         struct.pack_into(layout, other, places[code] + index * sizes[code], value)
         return bytes(other)
 
-    with pytest.raises(ImageError, match=r"strip 1 of|decoder error"):
+    with pytest.raises(ImageError, match=r"strip 1 of|decoder error|is damaged or not"):
         read_image(changed(279, 0, counts[0] // 2))
     with pytest.raises(ImageError, match="lies beyond its end"):
         read_image(changed(273, len(offsets) - 1, len(data) - 3))
@@ -411,7 +411,7 @@ def test_run_lengths_that_skip_pixels() -> None:
         [0, 0, 0, 0, 0, 200, 200, 200],
         [10] * 8,
     ]
-    with pytest.raises(ImageError, match="end before the last pixel.*; save it uncompressed or as"):
+    with pytest.raises(ImageError, match=r"end before the last pixel.*; save it uncompressed"):
         read_image(rle_bitmap(bytes((8, 100, 0, 0, 8, 10, 0, 0, 0, 1))))
 
 
