@@ -301,7 +301,7 @@ def test_tiff_strips(compression: str | None, photo: Image.Image) -> None:
         struct.pack_into(layout, other, places[code] + index * sizes[code], value)
         return bytes(other)
 
-    with pytest.raises(ImageError, match=r"strip 1 of|decoder error|is damaged or not"):
+    with pytest.raises(ImageError, match=r"strip 1 of|decoder error|truncated"):
         read_image(changed(279, 0, counts[0] // 2))
     with pytest.raises(ImageError, match="lies beyond its end"):
         read_image(changed(273, len(offsets) - 1, len(data) - 3))

@@ -152,7 +152,7 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
                 raise
             raise ImageError(
                 f"the TIFF data of method {TiffImagePlugin.COMPRESSION_INFO.get(method)} ({method})"
-                f" is damaged or not supported by the installed Pillow; {_SAVE_OTHERWISE}"
+                f" is truncated, damaged or unknown to this Pillow; {_SAVE_OTHERWISE}"
             ) from error
 
     def _choose(self, stream: BinaryIO) -> None:
