@@ -424,9 +424,7 @@ def test_tiff_files_that_are_not_read_say_what_to_do() -> None:
     stated = struct.pack("<HHIHH", 259, 3, 1, 1, 0)
     assert data.count(stated) == 1
     webp = data.replace(stated, struct.pack("<HHIHH", 259, 3, 1, 50001, 0))
-    with pytest.raises(
-        ImageError, match=r"of method webp \(50001\) is damaged.*; save it uncompre"
-    ):
+    with pytest.raises(ImageError, match=r"method webp \(50001\) is .* this Pillow; save it"):
         read_image(webp)
 
 
