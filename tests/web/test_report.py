@@ -83,7 +83,7 @@ def test_maps_belong_to_the_scores(run: Run, photos: Path, weights: Path, tmp_pa
     result = run("report", "scores.jsonl", "-o", "report.html", "--model", str(weights))
     assert "no quality map for 2 images, which have changed or gone" in result.stderr
     assert "2 with a thumbnail, 1 with a quality map" in result.stderr
-    result = run("report", "scores.jsonl", "-o", "report.html")
+    result = run("report", "scores.jsonl", "-o", "report.html", "--force")
     assert result.exit_code == 0 and "no quality maps: " in result.stderr
     result = run("report", "scores.jsonl", "-o", "r.html", "--model", "qmamba-nano-biq2021")
     assert result.exit_code == 2 and "are others than the table's" in result.stderr
