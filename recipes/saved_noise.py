@@ -47,8 +47,9 @@ from qmamba.datasets.distortions import Pixels
 from qmamba.files import atomic_write
 from qmamba.nn.image_statistics import StatisticsBranch, image_statistics
 
-SIDE = 224
-"""Of the crops in pixels, as the reasons look at them: smaller ones tell less."""
+SIDES = {160: 11, 224: 4}
+"""Sides of the ladders in pixels, and of how many of 15 chunks. The reasons look at 224."""
+RATED_SIDE = 224
 LADDERS, RATED = 40, 24
 """Ladders and crops of rated photographs in a chunk."""
 HIDDEN, BATCH = 64, 640
@@ -74,8 +75,10 @@ class Examples(NamedTuple):
     """(images,), as it was before the image was saved."""
 
 
-def chunk_of(number: int, clean: list[Path], rated: list[tuple[Path, float]]) -> Examples:
-    """The chunk of this number: the same photographs give the same statistics."""
+def chunk_of(
+    number: int, side: int, clean: list[Path], rated: list[tuple[Path, float]]
+) -> Examples:
+    """The chunk of this number and side: the same photographs give the same statistics."""
     random = np.random.default_rng([number, 16])
     good = [path for path, rating in rated if rating > -WELL_RATED]
     best = [path for path, rating in rated if rating > WELL_RATED]
@@ -83,25 +86,27 @@ def chunk_of(number: int, clean: list[Path], rated: list[tuple[Path, float]]) ->
     noise: list[float] = []
     for _ in range(LADDERS):
         source = clean if random.random() < 0.5 or not good else good
-        images, severities = noisy_ladder(source[int(random.integers(len(source)))], random)
+        images, severities = noisy_ladder(source[int(random.integers(len(source)))], side, random)
         found.append(image_statistics(to_batch(images)))
         noise += severities
     for index in random.choice(len(best), min(RATED, len(best)), replace=False):
-        crop = random_crop(best[index], SIDE, random)
+        crop = random_crop(best[index], RATED_SIDE, random)
         found.append(image_statistics(to_batch([crop, _saved(crop, random)])))
         noise += [0.0, 0.0]
     return Examples(torch.cat(found), torch.tensor(noise))
 
 
-def noisy_ladder(path: Path, random: np.random.Generator) -> tuple[list[Pixels], list[float]]:
+def noisy_ladder(
+    path: Path, side: int, random: np.random.Generator
+) -> tuple[list[Pixels], list[float]]:
     """A photograph at rising levels of one kind of damage, and the severities of its noise.
 
     Half of the ladders have noise, on photographs that are often soft, dark or flat before; a fifth
     have artifacts of a codec, and the others anything else. All images of four in five ladders are
     saved the same way.
     """
-    soft, side = random.random() < 0.3, SIDE + 8
-    first = enlarged(path, side, random)[0] if soft else random_crop(path, side, random)
+    soft, whole = random.random() < 0.3, side + 8
+    first = enlarged(path, whole, random)[0] if soft else random_crop(path, whole, random)
     kinds = (_NOISES, _CODECS, _OTHERS)[int(random.choice(3, p=(0.5, 0.2, 0.3)))]
     weights = np.array([FREQUENT.get(kind, 1.0) for kind in kinds])
     kind = kinds[int(random.choice(len(kinds), p=weights / weights.sum()))]
@@ -116,7 +121,7 @@ def noisy_ladder(path: Path, random: np.random.Generator) -> tuple[list[Pixels],
         seed = int(random.integers(2**31))
         images = [_saved(image, np.random.default_rng(seed)) for image in images]
     top, left = random.integers(0, 8, 2)
-    cut = [np.ascontiguousarray(i[top : top + SIDE, left : left + SIDE]) for i in images]
+    cut = [np.ascontiguousarray(i[top : top + side, left : left + side]) for i in images]
     if kinds is not _NOISES:
         return cut, [0.0] * len(cut)
     return cut, [0.0, *(severity(level) for level in levels.tolist())]
@@ -130,16 +135,19 @@ def _saved(image: Pixels, random: np.random.Generator) -> Pixels:
 def collect(
     folder: Path, chunks: int, clean: list[Path], rated: list[tuple[Path, float]]
 ) -> Examples:
-    """All chunks, those that are missing computed."""
+    """All chunks, those that are missing computed; at least one of each side."""
     folder.mkdir(parents=True, exist_ok=True)
     found: list[Examples] = []
-    for number in range(chunks):
-        path = folder / f"chunk_{number:04d}.pt"
-        if not path.exists():
-            with atomic_write(path) as file:
-                torch.save(chunk_of(number, clean, rated)._asdict(), file)
-            print(f"chunk {number + 1} of {chunks}", flush=True)
-        found.append(Examples(**torch.load(path, weights_only=True)))
+    for side, share in SIDES.items():
+        large = set(photographs(sorted({path.parent for path in clean}), side + 8))
+        usable = [path for path in clean if path in large]
+        for number in range(max(1, chunks * share // sum(SIDES.values()))):
+            path = folder / f"side_{side}_{number:04d}.pt"
+            if not path.exists():
+                with atomic_write(path) as file:
+                    torch.save(chunk_of(number, side, usable, rated)._asdict(), file)
+                print(f"chunk {number + 1} of {side} pixels", flush=True)
+            found.append(Examples(**torch.load(path, weights_only=True)))
     return Examples(
         torch.cat([each.statistics for each in found]), torch.cat([each.noise for each in found])
     )
@@ -202,7 +210,7 @@ def report(heads: dict[str, StatisticsBranch], aside: list[Path]) -> None:
         for quality in (None, 50, 75, 95):
             crops = []
             for seed, path in enumerate(aside):
-                image = random_crop(path, SIDE, np.random.default_rng(seed))
+                image = random_crop(path, RATED_SIDE, np.random.default_rng(seed))
                 drawn = np.random.default_rng(seed).standard_normal(image.shape)
                 image = np.clip(np.rint(image + sigma * drawn), 0, 255).astype(np.uint8)
                 crops.append(image if quality is None else saved_as_jpeg(image, quality))
@@ -221,7 +229,7 @@ def main() -> None:
     parser.add_argument("--rated", type=Path, required=True, help="folder with scores.csv, images/")
     parser.add_argument("--clean", type=Path, nargs="+", required=True, help="folders to damage")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--chunks", type=int, default=100, help=f"each of {LADDERS} ladders")
+    parser.add_argument("--chunks", type=int, default=150, help=f"each of {LADDERS} ladders")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parse(
@@ -229,9 +237,10 @@ def main() -> None:
         "--rated {data}/iqa/biq2021 --clean {examples} --out {out} --chunks 1 --steps 3",
     )
     old = embedded_head("reasons")
-    first = photographs(arguments.clean[:1], SIDE + 8)
+    least = max(SIDES) + 8
+    first = photographs(arguments.clean[:1], least)
     aside = first[::10]
-    clean = [p for p in photographs(arguments.clean, SIDE + 8) if p not in set(aside)]
+    clean = [p for p in photographs(arguments.clean, min(SIDES) + 8) if p not in set(aside)]
     with open(arguments.rated / "scores.csv", newline="") as file:
         ratings = [float(row["mos"]) for row in csv.DictReader(file) if row["split"] == "train"]
     rated = read_ratings(arguments.rated, float(np.mean(ratings)), float(np.std(ratings)) or 1.0)

@@ -115,7 +115,7 @@ def test_noise_alone_is_learned_anew_and_in_its_place(tmp_path: Path) -> None:
         subprocess.run(command, capture_output=True, text=True, timeout=300) for _ in range(2)
     )
     assert first.returncode == 0, first.stderr
-    assert "chunk 1 of 1" in first.stdout and "chunk 1 of 1" not in second.stdout
+    assert "chunk 1 of 224" in first.stdout and "chunk 1" not in second.stdout
     new = safetensors.torch.load_file(tmp_path / "run" / "reasons.safetensors")
     old = embedded_head("reasons").state_dict()
     assert {key: value.shape for key, value in new.items()} == {
