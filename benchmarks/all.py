@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PAGE = ("scan", "models", "parts", "memory", "scaling", "iqa", "training")
+PAGE = ("scan", "models", "parts", "memory", "scaling", "iqa", "training", "busy")
 """Scripts of docs/performance.md, which take the number of threads."""
 OTHERS = (
     *("quantized", "packed_size", "prepared_agreement", "quantized_training", "quantizer_error"),
@@ -32,7 +32,7 @@ OTHERS = (
 """Scripts of other pages, which need no data."""
 RATED = (
     *("feature_baseline", "trust", "quantizer_start", "equal_results"),
-    *("gpu", "large", "rises", "routing", "restoration_files"),
+    *("gpu", "large", "rises", "routing", "restoration_files", "likeness"),
 )
 """Scripts that need data, another checkout or a GPU, but for a trial."""
 PAGES = ("render", "quantized_page")
@@ -121,6 +121,8 @@ def run(parser: argparse.ArgumentParser, arguments: argparse.Namespace, out: Pat
     done: dict[str, int] = {}
     if arguments.resume and progress.exists():
         done = json.loads(progress.read_text())["seconds"]
+    elif arguments.resume:
+        print(f"== nothing to go on from: there is no {progress}", flush=True)
     names = [name for name in arguments.only or parts if name not in done]
     if "gpu" in names and find_spec("triton") is None:
         names.remove("gpu")

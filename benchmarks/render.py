@@ -196,6 +196,19 @@ def training_table(rows: Rows) -> str:
     return table(["network", "step, ms", "images per second", "before, ms", "Swin-T, ms"], lines)
 
 
+def busy_table(rows: Rows) -> str:
+    head = ("one run of", "others", "default, ms", "brief waiting, ms", "brief to default")
+    return table(
+        head,
+        (
+            [row["work"], str(row["busy"])]
+            + [milliseconds(row[key]) for key in ("default_ms", "brief_ms")]
+            + [f"{row['brief_ms'] / row['default_ms']:.2f}x"]
+            for row in rows
+        ),
+    )
+
+
 def agreement_table(rows: Rows) -> str:
     return table(
         ["precision", "views", "SRCC with ratings", "SRCC with fp32", "largest change", "typical"],
@@ -324,6 +337,7 @@ TABLES: dict[str, tuple[str, Callable[[Rows], str]]] = {
     "memory": ("memory", memory_table),
     "scaling": ("scaling", scaling_table),
     "training": ("training", training_table),
+    "busy": ("busy", busy_table),
     "agreement": ("score_agreement", agreement_table),
 }
 

@@ -7,6 +7,7 @@ look at its native size.
 """
 
 import json
+import os
 import sys
 
 import numpy as np
@@ -18,10 +19,9 @@ SIDE, COUNT, SHORTER = 224, 10, 512
 
 def score(file: str, photograph: str) -> float:
     """Mean over the crops of the policy crops(size=224,count=10,layout=fixed,shorter=512)."""
-    session = onnxruntime.InferenceSession(file)
+    session = opened_network(file)
     scale = json.loads(session.get_modelmeta().custom_metadata_map["qmamba.score"])
-    with Image.open(photograph) as opened:
-        image = ImageOps.exif_transpose(opened).convert("RGB")
+    image = opened_image(photograph)
     planes = [np.asarray(plane, np.float32) / 255 for plane in image.split()]
     if min(image.size) > SHORTER:
         sides = [int(side * SHORTER / min(image.size) + 0.5) for side in image.size]
@@ -39,8 +39,40 @@ def score(file: str, photograph: str) -> float:
     else:
         corners = [(top, left) for left, top in layout(across, down)]
     crops = [pixels[:, top : top + SIDE, left : left + SIDE] for top, left in corners]
-    scores = session.run(["score"], {"image": np.stack(crops)})[0]
+    try:
+        scores = session.run(["score"], {"image": np.stack(crops)})[0]
+    except Exception as error:
+        raise ValueError(
+            f"{file!r} does not take {len(crops)} crops of {SIDE} x {SIDE} pixels; export a"
+            " network for color images, without --static."
+        ) from error
     return float(np.clip(scores.mean(), scale["low"], scale["high"]))
+
+
+def opened_network(file: str) -> onnxruntime.InferenceSession:
+    """A file of `qmamba export` that gives scores; any other is a ValueError."""
+    if not os.path.isfile(file):
+        raise ValueError(f"There is no file {file!r}; `qmamba export` writes one.")
+    try:
+        session = onnxruntime.InferenceSession(file)
+    except Exception as error:  # ONNX Runtime has a class for each reason and none for all.
+        raise ValueError(f"{file!r} is no ONNX file or a damaged one; export it anew.") from error
+    if "qmamba.score" not in session.get_modelmeta().custom_metadata_map:
+        raise ValueError(f"{file!r} gives no scores; `qmamba export` writes quality networks.")
+    return session
+
+
+def opened_image(photograph: str) -> Image.Image:
+    """The image in RGB, turned as its EXIF data say; a ValueError if it cannot be read."""
+    if not os.path.isfile(photograph):
+        raise ValueError(f"There is no file {photograph!r}; check the name of the photograph.")
+    try:
+        with Image.open(photograph) as opened:
+            return ImageOps.exif_transpose(opened).convert("RGB")
+    except Exception as error:  # Damaged files raise more than OSError in Pillow.
+        raise ValueError(
+            f"{photograph!r} is damaged or no image that Pillow reads; save it as JPEG or PNG."
+        ) from error
 
 
 def layout(down: int, across: int) -> list[tuple[int, int]]:
@@ -79,4 +111,11 @@ def distances(corners: list[tuple[int, int]]) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    print(score(*sys.argv[1:]))
+    if len(sys.argv) != 3:
+        print(f"Usage: python {sys.argv[0]} NETWORK.onnx PHOTOGRAPH", file=sys.stderr)
+        sys.exit(2)
+    try:
+        print(score(*sys.argv[1:]))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

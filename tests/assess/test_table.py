@@ -134,7 +134,9 @@ def test_jsonl_parses_back(tmp_path: Path) -> None:
 def test_rows_are_on_disk_at_once_and_the_table_at_the_end(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"out{suffix}"
     path.write_text("old")
-    with TableFile(path) as table:
+    with pytest.raises(DataError, match="exists already; --force replaces it"):
+        TableFile(path)
+    with TableFile(path, force=True) as table:
         for count, row in enumerate(ROWS, start=1):
             table.write(row)
             assert len(read_partial(table.partial, suffix, tmp_path)) == count
@@ -157,7 +159,7 @@ def test_interrupted_table_keeps_its_rows_beside_the_old_one(
 ) -> None:
     path = tmp_path / "out.csv"
     path.write_text("old")
-    with pytest.raises(error), TableFile(path) as table:
+    with pytest.raises(error), TableFile(path, force=True) as table:
         table.write(ROWS[0])
         table.write(ROWS[1])
         raise error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from typer.testing import CliRunner, Result
 from qmamba.assess import Scorer
 from qmamba.cli import app
 from tests.assess.samples import pixels, write_image
+from tests.conftest import REPOSITORY
 
 Run = Callable[..., Result]
+EXAMPLES = REPOSITORY / "examples"
 
 
 @pytest.fixture
@@ -48,12 +51,34 @@ def test_compare(run: Run, photos: Path) -> None:
     assert Image.open(photos / "s.jpg").width > 500
 
 
+def test_pairs_that_show_different_things_are_named(run: Run, tmp_path: Path) -> None:
+    doubt = "to show different things; scores compare versions of one image"
+    coffee, blurred, cat = (
+        EXAMPLES / f"{name}.jpg" for name in ("coffee", "coffee_blurred", "cat")
+    )
+    result = run("compare", coffee, blurred)
+    assert result.exit_code == 0 and "different things" not in result.stderr
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    for name, second in (("x.jpg", cat), ("y.jpg", blurred), ("z.jpg", cat)):
+        with Image.open(second) as image:
+            image.resize((600, 400)).save(tmp_path / "b" / name)
+        (tmp_path / "a" / name).write_bytes(coffee.read_bytes())
+    result = run("compare", "a/x.jpg", "b/x.jpg")
+    assert result.exit_code == 0 and f"The two images seem {doubt}" in result.stderr
+    result = run("compare", "a", "b", "-o", "t.jsonl")
+    assert result.exit_code == 0, result.output
+    assert f"In 2 of 3 pairs (x.jpg, z.jpg) the two images seem {doubt}" in result.stderr
+    notes = [json.loads(line)["note"] for line in Path("t.jsonl").read_text().splitlines()]
+    assert notes == ["the two seem to show different things", None, notes[0]]
+
+
 def test_compare_goes_on_past_a_bad_pair(run: Run, photos: Path) -> None:
     (photos / "b" / "x.png").write_bytes(b"no image")
     result = run("compare", "a", "b")
     assert result.exit_code == 1
     assert result.stdout.startswith("error: x.png: ")
-    assert "1 pairs, mean difference" in result.stderr
+    assert "1 pair, mean difference" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,7 @@ def test_bad_images(scores: Path, weights: Path, tmp_path: Path) -> None:
     assert result.stderr.count("left out: ") == 2
     assert json.loads(report.read_text())["rows"][0]["images"] == 10
     (tmp_path / "1.png").unlink()
+    report.unlink()
     result = run(*command, report)
     assert result.exit_code == 1 and result.stderr.count("no score: ") == 2
     assert "1.png: cannot read: there is no such file" in result.stderr

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import qmamba
+from qmamba.cli.waiting import BRIEFLY, WAITING_VARIABLES
 from tests.assess.samples import write_image
 
 ENVIRONMENT = {
@@ -135,3 +136,32 @@ def test_a_signal_keeps_the_rows(weights: Path, tmp_path: Path, name: str, code:
     assert len(rows) >= 3 and all(float(row["score"]) >= 0 for row in rows)
     assert not (tmp_path / "out.csv").exists()
     assert not [path for path in tmp_path.iterdir() if path.suffix in (".tmp", ".lock")]
+
+
+def waiting_of(load: float, **environment: str) -> str | None:
+    """GOMP_SPINCOUNT as a process of the command has it, at a load of the machine."""
+    code = (
+        f"import os; os.getloadavg = lambda: ({load}, 0, 0)\n"
+        "import sys; from qmamba.cli import main; sys.argv = ['qmamba', '--version']\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules\n"
+        "print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    kept = {k: v for k, v in ENVIRONMENT.items() if k not in WAITING_VARIABLES}
+    printed = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**kept, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    found = printed.split()[-1]
+    return None if found == "None" else found
+
+
+def test_threads_wait_briefly_on_a_busy_machine() -> None:
+    assert waiting_of(load=1.5) == BRIEFLY
+    assert waiting_of(load=0.2) is None
+    assert waiting_of(load=1.5, GOMP_SPINCOUNT="7") == "7"
+    assert waiting_of(load=1.5, OMP_WAIT_POLICY="active") is None

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from qmamba.assess import Scorer
 from qmamba.cli import app
 from tests.assess.samples import write_image
+from tests.cli.writers import SHARDS, Writer, make_inputs, named, parametrized
 
 Run = Callable[..., Result]
 NAMES = ("a.png", "b.png", "c.png", "d.png")
@@ -96,11 +97,28 @@ def test_without_resume_the_rows_stay(
 
 
 def test_resuming_nothing_begins(run: Run) -> None:
-    assert run("photos", "-o", "out.csv", "--resume").exit_code == 1
+    result = run("photos", "-o", "out.csv", "--resume")
+    assert result.exit_code == 1
+    assert "nothing to go on from: out.csv.partial holds no rows" in result.stderr
     assert len(Path("out.csv").read_text().splitlines()) == 6
 
 
+RUNS = ("train --out", "tune --out", "train-restoration --out")
+
+
+@parametrized([*named(*RUNS), SHARDS])
+def test_a_folder_with_nothing_to_go_on_from(writer: Writer, tmp_path: Path) -> None:
+    words = [*writer.line(make_inputs(tmp_path), tmp_path), "--resume"]
+    for said in (1, 0):
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, result.output
+        assert result.stderr.count(f"nothing to go on from: {tmp_path / writer.output} h") == said
+
+
 def test_options_without_a_file(run: Run) -> None:
-    for option in ("--resume", "--force"):
+    for option, message in (
+        ("--resume", "rows of -o FILE; add it"),
+        ("--force", "files of -o, --map and --maps; add one"),
+    ):
         result = run("photos", option)
-        assert result.exit_code == 2 and "rows of -o FILE; add it" in result.stderr
+        assert result.exit_code == 2 and message in result.stderr

@@ -286,7 +286,7 @@ def test_interrupt_keeps_the_rows(
 ) -> None:
     Path("out.csv").write_text("of an earlier run")
     interrupt_after(2, monkeypatch)
-    result = run("photos", "-o", "out.csv", "--json", "--sort", sort)
+    result = run("photos", "-o", "out.csv", "--force", "--json", "--sort", sort)
     assert result.exit_code == 130
     assert "interrupted after 2 images; their rows are in out.csv.partial" in result.stderr
     assert Path("out.csv").read_text() == "of an earlier run"

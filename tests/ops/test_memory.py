@@ -115,3 +115,14 @@ def test_places_are_shared_by_shapes_and_given_back() -> None:
         assert buffers("c", (large,)) is held
     assert buffers("c", (large,)) is not held
     assert buffers("a", (5,), torch.uint8) is smaller
+
+
+def test_places_do_not_collect_shapes_forever() -> None:
+    buffers = Buffers()
+    largest = memory.MOST_SHAPES + 1
+    first = buffers("a", (largest,))
+    for size in range(1, memory.MOST_SHAPES):
+        buffers("a", (size,))
+    assert buffers("a", (largest,)) is first
+    buffers("a", (memory.MOST_SHAPES,))
+    assert buffers("a", (largest,)) is not first

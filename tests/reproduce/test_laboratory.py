@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from qmamba.reproduce import (
     protocol,
 )
 from qmamba.reproduce import runner as work_module
-from qmamba.training.quality.tuning import TUNED_NAME
+from qmamba.training.run import TUNED_NAME
 from tests.reproduce.samples import tiny_sources
 
 QUICK = Protocol(seeds=1, quick=True)
@@ -96,6 +97,27 @@ def test_an_interrupted_training_goes_on(
     with pytest.raises(InterruptedRunError):
         laboratory.run(TUNED, ("live",))
     monkeypatch.undo()
+    laboratory.run(TUNED, ("live",))
+    key = Measurement(TUNED, "live")
+    assert laboratory.result(key) == finished.result(key)
+
+
+def test_a_signal_in_the_last_step_stops_the_work(
+    finished: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laboratory = Laboratory(finished.sources, QUICK, Conditions(tmp_path))
+    shutil.copytree(finished.conditions.out / "runs" / BASE.key, tmp_path / "runs" / BASE.key)
+    real = work_module.tune
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        return replace(real(*arguments, **options), signal=2)
+
+    monkeypatch.setattr(work_module, "tune", late)
+    with pytest.raises(InterruptedRunError) as stopped:
+        laboratory.run(TUNED, ("live",))
+    assert stopped.value.signal == 2
+    # What it had finished is not done again.
+    monkeypatch.setattr(work_module, "tune", None)
     laboratory.run(TUNED, ("live",))
     key = Measurement(TUNED, "live")
     assert laboratory.result(key) == finished.result(key)

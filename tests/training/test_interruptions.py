@@ -128,6 +128,15 @@ def stopped_run(task: QualityTask, folder: Path) -> None:
     (folder / "result.json").write_text(json.dumps(told))
 
 
+def test_a_signal_in_the_last_step_is_told(task: QualityTask, tmp_path: Path) -> None:
+    def stop(progress: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    options = small_options(steps=1, checkpoint_every=1)
+    result = train(small_network(), task, options, tmp_path, report=stop)
+    assert not result.interrupted and result.signal == signal.SIGTERM and result.step == 1
+
+
 def test_a_stopped_run_goes_on(task: QualityTask, whole: Whole, tmp_path: Path) -> None:
     model = network()
 

@@ -16,7 +16,8 @@ from qmamba.errors import ConfigError, DataError
 from qmamba.models import ModelMetadata, QMamba, ScoreScale, create_model
 from qmamba.prompts import TuningConfig
 from qmamba.training import QualityPart, QualityTask
-from qmamba.training.quality.tuning import TUNED_NAME, facing, tune, turned
+from qmamba.training.quality.tuning import facing, tune, turned
+from qmamba.training.run import TUNED_NAME
 from tests.training.samples import (
     CROPS,
     equal,

@@ -55,14 +55,14 @@ class TableFile:
         path: file to write, ``.csv`` or ``.jsonl``.
         settings: what the rows depend on beside the images, as values that JSON has.
         resume: go on with a partial file that is there; its rows are in :attr:`kept`.
-        force: begin anew where a partial file is there.
+        force: replace a table that is there, and begin anew where a partial file is there.
         reasons: a CSV file gets the columns :data:`~qmamba.assess.REASON_COLUMNS`, too.
 
     Raises:
         ConfigError: another suffix.
-        DataError: the file cannot be written there, or another process writes it; or a partial file
+        DataError: the file cannot be written there, or another process writes it; a partial file
             with rows is there and neither ``resume`` nor ``force`` is given, or it was made with
-            other settings.
+            other settings; or the table is there, no rows are taken up, and ``force`` is not given.
     """
 
     def __init__(
@@ -92,6 +92,9 @@ class TableFile:
         with ExitStack() as stack:
             stack.enter_context(owned_output(self.path))
             kept = 0 if force else self._keep(settings, resume)
+            if not (kept or force) and self.path.is_file():
+                missing = " and no rows of a stopped run to go on with" if resume else ""
+                raise DataError(f"{str(self.path)!r} exists already{missing}; --force replaces it.")
             try:
                 self._open(settings, kept)
             except BaseException:

@@ -32,6 +32,7 @@ from qmamba.cli.restoration.restore import restore
 from qmamba.cli.restoration.train_restoration import train_restoration_command
 from qmamba.cli.scale.scores import scores, select
 from qmamba.cli.serve import serve
+from qmamba.cli.waiting import wait_briefly_where_busy
 from qmamba.files import NO_SPACE
 
 app = typer.Typer(
@@ -94,6 +95,7 @@ def main() -> None:
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     # What Pillow warns of is a note or an error of the image's row.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    wait_briefly_where_busy()
     try:
         app(prog_name="qmamba")
     except OSError as error:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import functools
 import os
 import re
-import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
-from types import FrameType
+from pathlib import Path
 from typing import Any, ParamSpec, TextIO, TypeVar
 
 import typer
 
+from qmamba.cli.interrupts import signals_that_interrupt
 from qmamba.errors import ConfigError, QMambaError
 from qmamba.files import NO_SPACE
+from qmamba.locks import owned_outputs
 
 EXIT_SOME_FAILED = 1
 EXIT_USAGE = 2
@@ -103,7 +103,7 @@ def handled(command: Callable[_Parameters, _Result]) -> Callable[_Parameters, _R
 
     @functools.wraps(command)
     def run(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
-        with warnings.catch_warnings(), _signals_that_interrupt() as received, _holding():
+        with warnings.catch_warnings(), signals_that_interrupt() as received, _holding():
             warnings.showwarning = _say_warning
             try:
                 return command(*args, **kwargs)
@@ -145,6 +145,29 @@ def hold(resource: AbstractContextManager[_Result]) -> _Result:
     return entered
 
 
+def take_outputs(*paths: Path | None, force: bool) -> None:
+    """Keep output files to this process until the command ends; None is passed over.
+
+    Raises:
+        ConfigError: one of them is there and not to be replaced, or two are one file.
+        DataError: another process has one of them, or a place is not writable.
+    """
+    hold(owned_outputs(*paths))
+    if not force:
+        require_new(*(path for path in paths if path is not None))
+
+
+def require_new(*paths: Path) -> None:
+    """Refuse output files that are there. What is written directly, a device or pipe, may be.
+
+    Raises:
+        ConfigError: one of them is there.
+    """
+    for path in paths:
+        if path.is_file():
+            raise ConfigError(f"{str(path)!r} exists already; --force replaces it.")
+
+
 @contextmanager
 def _holding() -> Iterator[None]:
     held: list[AbstractContextManager[Any]] = []
@@ -156,33 +179,6 @@ def _holding() -> Iterator[None]:
         with ExitStack() as stack:
             for resource in held:
                 stack.push(resource)
-
-
-@contextmanager
-def _signals_that_interrupt() -> Iterator[list[int]]:
-    """Let SIGTERM and SIGHUP do what Ctrl-C does; the numbers of those that came.
-
-    What is ignored, as SIGHUP is under nohup, stays so.
-    """
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        raise KeyboardInterrupt
-
-    before = {}
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-            before[number] = signal.signal(number, interrupt)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _say_warning(

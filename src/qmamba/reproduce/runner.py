@@ -27,14 +27,14 @@ from qmamba.training.loop import TrainingProgress, TrainingResult
 from qmamba.training.quality.initial_network import starting_model
 from qmamba.training.quality.run import train_quality
 from qmamba.training.quality.task import QualityPart, QualityTask
-from qmamba.training.quality.tuning import TUNED_NAME, TuningResult, facing, tune
-from qmamba.training.run import MODEL_NAME
+from qmamba.training.quality.tuning import TuningResult, facing, tune
+from qmamba.training.run import MODEL_NAME, TUNED_NAME
 
 _PROTOCOL_NAME = "protocol.json"
 
 
 class InterruptedRunError(QMambaError):
-    """A signal stopped a training after a checkpoint; the same command goes on.
+    """A signal stopped a training after a checkpoint, or came at its end; the same command goes on.
 
     Args:
         signal: its number, where it is known.
@@ -260,6 +260,9 @@ def _finish(folder: Path, result: TrainingResult | TuningResult) -> None:
     if result.interrupted:
         raise InterruptedRunError(result.signal)
     (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+    if result.signal is not None:
+        # It came in the last step, which was not to be stopped; the next training is.
+        raise InterruptedRunError(result.signal)
 
 
 def _claim(path: Path, protocol: Protocol) -> None:

@@ -79,7 +79,8 @@ class TrainingResult:
     interrupted: bool
     """Whether a signal ended the run before its last step."""
     signal: int | None = None
-    """The number of that signal, where this process received it."""
+    """The number of the signal that this process received, also of one that came too late to
+    interrupt the run."""
 
 
 def train(
@@ -120,7 +121,7 @@ def train(
         # DistributedDataParallel takes for another layout although no element lies elsewhere.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         stopped = run.steps(lambda: bool(received))
-        return run.finish(received[0] if received else None, interrupted=stopped)
+        return run.finish(received, interrupted=stopped)
 
 
 class _Run:
@@ -216,7 +217,7 @@ class _Run:
                 return True
         return False
 
-    def finish(self, received: int | None, *, interrupted: bool) -> TrainingResult:
+    def finish(self, received: list[int], *, interrupted: bool) -> TrainingResult:
         figures = self.figures
         if self.average is not None:
             self.average.swap(self.model)
@@ -226,7 +227,7 @@ class _Run:
         if self.log is not None:
             self.log.close()
         self.model.eval()
-        number = received if interrupted else None
+        number = received[0] if received else None
         return TrainingResult(self.model, self.step, figures, interrupted, number)
 
     def _wrapped(self) -> nn.Module:

@@ -33,6 +33,8 @@ from qmamba.training.task import Task
 
 MODEL_NAME = "model.safetensors"
 """Name of the file of weights in the folder of a run."""
+TUNED_NAME = "tuned.safetensors"
+"""Name of the file of weights in the folder of a run that adapts a model."""
 OPTIONS_NAME = "options.json"
 """Name of the record of a run in its folder."""
 
@@ -100,14 +102,23 @@ def require_new_or_resumed(folder: Path, resume: bool) -> None:
     """Refuse a folder in which another run stands, before any work is done.
 
     Raises:
-        DataError: the folder holds a checkpoint and the run is not resumed.
+        DataError: the folder holds a checkpoint and the run is not resumed, or weights without a
+            checkpoint.
     """
     # Path.exists raises where a folder may not be looked into.
-    if not resume and os.path.lexists(folder / CHECKPOINT_NAME):
-        raise DataError(
-            f"The folder {str(folder)!r} holds the checkpoint of a run; resume it (--resume) or"
-            " give another folder."
-        )
+    if os.path.lexists(folder / CHECKPOINT_NAME):
+        if not resume:
+            raise DataError(
+                f"The folder {str(folder)!r} holds the checkpoint of a run; resume it (--resume) or"
+                " give another folder."
+            )
+        return
+    for name in (MODEL_NAME, TUNED_NAME):
+        if os.path.lexists(folder / name):
+            raise DataError(
+                f"The folder {str(folder)!r} holds the weights of a run, {name}, and no checkpoint"
+                " to go on from; give another folder."
+            )
 
 
 @contextmanager
@@ -118,8 +129,8 @@ def run_folder(folder: Path, *, resume: bool) -> Iterator[None]:
     this; a block inside a block has the folder already.
 
     Raises:
-        DataError: it cannot be created, another process writes it, or it holds the checkpoint of a
-            run that is not resumed.
+        DataError: it cannot be created, another process writes it, or as for
+            :func:`require_new_or_resumed`.
     """
     if not is_main() or _OWNED.get() == folder:
         yield

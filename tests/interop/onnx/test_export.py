@@ -250,6 +250,41 @@ def test_the_example_gets_the_scores_of_the_command(tmp_path: Path) -> None:
     np.testing.assert_allclose([float(text) for text in result.stdout.split()], ours, atol=1e-4)
 
 
+def test_the_example_says_what_is_wrong_with_its_files(
+    exported: ExportReport, tmp_path: Path
+) -> None:
+    coffee = EXAMPLES / "coffee.jpg"
+    broken, cut, enlarger, fixed = (
+        tmp_path / name for name in ("broken\n.onnx", "cut.jpg", "enlarger.onnx", "fixed.onnx")
+    )
+    broken.write_bytes(exported.path.read_bytes()[:1000])
+    cut.write_bytes(coffee.read_bytes()[:3000])
+    export_onnx(restorer(VARIANTS["denoise"]), enlarger)
+    export_onnx(scorer(), fixed, static=(64, 64))
+    for files, words in (
+        (("absent.onnx", coffee), "There is no file 'absent.onnx'"),
+        ((tmp_path, coffee), f"There is no file {str(tmp_path)!r}"),
+        ((broken, coffee), f"{str(broken)!r} is no ONNX file or a damaged one"),
+        ((coffee, coffee), f"{str(coffee)!r} is no ONNX file"),
+        ((enlarger, coffee), f"{str(enlarger)!r} gives no scores"),
+        ((fixed, coffee), f"{str(fixed)!r} does not take 10 crops of 224 x 224 pixels"),
+        ((exported.path, "absent.jpg"), "There is no file 'absent.jpg'"),
+        ((exported.path, cut), f"{str(cut)!r} is damaged"),
+        ((exported.path, EXAMPLE), f"{str(EXAMPLE)!r} is damaged or no image"),
+        ((exported.path,), "Usage: "),
+    ):
+        result = subprocess.run(
+            [sys.executable, str(EXAMPLE), *map(str, files)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert (result.returncode, result.stdout) == (2, ""), result.stderr
+        line = result.stderr.splitlines()[-1].removeprefix("error: ")
+        assert line.startswith(words), result.stderr
+        assert "Traceback" not in result.stderr
+
+
 def test_the_example_takes_the_crops_of_the_policy() -> None:
     layout = runpy.run_path(str(EXAMPLE))["layout"]
     generator = np.random.default_rng(0)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from qmamba.cli.common import answer, hold, parsed_size, say, shown, table_lines
-from qmamba.errors import ConfigError
-from qmamba.locks import owned_outputs
+from qmamba.cli.common import answer, parsed_size, say, shown, table_lines, take_outputs
+from qmamba.cli.options.shared import ForceOption
 
 if TYPE_CHECKING:
     from qmamba.interop.onnx import Comparison, ExportReport
@@ -64,9 +62,7 @@ def export(
             show_default=False,
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", "-f", help="Replace an output file that is there.")
-    ] = False,
+    force: ForceOption = False,
 ) -> None:
     """Write a network as an ONNX file of standard operators, checked in ONNX Runtime.
 
@@ -79,9 +75,7 @@ def export(
     Exit code: 0 written, 2 wrong usage or a file that deviates, which is not kept.
     """
     sides = None if static is None else parsed_size("--static", static)
-    hold(owned_outputs(output))
-    if os.path.exists(output) and not force:
-        raise ConfigError(f"{str(output)!r} exists already; --force replaces it.")
+    take_outputs(output, force=force)
 
     from qmamba.interop.onnx import export_onnx
 

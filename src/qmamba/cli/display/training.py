@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import typer
 
-from qmamba.cli.common import exit_code_of, say, write
+from qmamba.cli.common import exit_code_of, say, shown, write
 
 if TYPE_CHECKING:
     from qmamba.training import TrainingProgress, TrainingResult
@@ -29,6 +31,13 @@ class TrainingDisplay:
         self._stream = stream or sys.stderr
         self._on_terminal = self._stream.isatty()
         self._length = 0
+
+    def begin(self, folder: Path, *, resume: bool) -> None:
+        """Say where a run is to go on and nothing is there to go on from."""
+        from qmamba.training.checkpoints import CHECKPOINT_NAME
+
+        if resume and not os.path.lexists(folder / CHECKPOINT_NAME):
+            _told()(f"nothing to go on from: {shown(str(folder))} has no {CHECKPOINT_NAME}")
 
     def __call__(self, progress: TrainingProgress) -> None:
         """Show a report."""
@@ -60,11 +69,15 @@ class TrainingDisplay:
             Exit: the run was interrupted.
         """
         self.clear()
-        told = say if os.environ.get("RANK", "0") == "0" else _nothing
+        told = _told()
         if result.interrupted:
             told(f"stopped after step {result.step}; the same command with --resume goes on")
             raise typer.Exit(exit_code_of(result.signal))
         told(f"{result.step} steps done, {written}")
+
+
+def _told() -> Callable[[str], None]:
+    return say if os.environ.get("RANK", "0") == "0" else _nothing
 
 
 def _nothing(message: str) -> None:

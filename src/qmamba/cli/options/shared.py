@@ -83,6 +83,11 @@ LowerIsBetterOption: TypeAlias = Annotated[
 ]
 """What the file of a rated data set does not say: its direction."""
 
+ForceOption: TypeAlias = Annotated[
+    bool, typer.Option("--force", "-f", help="Replace output files that are there.")
+]
+"""Without it no command replaces a file."""
+
 RunFolderOption: TypeAlias = Annotated[
     Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the run leaves its files.")
 ]

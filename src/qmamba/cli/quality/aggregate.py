@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from qmamba.cli.common import answer, hold, say, shown, table_lines
-from qmamba.locks import owned_outputs
+from qmamba.cli.common import answer, say, shown, table_lines, take_outputs
+from qmamba.cli.options.shared import ForceOption
 
 
 def aggregate(
@@ -32,6 +32,7 @@ def aggregate(
         int, typer.Option(min=1, metavar="N", help="Draws behind each interval.")
     ] = 1000,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the draws.")] = 0,
+    force: ForceOption = False,
 ) -> None:
     """Median of several evaluations: repeats over split seeds or training seeds.
 
@@ -45,7 +46,7 @@ def aggregate(
     )
     from qmamba.evaluation.quality.report import read_report
 
-    hold(owned_outputs(*(output or [])))
+    take_outputs(*(output or []), force=force)
     result = medians([read_report(path) for path in reports], resamples=resamples, seed=seed)
     header, rows = aggregate_rows(result)
     say(shown(aggregate_legend(result)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -13,16 +14,21 @@ from qmamba.cli.common import (
     EXIT_SOME_FAILED,
     Progress,
     counted,
-    hold,
     say,
     shown,
+    take_outputs,
     write,
 )
-from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
-from qmamba.locks import owned_outputs
+from qmamba.cli.options.shared import (
+    DeviceOption,
+    ForceOption,
+    MaxPixelsOption,
+    PrecisionOption,
+    TunedOption,
+)
 
 if TYPE_CHECKING:
-    from qmamba.evaluation.comparison import ComparedRow, Comparison
+    from qmamba.evaluation.comparison import ComparedRow, Comparison, Summary
     from qmamba.inference import Precision
 
 
@@ -69,12 +75,14 @@ def compare(
         bool, typer.Option("--recursive", "-r", help="Go into the folders inside folders.")
     ] = False,
     max_pixels: MaxPixelsOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Compare two versions of the same images by their quality scores.
 
     Images belong together by their path inside A and B, with or without its ending. The smaller
     version of a pair is enlarged to the larger by bicubic interpolation, so that both are scored at
-    one size. PSNR is that of the second version, brought back to the size of the first.
+    one size. PSNR is that of the second version, brought back to the size of the first. Pairs that
+    seem to show different things are named.
 
     Exit code: 0 all compared, 1 some not, 2 wrong usage, 130 interrupted.
     """
@@ -93,7 +101,7 @@ def compare(
     for file, check in ((output, check_table_name), (sheet, check_sheet_name)):
         if file is not None:
             check(file)
-    hold(owned_outputs(output, sheet))
+    take_outputs(output, sheet, force=force)
     pairing = pair_folders(before, after, recursive=recursive)
     scorer = Scorer.from_pretrained(
         model,
@@ -133,22 +141,20 @@ def compare(
             partial = output.with_name(output.stem + ".partial" + output.suffix)
             write_table(partial, rows)
             kept = f"; their rows are in {shown(str(partial))}"
-        say(f"interrupted after {len(rows)} pairs{kept}")
+        say(f"interrupted after {counted(len(rows), 'pair')}{kept}")
         if isinstance(error, OSError):
             raise
         raise typer.Exit(EXIT_INTERRUPTED) from None
     progress.clear()
     failed = sum(row.error is not None for row in rows)
+    _tell_doubts(rows)
     if output is not None:
         write_table(output, rows)
     if failed < len(rows):
         total = summarize(rows)
-        spread = ""
-        if total.interval is not None:
-            spread = f", 95 % interval {total.interval[0]:+.4f} to {total.interval[1]:+.4f}"
         say(
-            f"{total.count} pairs, mean difference {total.mean:+.4f}{spread}: {total.better} "
-            f"better, {total.unchanged} without clear change, {total.worse} worse"
+            f"{counted(total.count, 'pair')}, mean difference {total.mean:+.4f}{_spread(total)}:"
+            f" {total.better} better, {total.unchanged} without clear change, {total.worse} worse"
         )
         if sheet is not None:
             write_sheet(sheet, side_by_side(rows, pairing.pairs, count), footer)
@@ -156,7 +162,7 @@ def compare(
     if written:
         say(f"written to {', '.join(written)}")
     if failed:
-        say(f"{failed} pairs could not be compared")
+        say(f"{counted(failed, 'pair')} could not be compared")
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
@@ -176,5 +182,24 @@ def _line(row: ComparedRow) -> str:
     return f"{shown(row.name)}  {described(row.comparison)}"
 
 
-def _some(names: tuple[str, ...]) -> str:
+def _spread(total: Summary) -> str:
+    if total.interval is None:
+        return ""
+    return f", 95 % interval {total.interval[0]:+.4f} to {total.interval[1]:+.4f}"
+
+
+def _tell_doubts(rows: Sequence[ComparedRow]) -> None:
+    names = [row.name for row in rows if row.comparison and row.comparison.is_doubtful]
+    if not names:
+        return
+    where = "The two images" if len(rows) == 1 else f"The two images of {_some(names)}"
+    if len(names) > 1:
+        where = f"In {len(names)} of {len(rows)} pairs ({_some(names)}) the two images"
+    say(
+        f"{where} seem to show different things; scores compare versions of one image, so check"
+        " what belongs together"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
     return ", ".join(shown(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")

@@ -13,22 +13,22 @@ from qmamba.cli.common import (
     EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
     Progress,
-    hold,
     say,
     shown,
+    take_outputs,
 )
 from qmamba.cli.display.evaluation import show_report
 from qmamba.cli.options.shared import (
     DATA_HELP,
     DeviceOption,
+    ForceOption,
     LowerIsBetterOption,
     PrecisionOption,
     RatingScaleOption,
     TunedOption,
 )
-from qmamba.cli.quality.rivals import judge_rivals, rival_metrics, write_rivals
+from qmamba.cli.quality.rivals import judge_rivals, rival_metrics, rival_outputs, write_rivals
 from qmamba.errors import ConfigError
-from qmamba.locks import owned_outputs
 
 if TYPE_CHECKING:
     from qmamba.assess import Scorer
@@ -165,6 +165,7 @@ def evaluate(
     workers: Annotated[
         int, typer.Option(min=1, metavar="N", help="Threads that decode images.")
     ] = 2,
+    force: ForceOption = False,
 ) -> None:
     """Measure how well a model predicts opinion scores.
 
@@ -183,6 +184,7 @@ def evaluate(
 
     outputs = output or []
     _check_outputs(outputs, predictions, plot)
+    take_outputs(*outputs, *rival_outputs(outputs, metric or []), predictions, plot, force=force)
     rivals = rival_metrics(metric or [], device)
     datasets = read_rated_data(
         data,
@@ -282,7 +284,6 @@ def _check_outputs(outputs: list[Path], predictions: Path | None, plot: Path | N
         raise ConfigError(f"--predictions {predictions} must end in .csv.")
     if plot is not None:
         check_plot_path(plot)
-    hold(owned_outputs(*outputs, predictions, plot))
 
 
 def _parts(

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qmamba.cli.common import Progress, hold, say, shown
-from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption
+from qmamba.cli.common import Progress, say, shown, take_outputs
+from qmamba.cli.options.shared import DeviceOption, ForceOption, MaxPixelsOption
 from qmamba.errors import ConfigError, QMambaError
-from qmamba.locks import owned_outputs
 
 if TYPE_CHECKING:
     from qmamba.assess import ImageRow, QualityMap
@@ -86,6 +85,7 @@ def report(
         int, typer.Option(min=1, metavar="N", help="Threads that decode images.")
     ] = 2,
     max_pixels: MaxPixelsOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Show a table of scores: gallery, histogram, filters, worst regions, errors.
 
@@ -105,7 +105,7 @@ def report(
         raise ConfigError(f"The report {str(output)!r} must end in .html.")
     if sheet is not None:
         check_sheet_name(sheet)
-    hold(owned_outputs(output, sheet))
+    take_outputs(output, sheet, force=force)
     with TemporaryDirectory(prefix="qmamba-report-") as temporary:
         if table.is_dir():
             found = _from_folder(table, images, max(count, regions), Path(temporary))

@@ -18,7 +18,6 @@ from qmamba.cli.common import (
     table_lines,
 )
 from qmamba.errors import ConfigError
-from qmamba.files import require_writable
 
 if TYPE_CHECKING:
     from qmamba.evaluation.quality.parts import RatedPart
@@ -36,17 +35,32 @@ def rival_metrics(written: Sequence[str], device: str) -> list[RivalMetric]:
         ConfigError: a name is malformed or unknown.
         QMambaError: pyiqa is missing or cannot make a metric.
     """
-    names = []
-    for text in written:
-        package, _, name = text.partition(":")
-        if package != _PACKAGE or not name:
-            raise ConfigError(f"A metric is written {_PACKAGE}:NAME, got {text!r}.")
-        names.append(name)
-    if not names:
+    if not written:
         return []
     from qmamba.interop.pyiqa import rival_metric
 
-    return [rival_metric(name, device) for name in names]
+    return [rival_metric(_name(text), device) for text in written]
+
+
+def rival_outputs(outputs: Sequence[Path], written: Sequence[str]) -> list[Path]:
+    """The files beside our report, as ``report.pyiqa-NAME.json``.
+
+    Raises:
+        ConfigError: a name is malformed.
+    """
+    return [_beside(path, f"{_PACKAGE}:{_name(text)}") for path in outputs for text in written]
+
+
+def _name(text: str) -> str:
+    package, _, name = text.partition(":")
+    if package != _PACKAGE or not name:
+        raise ConfigError(f"A metric is written {_PACKAGE}:NAME, got {text!r}.")
+    return name
+
+
+def _beside(path: Path, model: str) -> Path:
+    name = "".join(letter if letter.isalnum() else "-" for letter in model)
+    return path.with_name(f"{path.stem}.{name}{path.suffix}")
 
 
 def judge_rivals(
@@ -102,15 +116,13 @@ def judge_rivals(
 
 
 def write_rivals(outputs: Sequence[Path], reports: Sequence[QualityReport]) -> list[Path]:
-    """Write each report beside ours, as ``report.pyiqa-NAME.json``; returns the files."""
+    """Write each report beside ours, see :func:`rival_outputs`; returns the files."""
     from qmamba.evaluation.quality.tables import write_report
 
     written = []
     for path in outputs:
         for report in reports:
-            name = "".join(letter if letter.isalnum() else "-" for letter in report.model)
-            beside = path.with_name(f"{path.stem}.{name}{path.suffix}")
-            require_writable(beside)
+            beside = _beside(path, report.model)
             write_report(beside, report)
             written.append(beside)
     return written

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from enum import Enum
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -18,8 +17,8 @@ from qmamba.cli.common import (
     EXIT_SOME_FAILED,
     Progress,
     counted,
-    hold,
     say,
+    shown,
 )
 from qmamba.cli.display.scores import JsonScreen, Order, Report, Screen, TextScreen
 from qmamba.cli.options.shards import ShardArguments, with_shard_options
@@ -31,25 +30,17 @@ from qmamba.cli.options.shared import (
     TunedOption,
     limit_memory,
 )
+from qmamba.cli.quality.score_maps import MapFileFormat, chosen_maps, without_maps
 from qmamba.cli.quality.score_video import or_videos
 from qmamba.cli.scale.score_shards import score_shards
 from qmamba.errors import ConfigError, DataError
-from qmamba.locks import owned_folder, owned_output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from qmamba.assess import ImageRow, MapFormat, Scorer, TableFile
-    from qmamba.assess.map_files import Target
+    from qmamba.assess import ImageRow, Scorer, TableFile
     from qmamba.images import LeftOut, UnreadableInput
     from qmamba.inference import Precision
-
-
-class MapFileFormat(str, Enum):
-    """Formats of quality maps."""
-
-    png = "png"
-    npy = "npy"
 
 
 @or_videos
@@ -77,11 +68,20 @@ def score(
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on with the rows that a stopped run left for -o FILE."),
+        typer.Option(
+            "--resume",
+            help="Go on with the rows that a stopped run left for -o FILE; with --shards every"
+            " run does.",
+        ),
     ] = False,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Begin anew where a stopped run has left rows for -o FILE."),
+        typer.Option(
+            "--force",
+            "-f",
+            help="Replace output files that are there, and begin anew where a stopped run has left"
+            " rows for -o FILE.",
+        ),
     ] = False,
     model: Annotated[
         str | None,
@@ -188,19 +188,20 @@ def score(
     everything else to standard error. With -o the rows are in FILE.partial until the file is
     complete, and stay there after Ctrl-C; --resume goes on with them.
 
-    Exit code: 0 all images scored, 1 some failed, 2 wrong usage, 130 interrupted.
+    Exit code: 0 all images scored, 1 some failed, 2 wrong usage or disk full, 130 interrupted.
     """
     from qmamba.assess import TableFile, map_paths, score_paths
 
     limit_memory(memory)
     sharded.check()
     paths = paths or []
+    given = (model, tuned, policy, device, precision, batch_size, batch_images, max_pixels, seed)
+    load = partial(_scorer, *given)
     if sharded.shards or sharded.ray is not None:
-        if as_json or reasons or sort is not Order.input:
-            raise ConfigError("--json, --reasons and --sort have no effect on a folder of scores.")
-        scorer = _scorer(
-            model, tuned, policy, device, precision, batch_size, batch_images, max_pixels, seed
+        _require_none_of_a_table(
+            (as_json, reasons, sort is not Order.input, map_file, map_folder, map_format, force)
         )
+        scorer = load()
         say(_legend(scorer))
         score_shards(
             paths,
@@ -211,34 +212,32 @@ def score(
             tuned=tuned,
             recursive=recursive,
             decoders=workers,
+            resume=resume,
         )
         return
     _require_inputs(paths)
-    if (resume or force) and output is None:
-        raise ConfigError("--resume and --force are about the rows of -o FILE; add it.")
-    maps = _maps(paths, map_file, map_folder, map_format)
+    _require_files(resume and not output, force and not (output or map_file or map_folder))
+    maps = chosen_maps(paths, map_file, map_folder, map_format, force=force)
     found, left_out = _found(paths, recursive)
     done = failed = 0
     try:
         with ExitStack() as stack:
-            scorer = _scorer(
-                model, tuned, policy, device, precision, batch_size, batch_images, max_pixels, seed
-            )
+            scorer = load()
             scorer.reasons = reasons
             table = None
             if output is not None:
-                settings = _settings(scorer)
-                table = TableFile(
-                    output, settings=settings, resume=resume, force=force, reasons=reasons
-                )
-                stack.enter_context(table)
+                shared = {"resume": resume, "force": force, "reasons": reasons}
+                table = stack.enter_context(TableFile(output, settings=_settings(scorer), **shared))
             say(_legend(scorer))
             screen = _screen(scorer, as_json=as_json, quiet=table is not None)
             report = stack.enter_context(Report(table, screen, sort))
-            for row in [] if table is None else _kept(table, found):
+            for row in [] if table is None else _kept(table, found, resume):
                 report.show(row)
                 done += 1
                 failed += row.score is None
+            if maps is not None and map_folder is not None and not (force or done):
+                # Maps of images without a row may be there where a run was stopped.
+                found = without_maps(found, map_folder, paths, maps[1])
             rows = stack.enter_context(
                 closing(
                     score_paths(scorer, found, workers=workers or 2)
@@ -260,12 +259,13 @@ def score(
         kept = f"; their rows are in {output}.partial, --resume goes on" if output and done else ""
         say(f"interrupted after {counted(done, 'image')}{kept}")
         raise typer.Exit(EXIT_INTERRUPTED) from None
+    written = {"written to": output}
+    if done > failed:
+        written |= {"map in": map_file, "maps in": map_folder}
     say(
         f"{counted(done - failed, 'image')} scored"
         + (f", {failed} failed" if failed else "")
-        + (f", written to {output}" if output else "")
-        + (f", map in {map_file}" if map_file and done > failed else "")
-        + (f", maps in {map_folder}" if map_folder and done > failed else "")
+        + "".join(f", {how} {path}" for how, path in written.items() if path)
         + (f". {left_out.sentence}" if left_out.endings else "")
     )
     if failed:
@@ -280,6 +280,21 @@ def _require_inputs(paths: list[str]) -> None:
     if paths.count("-") > 1:
         raise ConfigError("The list on standard input (-) can be read once only.")
     require_existing(paths)
+
+
+def _require_files(lacks_rows: bool, lacks_files: bool) -> None:
+    if lacks_rows:
+        raise ConfigError("--resume goes on with the rows of -o FILE; add it.")
+    if lacks_files:
+        raise ConfigError("--force replaces the files of -o, --map and --maps; add one of them.")
+
+
+def _require_none_of_a_table(given: Iterable[object]) -> None:
+    if any(given):
+        raise ConfigError(
+            "--json, --reasons, --sort, --map, --maps, --map-format and --force have no effect on a"
+            " folder of scores; leave them out (--force-plan begins a new folder)."
+        )
 
 
 def _found(paths: list[str], recursive: bool) -> tuple[Iterator[str | UnreadableInput], LeftOut]:
@@ -309,7 +324,7 @@ def _settings(scorer: Scorer) -> dict[str, str | int]:
     }
 
 
-def _kept(table: TableFile, found: Iterator[str | UnreadableInput]) -> list[ImageRow]:
+def _kept(table: TableFile, found: Iterator[str | UnreadableInput], resume: bool) -> list[ImageRow]:
     """The rows of an earlier run, whose images are taken off the front of what was found."""
     for number, row in enumerate(table.kept, 1):
         entry = next(found, None)
@@ -322,37 +337,9 @@ def _kept(table: TableFile, found: Iterator[str | UnreadableInput]) -> list[Imag
             )
     if table.kept:
         say(f"going on after {counted(len(table.kept), 'image')} of an earlier run")
+    elif resume:
+        say(f"nothing to go on from: {shown(str(table.partial))} holds no rows")
     return table.kept
-
-
-def _maps(
-    paths: list[str],
-    file: Path | None,
-    folder: Path | None,
-    wanted: MapFileFormat | None,
-) -> tuple[Target, MapFormat] | None:
-    """Where the quality maps go and their format; None where none are asked for."""
-    from qmamba.assess.map_files import MapFolder, format_of_map
-
-    if file is not None and folder is not None:
-        raise ConfigError("--map writes one map and --maps a folder of them; choose one.")
-    if file is not None:
-        if len(paths) != 1 or paths == ["-"] or not os.path.isfile(paths[0]):
-            raise ConfigError("--map is for one image file; --maps FOLDER takes many.")
-        kind = format_of_map(file)
-        if wanted is not None and wanted.value != kind:
-            raise ConfigError(f"--map-format {wanted.value} contradicts the name {str(file)!r}.")
-        if os.path.realpath(file) == os.path.realpath(paths[0]):
-            raise ConfigError(f"{str(file)!r} is the image itself; choose another name.")
-        hold(owned_output(file))
-        return (lambda image: file), kind
-    if folder is None:
-        if wanted is not None:
-            raise ConfigError("--map-format needs --maps FOLDER.")
-        return None
-    kind = "npy" if wanted is MapFileFormat.npy else "png"
-    hold(owned_folder(folder))
-    return MapFolder(folder, paths, kind), kind
 
 
 def _scorer(

@@ -11,16 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from qmamba.cli.common import EXIT_SOME_FAILED, counted, hold, say, shown, write
-from qmamba.cli.options.shared import DeviceOption, MaxPixelsOption, PrecisionOption, TunedOption
+from qmamba.cli.common import EXIT_SOME_FAILED, counted, say, shown, take_outputs, write
+from qmamba.cli.options.shared import (
+    DeviceOption,
+    ForceOption,
+    MaxPixelsOption,
+    PrecisionOption,
+    TunedOption,
+)
 from qmamba.errors import ConfigError, DataError, ImageError
-from qmamba.locks import owned_outputs
 
 if TYPE_CHECKING:
     from qmamba.assess.video import VideoScore
 
 
-_SHARED = ("output", "model", "tuned", "policy", "device", "precision", "max_pixels")
+_SHARED = ("output", "model", "tuned", "policy", "device", "precision", "max_pixels", "force")
 """Options that the two commands have in common."""
 
 
@@ -111,6 +116,7 @@ def score_video_command(
     device: DeviceOption = "cpu",
     precision: PrecisionOption = "auto",
     max_pixels: MaxPixelsOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Score the quality of videos over time.
 
@@ -140,7 +146,7 @@ def score_video_command(
     ):
         if path is not None:
             check_suffix(what, path, suffixes)
-    hold(owned_outputs(output, plot))
+    take_outputs(output, plot, force=force)
     if every is not None and not every > 0:
         raise ConfigError(f"--every must be a positive number of seconds, got {every:g}.")
     if every is not None and count is not None:

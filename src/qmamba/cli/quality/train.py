@@ -89,6 +89,7 @@ def train(
     if preset is not None:
         request, options = with_preset(preset, request, options, given_options(context))
     display = TrainingDisplay()
+    display.begin(out, resume=resume)
     result = train_on_ratings(
         request,
         out,

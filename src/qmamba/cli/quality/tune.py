@@ -81,9 +81,11 @@ def tune(
     Exit code: 0 finished, 2 wrong usage or data; stopped after a checkpoint: 130 by Ctrl-C, 143 by
     SIGTERM, 129 by SIGHUP.
     """
-    from qmamba.training.quality.tuning import TUNED_NAME, tune_on_ratings
+    from qmamba.training.quality.tuning import tune_on_ratings
+    from qmamba.training.run import TUNED_NAME
 
     display = TrainingDisplay()
+    display.begin(out, resume=resume)
     result = tune_on_ratings(
         request,
         out,

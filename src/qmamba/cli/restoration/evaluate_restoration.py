@@ -12,14 +12,13 @@ from qmamba.cli.common import (
     EXIT_INTERRUPTED,
     Progress,
     answer,
-    hold,
     say,
     shown,
     table_lines,
+    take_outputs,
 )
-from qmamba.cli.options.shared import DeviceOption, PrecisionOption
+from qmamba.cli.options.shared import DeviceOption, ForceOption, PrecisionOption
 from qmamba.errors import ConfigError, DataError
-from qmamba.locks import owned_outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,6 +106,7 @@ def evaluate_restoration(
     ] = None,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = "auto",
+    force: ForceOption = False,
 ) -> None:
     """Measure restoration by the protocol of published tables.
 
@@ -126,7 +126,7 @@ def evaluate_restoration(
         raise ConfigError(f"--mode must be one of {', '.join(MODES)}, got {mode!r}.")
     if output is not None:
         check_suffix(output)
-    hold(owned_outputs(output))
+    take_outputs(output, force=force)
     networks = [_Network(source, device, precision) for source in model or ()]
     settings = {
         "models": {network.name: network.source for network in networks},

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from qmamba.cli.common import answer, hold, say, table_lines
+from qmamba.cli.common import answer, say, table_lines, take_outputs
+from qmamba.cli.options.shared import ForceOption
 from qmamba.errors import ConfigError
-from qmamba.locks import owned_outputs
 
 if TYPE_CHECKING:
     from qmamba.models import ModelMetadata, Network
@@ -89,9 +89,7 @@ def quantize(
             show_default=False,
         ),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", "-f", help="Replace an output file that is there.")
-    ] = False,
+    force: ForceOption = False,
     measure: Annotated[
         bool, typer.Option(help="Measure time and memory of both networks, each in a process.")
     ] = True,
@@ -150,14 +148,10 @@ def _require_output(source: str, output: Path, force: bool) -> None:
     """Refuse, before any work, an output that is no packed file or would destroy something."""
     if output.suffix.lower() != ".safetensors":
         raise ConfigError(f"The name of a packed file ends in .safetensors, got {str(output)!r}.")
-    hold(owned_outputs(output))
-    if not os.path.exists(output):
-        return
     given = os.path.expanduser(source)
-    if os.path.exists(given) and os.path.samefile(given, output):
+    if os.path.exists(given) and os.path.exists(output) and os.path.samefile(given, output):
         raise ConfigError(f"{str(output)!r} is the input itself; choose another name.")
-    if not force:
-        raise ConfigError(f"{str(output)!r} exists already; --force replaces it.")
+    take_outputs(output, force=force)
 
 
 def _require_none(requests: dict[str, Any], reason: str) -> None:

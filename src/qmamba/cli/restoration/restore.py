@@ -16,6 +16,7 @@ from qmamba.cli.common import (
 )
 from qmamba.cli.options.shared import (
     DeviceOption,
+    ForceOption,
     MaxPixelsOption,
     MemoryOption,
     PrecisionOption,
@@ -193,9 +194,7 @@ def restore(
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="Go into the folders inside folders.")
     ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", "-f", help="Replace output files that are there.")
-    ] = False,
+    force: ForceOption = False,
     skip_existing: Annotated[
         bool,
         typer.Option("--skip-existing", help="Pass over images whose output is there: resume."),

@@ -212,6 +212,7 @@ def train_restoration_command(
         cache_bytes=round(memory * _GIBIBYTE),
     )
     display = TrainingDisplay()
+    display.begin(out, resume=resume)
     with process_group(index), run_folder(out, resume=resume):
         images = find_clean_images(data, exclude or ())
         training, validation = split_clean_images(images)

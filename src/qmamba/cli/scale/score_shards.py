@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from qmamba.cli.common import EXIT_SOME_FAILED, Progress, counted, say, shown
+from qmamba.cli.common import EXIT_SOME_FAILED, EXIT_USAGE, Progress, counted, say, shown
 from qmamba.cli.options.shards import ShardArguments
 from qmamba.errors import ConfigError
 
@@ -30,13 +30,15 @@ def score_shards(
     tuned: Path | None,
     recursive: bool,
     decoders: int | None,
+    resume: bool,
 ) -> None:
     """Score what the paths stand for into a folder, or go on with one.
 
     Raises:
         ConfigError: an option is missing or has no effect.
         DataError: nothing is found, or the folder has another plan.
-        Exit: with 1, 130 or 143, where not all images were scored.
+        Exit: with 1 where not all images have a score, with 2, 130 or 143 where the work was not
+            finished.
     """
     from qmamba.scale import Job, Runner, ScoresFolder
 
@@ -45,6 +47,8 @@ def score_shards(
     folder = ScoresFolder(output)
     if folder.path.is_file():
         raise ConfigError(f"--shards writes a folder and {str(output)!r} is a file; name another.")
+    if resume and not folder.books.exists():
+        say(f"nothing to go on from: {shown(str(output))} holds no scores")
     if sharded.ray is not None:
         _with_ray(paths, output, sharded, scorer, model, tuned)
         return
@@ -193,14 +197,19 @@ def _finish(outcome: Outcome, output: Path, folder: ScoresFolder, plan: Plan, jo
 
     for sentence in outcome.gone:
         say(f"error: {shown(sentence)}")
+    files = [folder.output(shard, plan) for shard in job.part(plan)]
     if outcome.error is not None:
-        say(f"error: {shown(outcome.error)}")
+        done = sum(path.exists() for path in files)
+        reason = shown(outcome.error).removesuffix(".")
+        say(
+            f"error: {reason}; {done} of {counted(len(files), 'shard')} finished and kept, the same"
+            " command goes on"
+        )
     if outcome.signal is not None:
         say(f"interrupted; finished shards are in {shown(str(output))}, the same command goes on")
         raise typer.Exit(_SIGNAL_EXIT + outcome.signal)
     if outcome.error is not None:
-        raise typer.Exit(EXIT_SOME_FAILED)
-    files = [folder.output(shard, plan) for shard in job.part(plan)]
+        raise typer.Exit(EXIT_USAGE)
     footers = [read_footer(path) for path in files if path.exists()]
     rows = sum(footer.rows for footer in footers)
     failed = sum(sum(footer.errors.values()) for footer in footers)

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from qmamba.cli.common import handled, say, shown, write
+from qmamba.cli.common import handled, require_new, say, shown, write
 from qmamba.cli.display.command_list import CommandList
+from qmamba.cli.options.shared import ForceOption
 from qmamba.errors import ConfigError
 
 EXIT_INCOMPLETE = 3
@@ -95,6 +96,7 @@ def select(
     partial: Annotated[
         bool, typer.Option("--partial", help="Select from the shards that are done so far.")
     ] = False,
+    force: ForceOption = False,
 ) -> None:
     """Keep the good images: lists of keys, or new tar files with the samples unchanged.
 
@@ -105,6 +107,8 @@ def select(
     from qmamba.scale.choice.select import select as chosen
     from qmamba.scale.choice.subsets import LIST_SUFFIXES, write_list, write_tars
 
+    if output.suffix.lower() in LIST_SUFFIXES and not force:
+        require_new(output)
     share, count = (None, None) if top is None else parse_top(top)
     wanted = Wanted(least=least, most=most, share=share, count=count, per_key=per_key)
     found = read_status(folder)

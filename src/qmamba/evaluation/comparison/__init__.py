@@ -11,6 +11,7 @@ from qmamba.evaluation.comparison.folders import (
 )
 from qmamba.evaluation.comparison.gain import RULE, Gain, Verdict, gain
 from qmamba.evaluation.comparison.images import Comparison, at_one_size, compare_images, returned
+from qmamba.evaluation.comparison.likeness import likeness
 
 __all__ = [
     "RULE",
@@ -24,6 +25,7 @@ __all__ = [
     "compare_images",
     "compare_pairs",
     "gain",
+    "likeness",
     "pair_folders",
     "returned",
     "summarize",

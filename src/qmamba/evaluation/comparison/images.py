@@ -12,6 +12,7 @@ from qmamba.assess import Scorer
 from qmamba.assess.views import ImageFile
 from qmamba.errors import DataError
 from qmamba.evaluation.comparison.gain import Gain, gain
+from qmamba.evaluation.comparison.likeness import LEAST_LIKENESS, likeness
 from qmamba.evaluation.metrics.fidelity import psnr
 from qmamba.images import DEFAULT_MAX_PIXELS, read_image
 from qmamba.images.samples import eight_bits
@@ -30,7 +31,15 @@ class Comparison:
     """PSNR in decibels of the second version, brought back to the size of the first, against the
     first. Infinite where nothing changed; detail that was made up lowers it."""
     note: str | None
-    """Which version was enlarged for the comparison, ``None`` where both have one size."""
+    """Which version was enlarged for the comparison, and whether the two show different things;
+    ``None`` where there is nothing to say."""
+    likeness: float = 1.0
+    """See :func:`~qmamba.evaluation.comparison.likeness.likeness`."""
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the two seem to be no versions of one image."""
+        return self.likeness < LEAST_LIKENESS
 
 
 def compare_images(
@@ -58,7 +67,13 @@ def compare_images(
     """
     first, second = (_pixels(image, max_pixels) for image in (before, after))
     shown, other, note = at_one_size(first, second)
-    return Comparison(gain(scorer(shown), scorer(other)), returned(second, first), note)
+    alike = likeness(first, second)
+    notes = [] if note is None else [note]
+    if alike < LEAST_LIKENESS:
+        notes.append("the two seem to show different things")
+    return Comparison(
+        gain(scorer(shown), scorer(other)), returned(second, first), "; ".join(notes) or None, alike
+    )
 
 
 def at_one_size(first: Pixels, second: Pixels) -> tuple[Pixels, Pixels, str | None]:

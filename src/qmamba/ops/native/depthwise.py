@@ -78,7 +78,6 @@ class DepthwiseConvolution:
         self.reads = CodeGrid(scale, offset, rule.first, rule.last)
         """What codes it takes in place of numbers."""
 
-    @torch.no_grad()
     def __call__(
         self,
         x: Tensor,

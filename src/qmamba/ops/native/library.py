@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +52,7 @@ class Kernel:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.library = library
+        self._functions: dict[str, Any] = {}
         library.qmamba_segment.restype = ctypes.c_int64
         self.segment = int(library.qmamba_segment())
         self.torch_pool = _torch_parallel_for()
@@ -66,16 +68,22 @@ class Kernel:
 
     def run(self, name: str, call: Struct, lanes: int | None = None) -> None:
         """Run an exported function: its call, the threads to use, and the instruction set."""
-        function = getattr(self.library, f"qmamba_{name}")
-        function.restype = None
+        function = self._function(name, None)
         threads = torch.get_num_threads()
         pool, lanes = self.torch_pool, self.lanes if lanes is None else lanes
         function(ctypes.byref(call), pool, ctypes.c_int32(threads), ctypes.c_int32(lanes))
 
+    def _function(self, name: str, result: type[ctypes.c_int64] | None) -> Any:
+        found = self._functions.get(name)
+        if found is None:
+            found = getattr(self.library, f"qmamba_{name}")
+            found.restype = result
+            self._functions[name] = found
+        return found
+
     def size(self, name: str, call: Struct, *numbers: int) -> int:
         """What an exported function says about the memory that a call needs."""
-        function = getattr(self.library, f"qmamba_{name}")
-        function.restype = ctypes.c_int64
+        function = self._function(name, ctypes.c_int64)
         return int(function(ctypes.byref(call), *(ctypes.c_int32(n) for n in numbers)))
 
     def run_scan(self, call: ScanStruct, *, backward: bool) -> None:

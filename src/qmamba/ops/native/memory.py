@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ LARGE = 32 << 20
 """Bytes; larger blocks are given back."""
 KEPT_BYTES = 64 * 2**20
 """Larger buffers are given up after a call."""
+MOST_SHAPES = 64
+"""Tensors of one place; with images of ever new sizes they would become more and more."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _NEVER = -1
@@ -84,6 +87,13 @@ def _glibc() -> ctypes.CDLL | None:
     return library if known else None
 
 
+@dataclass
+class _Place:
+    block: Tensor
+    tensors: dict[tuple[tuple[int, ...], torch.dtype], Tensor] = field(default_factory=dict)
+    """That lie there, each from the block's beginning."""
+
+
 class Buffers:
     """Tensors in places with a name, one set for each thread.
 
@@ -99,19 +109,20 @@ class Buffers:
     ) -> Tensor:
         """A contiguous tensor with any content."""
         places = self._places()
-        block, tensor = places.get(name, (None, None))
-        if tensor is not None and tensor.shape == shape and tensor.dtype == dtype:
+        place = places.get(name)
+        if place is not None and (tensor := place.tensors.get((shape, dtype))) is not None:
             return tensor
         size = math.prod(shape) * dtype.itemsize
         # Born in inference mode, they could not be written to outside.
         with torch.inference_mode(False):
-            if block is None or block.numel() < size:
+            if place is None or place.block.numel() < size or len(place.tensors) >= MOST_SHAPES:
                 places.pop(name, None)
-                del block, tensor
-                block = torch.empty(size, dtype=torch.uint8, device="cpu")
-            tensor = block[:size].view(dtype).view(shape)
-        if block.numel() <= KEPT_BYTES or self._local.holders:
-            places[name] = block, tensor
+                del place
+                place = _Place(torch.empty(size, dtype=torch.uint8, device="cpu"))
+            tensor = place.block[:size].view(dtype).view(shape)
+        place.tensors[shape, dtype] = tensor
+        if place.block.numel() <= KEPT_BYTES or self._local.holders:
+            places[name] = place
         return tensor
 
     @contextmanager
@@ -125,12 +136,12 @@ class Buffers:
         finally:
             self._local.holders -= 1
             if not self._local.holders:
-                for name, (block, _) in list(places.items()):
-                    if block.numel() > KEPT_BYTES:
+                for name, place in list(places.items()):
+                    if place.block.numel() > KEPT_BYTES:
                         del places[name]
 
-    def _places(self) -> dict[str, tuple[Tensor, Tensor]]:
+    def _places(self) -> dict[str, _Place]:
         if not hasattr(self._local, "places"):
             self._local.places, self._local.holders = {}, 0
-        places: dict[str, tuple[Tensor, Tensor]] = self._local.places
+        places: dict[str, _Place] = self._local.places
         return places

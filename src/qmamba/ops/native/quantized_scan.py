@@ -146,7 +146,6 @@ class QuantizedScan:
             weight, bias = (p.detach().to(torch.float32, copy=True) for p in norm.parameters())
             self._norm, self._epsilon = (weight, bias), norm.eps
 
-    @torch.no_grad()
     def fake_quantize_(self, x: Tensor, projected: Tensor) -> OperandQParams:
         """Fake-quantize x, the low-rank delta, B and C, in place.
 
@@ -181,7 +180,6 @@ class QuantizedScan:
         self._kernel.run("run_scan_operands", call)
         return OperandQParams(*qparams)
 
-    @torch.no_grad()
     def __call__(
         self,
         x: Tensor,

@@ -23,11 +23,8 @@ from qmamba.training.options import TrainingOptions
 from qmamba.training.quality.request import RatingRequest, Tell, quality_task, silent
 from qmamba.training.quality.run import require_fitting, train_quality
 from qmamba.training.quality.task import QualityPart, QualityTask
-from qmamba.training.run import require_new_or_resumed, run_folder
+from qmamba.training.run import TUNED_NAME, require_new_or_resumed, run_folder
 from qmamba.training.stream import derived_seed
-
-TUNED_NAME = "tuned.safetensors"
-"""The file in the folder of a run that holds what was trained."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,8 @@ class TuningResult:
     interrupted: bool
     """Whether a signal ended the run before its last step."""
     signal: int | None = None
-    """The number of that signal, where this process received it."""
+    """The number of the signal that this process received, also of one that came too late to
+    interrupt the run."""
 
 
 def tune(
