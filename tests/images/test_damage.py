@@ -301,7 +301,7 @@ def test_tiff_strips(compression: str | None, photo: Image.Image) -> None:
         struct.pack_into(layout, other, places[code] + index * sizes[code], value)
         return bytes(other)
 
-    with pytest.raises(ImageError, match=r"strip 1 of|decoder error"):
+    with pytest.raises(ImageError, match=r"strip 1 of|decoder error|truncated"):
         read_image(changed(279, 0, counts[0] // 2))
     with pytest.raises(ImageError, match="lies beyond its end"):
         read_image(changed(273, len(offsets) - 1, len(data) - 3))
@@ -389,6 +389,43 @@ def test_signed_8_bit_samples_have_no_white() -> None:
     data = tiff_file(np.zeros((4, 4, 1), np.int8), photometric=1, sample_format=2)
     with pytest.raises(ImageError, match="signed 8-bit"):
         read_image(data)
+
+
+def rle_bitmap(runs: bytes) -> bytes:
+    """A gray BMP file of 8 x 4 pixels in run lengths."""
+    palette = b"".join(bytes((level, level, level, 0)) for level in range(256))
+    start = 54 + len(palette)
+    header = struct.pack("<2sIHHI", b"BM", start + len(runs), 0, 0, start)
+    header += struct.pack("<IiiHHIIiiII", 40, 8, 4, 1, 8, 1, len(runs), 0, 0, 256, 0)
+    return header + palette + runs
+
+
+def test_run_lengths_that_skip_pixels() -> None:
+    skip = bytes((2, 50, 0, 2, 3, 1, 3, 200))
+    pixels = read_image(
+        rle_bitmap(bytes((8, 100, 0, 0)) + skip + bytes((0, 0, 8, 10, 0, 1)))
+    ).pixels
+    assert pixels[::-1, :, 0].tolist() == [
+        [100] * 8,
+        [50, 50, 0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0, 200, 200, 200],
+        [10] * 8,
+    ]
+    with pytest.raises(ImageError, match=r"end before the last pixel.*; save it uncompressed"):
+        read_image(rle_bitmap(bytes((8, 100, 0, 0, 8, 10, 0, 0, 0, 1))))
+
+
+def test_tiff_files_that_are_not_read_say_what_to_do() -> None:
+    colors = np.zeros((4, 4, 3))
+    for samples, kind in ((colors.astype(np.float32), 3), (colors.astype(np.uint32), 1)):
+        with pytest.raises(ImageError, match="; save it as gray or RGB with integers of 8 or 16"):
+            read_image(tiff_file(samples, sample_format=kind))
+    data = tiff_file(colors.astype(np.uint8))
+    stated = struct.pack("<HHIHH", 259, 3, 1, 1, 0)
+    assert data.count(stated) == 1
+    webp = data.replace(stated, struct.pack("<HHIHH", 259, 3, 1, 50001, 0))
+    with pytest.raises(ImageError, match=r"method webp \(50001\) is .* this Pillow; save it"):
+        read_image(webp)
 
 
 def test_color_map_of_8_bits() -> None:

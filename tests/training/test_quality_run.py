@@ -17,7 +17,7 @@ from qmamba.training import QualityTask
 from qmamba.training.quality.initial_network import starting_model
 from qmamba.training.quality.run import train_quality
 from qmamba.training.quality.splits import hold_out, kept_split, splits_path
-from qmamba.training.run import run_folder
+from qmamba.training.run import run_folder, shown_origin
 from tests.assess.samples import save_tiny
 from tests.training.samples import (
     CROPS,
@@ -227,3 +227,29 @@ def test_devices() -> None:
     assert usable_device("cpu") == torch.device("cpu")
     with pytest.raises(ConfigError, match="cannot be used"):
         usable_device("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("qmamba-mini-biq2021", "qmamba-mini-biq2021"),
+        ("someone/their-weights", "someone/their-weights"),
+        ("/home/someone/secret/run/model.safetensors", "run/model.safetensors"),
+        ("../secret/run/model.safetensors", "run/model.safetensors"),
+        ("/model.safetensors", "model.safetensors"),
+    ],
+)
+def test_a_card_does_not_tell_the_folders_of_the_machine(source: str, shown: str) -> None:
+    assert shown_origin({"source": source}, "random weights") == shown
+    assert shown_origin(None, "random weights") == "random weights"
+
+
+def test_the_card_of_a_run_from_a_file(task: QualityTask, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    train_quality(small_network(), task, small_options(), first, name="first")
+    start = load(first / "model.safetensors")
+    train_quality(start, task, small_options(), second, name="second")
+    metadata = load(second / "model.safetensors").metadata
+    assert metadata is not None
+    protocol = metadata.training["protocol"]
+    assert "from first/model.safetensors," in protocol and str(tmp_path) not in protocol

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -183,6 +183,15 @@ def _common(model: Network, options: TrainingOptions, name: str) -> dict[str, An
         "config": model.config.to_dict(),
         "from": _origin(model),
     }
+
+
+def shown_origin(record: Mapping[str, Any] | None, otherwise: str) -> str:
+    """What the card of a run says it started from: a file's own folder and name and no more of its
+    path, which is nobody's business, or the name of published weights."""
+    if record is None:
+        return otherwise
+    source = PurePath(str(record["source"]))
+    return "/".join(source.parts[1 if source.anchor else 0 :][-2:])
 
 
 def _origin(model: Network) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 from PIL import ExifTags, Image, ImageFile, ImagePalette, TiffImagePlugin
 
@@ -47,6 +47,8 @@ _COMPRESSIONS = {
     52546: "JPEG XL",
 }
 """Methods that others write and Pillow does not know."""
+_ALWAYS_READ = {*range(1, 9), 32773, 32946}
+"""Methods that every build of Pillow reads."""
 _RAW_PHOTOMETRICS = {32803: "a color filter array", 34892: "linear raw data"}
 _CANON_RAW = b"CR\x02\x00"
 _FORMATS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
@@ -62,6 +64,8 @@ _RATIOS = {1: 1, 5: 2730, 7: 2048, 8: 1032, 32773: 64, 32946: 1032}
 """Bytes that a byte of compressed data stands for at most, by compression."""
 _FREE_TILE_PIXELS = 1 << 22
 _SIGNED = 2
+_SIGNED_BYTES = "its samples are signed 8-bit numbers, whose white is unknown; save unsigned ones"
+_SAVE_OTHERWISE = "save it uncompressed or with LZW or Deflate"
 _GRAY_ALPHA_PLANES = (
     "the TIFF file keeps gray and alpha in separate planes, which is not supported; save it with "
     "interleaved samples"
@@ -128,7 +132,8 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
                 )
             )
             raise ImageError(
-                f"the TIFF file arranges its samples in a way that is not supported ({said})"
+                f"the TIFF file arranges its samples in a way that is not supported ({said}); save"
+                " it as gray or RGB with integers of 8 or 16 bits"
             ) from error
 
     def _open(self) -> None:
@@ -138,6 +143,17 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
             self.fp = _Redirected(stream, self._page_header)  # type: ignore[assignment,arg-type]
         super()._open()
         self.fp = self._fp = stream  # type: ignore[assignment]
+
+    def load(self) -> Any:
+        try:
+            return super().load()
+        except OSError as error:
+            if (method := self.tag_v2.get(_COMPRESSION, 1)) in _ALWAYS_READ:
+                raise
+            raise ImageError(
+                f"the TIFF data of method {TiffImagePlugin.COMPRESSION_INFO.get(method)} ({method})"
+                f" is truncated, damaged or unknown to this Pillow; {_SAVE_OTHERWISE}"
+            ) from error
 
     def _choose(self, stream: BinaryIO) -> None:
         """Find the page that is the image; leaves alone what Pillow can judge better."""
@@ -180,8 +196,7 @@ def _refuse_compression(method: object) -> None:
         return
     named = f"{_COMPRESSIONS[method]} ({method})" if method in _COMPRESSIONS else method
     raise ImageError(
-        f"the TIFF file is compressed by method {named}, which is not supported; save it "
-        "uncompressed or with LZW or Deflate"
+        f"the TIFF file is compressed by method {named}, which is not supported; {_SAVE_OTHERWISE}"
     )
 
 
@@ -277,7 +292,7 @@ def _check(image: ImageFile.ImageFile, stream: BinaryIO) -> list[str]:
     formats = tags.get(339, (1,))
     formats = (formats,) if isinstance(formats, int) else tuple(formats)
     if _SIGNED in formats and max(bits) <= 8:
-        raise ImageError("its samples are signed 8-bit numbers, whose white is unknown")
+        raise ImageError(_SIGNED_BYTES)
     samples = int(tags.get(277, 1))
     if tags.get(284) == _SEPARATE_PLANES and len(image.getbands()) == 2:
         raise ImageError(_GRAY_ALPHA_PLANES)

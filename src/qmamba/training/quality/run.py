@@ -20,7 +20,7 @@ from qmamba.training.loop import TrainingProgress, TrainingResult
 from qmamba.training.options import TrainingOptions
 from qmamba.training.quality.initial_network import is_output
 from qmamba.training.quality.task import QualityTask
-from qmamba.training.run import MODEL_NAME, described_length, run
+from qmamba.training.run import MODEL_NAME, described_length, run, shown_origin
 
 _DECIDING = ("architecture", "config", "from", "task")
 
@@ -134,7 +134,7 @@ def _card(task: QualityTask, options: TrainingOptions, record: Mapping[str, Any]
     data = "; ".join(
         f"{part.dataset.score_name}, {len(part.train)} training images" for part in task.parts
     )
-    start = record["from"]["source"] if record["from"] else "random weights"
+    start = shown_origin(record["from"], "random weights")
     return {
         "data": data,
         "terms": "those of the data sets, which are not part of the weights",

@@ -20,7 +20,7 @@ from qmamba.restore.degradations import Degradation
 from qmamba.training.loop import TrainingProgress, TrainingResult
 from qmamba.training.options import TrainingOptions
 from qmamba.training.restoration.task import RestorationTask
-from qmamba.training.run import MODEL_NAME, described_length, run
+from qmamba.training.run import MODEL_NAME, described_length, run, shown_origin
 
 _DECIDING = ("config", "from", "quantization", "task", "validation")
 
@@ -123,7 +123,7 @@ def _channels(subject: RestorationConfig | Degradation) -> str:
 def _protocol(
     options: TrainingOptions, task: RestorationTask, origin: Mapping[str, Any] | None
 ) -> str:
-    start = "an interpolating start" if origin is None else str(origin["source"])
+    start = shown_origin(origin, "an interpolating start")
     return (
         f"{described_length(options)} of {options.batch_size} crops of {task.options.side}, Adam at"
         f" {options.learning_rate:g} ({options.schedule}), {task.options.loss} loss, from {start},"
