@@ -32,7 +32,7 @@ OTHERS = (
 """Scripts of other pages, which need no data."""
 RATED = (
     *("feature_baseline", "trust", "quantizer_start", "equal_results"),
-    *("gpu", "large", "rises", "routing", "restoration_files", "likeness"),
+    *("gpu", "large", "rises", "reasons", "routing", "restoration_files", "likeness"),
 )
 """Scripts that need data, another checkout or a GPU, but for a trial."""
 PAGES = ("render", "quantized_page")

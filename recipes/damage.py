@@ -130,7 +130,7 @@ def random_ladder(
     """
     softness, kinds = 0.0, list(KINDS)
     if soft and generator.random() < soft:
-        image, softness = _enlarged(path, side + 8, generator)
+        image, softness = enlarged(path, side + 8, generator)
         kinds = list(TECHNICAL)
     else:
         image = random_crop(path, side + 8, generator)
@@ -240,7 +240,7 @@ def _haar(plane: Tensor, scale: int) -> Tensor:
     return F.conv2d(F.pad(plane, margin), torch.stack([kernel, kernel.T])[:, None]).abs()
 
 
-def _enlarged(path: Path, side: int, generator: np.random.Generator) -> tuple[Pixels, float]:
+def enlarged(path: Path, side: int, generator: np.random.Generator) -> tuple[Pixels, float]:
     """A crop that was enlarged, and how soft that made it."""
     factor = generator.uniform(1.1, 4.0)
     crop = Image.fromarray(random_crop(path, int(np.ceil(side / factor)), generator))
@@ -251,10 +251,10 @@ def _enlarged(path: Path, side: int, generator: np.random.Generator) -> tuple[Pi
     )
 
 
-def saved_as_jpeg(image: Pixels, quality: int) -> Pixels:
-    """What is left of an image after it was saved."""
+def saved_as_jpeg(image: Pixels, quality: int, chroma: str = "4:2:0") -> Pixels:
+    """What is left of an image after it was saved, with the colors at this share of the pixels."""
     stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "JPEG", quality=quality)
+    Image.fromarray(image).save(stream, "JPEG", quality=quality, subsampling=chroma)
     return np.array(Image.open(stream))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from qmamba.assess import Reasons
+from qmamba.assess.native.heads import embedded_head
 from qmamba.checkpoints import load, save_model
 from qmamba.extras import declare_torchvision_operators
 from qmamba.models import ModelMetadata, QMamba, ScoreScale, create_model
@@ -98,6 +101,35 @@ def test_heads_of_the_native_size_are_trained_and_collected_once(tmp_path: Path)
     for name, outputs in (("technical", 1), ("reasons", 7)):
         state = safetensors.torch.load_file(tmp_path / "run" / f"{name}.safetensors")
         assert state["fc2.bias"].shape == (outputs,)
+
+
+def test_noise_alone_is_learned_anew_and_in_its_place(tmp_path: Path) -> None:
+    rows = ("image,mos,split", "cat.jpg,0.8,train", "coffee.jpg,0.2,train")
+    (tmp_path / "scores.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "images").symlink_to(EXAMPLES)
+    command = [
+        *(sys.executable, str(RECIPES / "saved_noise.py"), "--rated", str(tmp_path), "--clean"),
+        *(str(EXAMPLES), "--out", str(tmp_path / "run"), "--chunks", "1", "--steps", "3"),
+    ]
+    first, second = (
+        subprocess.run(command, capture_output=True, text=True, timeout=300) for _ in range(2)
+    )
+    assert first.returncode == 0, first.stderr
+    assert "chunk 1 of 224" in first.stdout and "chunk 1" not in second.stdout
+    new = safetensors.torch.load_file(tmp_path / "run" / "reasons.safetensors")
+    old = embedded_head("reasons").state_dict()
+    assert {key: value.shape for key, value in new.items()} == {
+        key: value.shape for key, value in old.items()
+    }
+    noise = [field.name for field in dataclasses.fields(Reasons)].index("noise")
+    others = [row for row in range(len(old["fc2.weight"])) if row != noise]
+    kept = (old["fc2.weight"][others] != 0).any(0)
+    for key in ("fc1.weight", "fc1.bias"):
+        assert torch.equal(new[key][: kept.sum()].float(), old[key][kept])
+        assert not torch.equal(new[key].float(), old[key])
+    assert torch.equal(new["fc2.weight"][others].float(), old["fc2.weight"][others])
+    assert torch.equal(new["fc2.bias"][others].float(), old["fc2.bias"][others])
+    assert not new["fc2.weight"][noise, : kept.sum()].any()
 
 
 def test_a_branch_is_trained_beside_a_fixed_backbone(tmp_path: Path) -> None:

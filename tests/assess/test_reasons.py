@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -46,6 +47,25 @@ def test_severe_damage_is_named_and_grows(name: str, kind: str, reason: str) -> 
     levels = [distort(image, kind, level, np.random.default_rng(0)) for level in (2, 5)]
     weak, severe = (getattr(reasons_of(level), reason) for level in levels)
     assert weak < severe and severe > 0.4
+
+
+def saved(image: Pixels, quality: int) -> Pixels:
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", quality=quality, subsampling="4:2:0")
+    return np.array(Image.open(stream))
+
+
+@pytest.mark.parametrize("quality", [50, 75, 90])
+@pytest.mark.parametrize("name", ["cat.jpg", "coffee.jpg"])
+def test_noise_is_named_after_saving_as_jpeg_and_none_where_there_was_none(
+    name: str, quality: int
+) -> None:
+    image = photograph(name)
+    noise = 20 * np.random.default_rng(0).standard_normal(image.shape)
+    noisy = np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
+    found, clean = (reasons_of(saved(each, quality)) for each in (noisy, image))
+    assert found.noise > 0.5 and found.sentence.startswith("Noisy")
+    assert clean.noise < 0.2 and "noisy" not in clean.sentence.lower()
 
 
 @pytest.mark.parametrize("name", ["cat.jpg", "coffee.jpg"])

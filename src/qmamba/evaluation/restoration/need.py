@@ -1,8 +1,7 @@
 """Which restoration an image needs, from the flaws that are found and measured in it.
 
-The heads of :mod:`qmamba.assess.native.reasons` were trained on one kind of damage at a time, so
-that noise which was saved as JPEG escapes them. What is measured without a network counts beside
-them.
+The heads of :mod:`qmamba.assess.native.reasons` hold weak noise under strong JPEG for texture. What
+is measured without a network counts beside them.
 """
 
 from __future__ import annotations
