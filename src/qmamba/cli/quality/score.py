@@ -188,7 +188,7 @@ def score(
     everything else to standard error. With -o the rows are in FILE.partial until the file is
     complete, and stay there after Ctrl-C; --resume goes on with them.
 
-    Exit code: 0 all images scored, 1 some failed, 2 wrong usage or disk full, 130 interrupted.
+    Exit code: 0 all images scored, 1 some failed, 2 wrong usage, 130 interrupted.
     """
     from qmamba.assess import TableFile, map_paths, score_paths
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from qmamba.cli.common import EXIT_SOME_FAILED, EXIT_USAGE, Progress, counted, say, shown
+from qmamba.cli.common import EXIT_SOME_FAILED, Progress, counted, say, shown
 from qmamba.cli.options.shards import ShardArguments
 from qmamba.errors import ConfigError
 
@@ -37,8 +37,8 @@ def score_shards(
     Raises:
         ConfigError: an option is missing or has no effect.
         DataError: nothing is found, or the folder has another plan.
-        Exit: with 1 where not all images have a score, with 2, 130 or 143 where the work was not
-            finished.
+        Exit: with 1 where not all images have a score, also because the disk is full; with 130 or
+            143 after a signal.
     """
     from qmamba.scale import Job, Runner, ScoresFolder
 
@@ -209,7 +209,7 @@ def _finish(outcome: Outcome, output: Path, folder: ScoresFolder, plan: Plan, jo
         say(f"interrupted; finished shards are in {shown(str(output))}, the same command goes on")
         raise typer.Exit(_SIGNAL_EXIT + outcome.signal)
     if outcome.error is not None:
-        raise typer.Exit(EXIT_USAGE)
+        raise typer.Exit(EXIT_SOME_FAILED)
     footers = [read_footer(path) for path in files if path.exists()]
     rows = sum(footer.rows for footer in footers)
     failed = sum(sum(footer.errors.values()) for footer in footers)
