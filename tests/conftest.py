@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from qmamba.cli.waiting import wait_briefly
+
+# Tests share their machine with whatever runs there; some would take twenty times as long.
+wait_briefly()
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

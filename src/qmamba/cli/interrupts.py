@@ -53,8 +53,20 @@ def _raising_again(received: list[int], otherwise: Callable[[Any], Any]) -> Call
             return
         number = received[-1] if received else signal.SIGINT
         # Raised here it would be dropped like the first.
-        timer = threading.Timer(_SECONDS_UNTIL_AGAIN, _thread.interrupt_main, (int(number),))
+        timer = threading.Timer(_SECONDS_UNTIL_AGAIN, _send, (signal.Signals(number),))
         timer.daemon = True
         timer.start()
 
     return hook
+
+
+def _send(number: signal.Signals) -> None:
+    """Send a signal to the main thread, if there it still does more than end the process."""
+    if signal.getsignal(number) in (signal.SIG_DFL, signal.SIG_IGN, None):
+        return
+    main = threading.main_thread().ident
+    if sys.platform == "win32" or main is None:
+        _thread.interrupt_main(number)
+    else:
+        # What only looks like a signal would not end a system call that waits.
+        signal.pthread_kill(main, number)

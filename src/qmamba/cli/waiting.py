@@ -12,16 +12,23 @@ BRIEFLY = "1000"
 
 
 def wait_briefly_where_busy() -> None:
-    """Let the threads of torch wait briefly where other programs want the processors, too.
+    """:func:`wait_briefly`, if other programs want the processors, too.
+
+    On an idle machine the default stays, because it saves the time of waking up.
+    """
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] >= BUSY:
+        wait_briefly()
+
+
+def wait_briefly() -> None:
+    """Let the threads of torch wait briefly for each other, unless the user has chosen.
 
     GNU's OpenMP, which torch computes with on Linux, lets a thread that is done turn in a loop
     until the others are. Where one of those has lost its processor to another program, that loop
-    is what keeps the processor from it, some hundred times in a forward pass. On an idle machine
-    the loop saves the time of waking up, so there the default stays, and so does what the user has
-    set. It works before torch is loaded only, for this process and those that it starts; figures
-    are in ``docs/performance.md``.
+    is what keeps the processor from it, some hundred times in a forward pass.
+
+    It works before torch is loaded only, for this process and those that it starts; figures are in
+    ``docs/performance.md``.
     """
-    if any(name in os.environ for name in WAITING_VARIABLES) or not hasattr(os, "getloadavg"):
-        return
-    if os.getloadavg()[0] >= BUSY:
+    if not any(name in os.environ for name in WAITING_VARIABLES):
         os.environ["GOMP_SPINCOUNT"] = BRIEFLY
