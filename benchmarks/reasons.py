@@ -17,7 +17,6 @@ Nothing is trained or chosen here. The reasons are of the weights that come with
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -38,17 +37,17 @@ from benchmarks.trust import (
     read_ratings,
 )
 from qmamba.assess.native.heads import NATIVE_CROPS, NATIVE_SIDE
-from qmamba.assess.native.reasons import VISIBLE, find_reasons
+from qmamba.assess.native.reasons import SLIGHT, VISIBLE, find_reasons
 from qmamba.assess.policies import CropsPolicy
 from qmamba.assess.views import tensor_views
 from qmamba.datasets.distortions import Pixels
 from qmamba.images import to_tensor
+from qmamba.restore.degradations import jpeg
 
 SIGMAS = (5, 10, 15, 25, 50)
 QUALITIES = (50, 65, 75, 85, 95)
-CHROMAS = ("4:2:0", "4:4:4")
-SLIGHT = 0.3
-"""From here on a flaw has a word in the sentence."""
+CHROMAS = {"4:2:0": 2, "4:4:4": 0}
+"""How colors are saved, with Pillow's numbers."""
 
 CLEAN: dict[str, Callable[[Pixels, int], Pixels]] = {
     "as they are": lambda photograph, seed: photograph,
@@ -68,9 +67,7 @@ def severities(image: Pixels) -> Severities:
 
 
 def saved(image: Pixels, quality: int, chroma: str) -> Pixels:
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "JPEG", quality=quality, subsampling=chroma)
-    return np.array(Image.open(stream))
+    return jpeg(image, quality, subsampling=CHROMAS[chroma])
 
 
 def noisy(photograph: Pixels, sigma: float, seed: int) -> Pixels:

@@ -17,7 +17,6 @@ from damage import (
     TECHNICAL,
     Ladder,
     damaged,
-    saved_as_jpeg,
     share_of_the_way,
     to_batch,
     without_content,
@@ -29,6 +28,7 @@ from qmamba.datasets.distortions import Pixels
 from qmamba.files import atomic_write
 from qmamba.images import crop_grid, normalize
 from qmamba.nn.image_statistics import image_statistics
+from qmamba.restore.degradations import jpeg
 
 CROP = 224
 LADDERS, LEVELS = 4, 3
@@ -192,7 +192,7 @@ class Collector:
 
         def finished(pixels: Pixels, kind: str) -> Pixels:
             if quality is not None and TECHNICAL.get(kind) != "compression":
-                pixels = saved_as_jpeg(pixels, quality)
+                pixels = jpeg(pixels, quality)
             return pixels if factor == 1.0 else _resized(pixels, factor)
 
         places: list[tuple[int, int]] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from qmamba.datasets.distortions import DISTORTIONS, Pixels, distort
 from qmamba.datasets.distortions.tone import lower_contrast
 from qmamba.images import IMAGE_SUFFIXES
+from qmamba.restore.degradations import jpeg
 
 LEVELS = 4
 """Damaged images of a ladder, beside the undamaged one."""
@@ -142,7 +142,7 @@ def random_ladder(
     images = [image, *(damaged(image, kind, v, np.random.default_rng(seed)) for v in levels)]
     if generator.random() < saved and TECHNICAL.get(kind) != "compression":
         quality = int(generator.integers(70, 97))
-        images = [saved_as_jpeg(entry, quality) for entry in images]
+        images = [jpeg(entry, quality) for entry in images]
     top, left = generator.integers(0, 8, 2)
     cut = [np.ascontiguousarray(i[top : top + side, left : left + side]) for i in images]
     return Ladder(cut, kind, [0.0, *map(float, levels)], softness)
@@ -249,13 +249,6 @@ def enlarged(path: Path, side: int, generator: np.random.Generator) -> tuple[Pix
     return np.array(crop.resize((side, side), chosen)), float(
         np.interp(factor, _ENLARGED, _SOFTNESS)
     )
-
-
-def saved_as_jpeg(image: Pixels, quality: int, chroma: str = "4:2:0") -> Pixels:
-    """What is left of an image after it was saved, with the colors at this share of the pixels."""
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "JPEG", quality=quality, subsampling=chroma)
-    return np.array(Image.open(stream))
 
 
 def severity(level: float) -> float:

@@ -33,7 +33,6 @@ from damage import (
     enlarged,
     photographs,
     random_crop,
-    saved_as_jpeg,
     severity,
     to_batch,
 )
@@ -46,6 +45,7 @@ from qmamba.assess.native.heads import embedded_head
 from qmamba.datasets.distortions import Pixels
 from qmamba.files import atomic_write
 from qmamba.nn.image_statistics import StatisticsBranch, image_statistics
+from qmamba.restore.degradations import jpeg
 
 SIDES = {160: 11, 224: 4}
 """Sides of the ladders in pixels, and of how many of 15 chunks. The reasons look at 224."""
@@ -129,7 +129,7 @@ def noisy_ladder(
 
 def _saved(image: Pixels, random: np.random.Generator) -> Pixels:
     quality = int(random.integers(QUALITIES[0], QUALITIES[1] + 1))
-    return saved_as_jpeg(image, quality, "4:2:0" if random.random() < 0.7 else "4:4:4")
+    return jpeg(image, quality, subsampling=2 if random.random() < 0.7 else 0)
 
 
 def collect(
@@ -213,7 +213,7 @@ def report(heads: dict[str, StatisticsBranch], aside: list[Path]) -> None:
                 image = random_crop(path, RATED_SIDE, np.random.default_rng(seed))
                 drawn = np.random.default_rng(seed).standard_normal(image.shape)
                 image = np.clip(np.rint(image + sigma * drawn), 0, 255).astype(np.uint8)
-                crops.append(image if quality is None else saved_as_jpeg(image, quality))
+                crops.append(image if quality is None else jpeg(image, quality))
             found = image_statistics(to_batch(crops))
             line = f"deviation {sigma:2}, " + (f"JPEG {quality}" if quality else "unsaved")
             for name, head in heads.items():

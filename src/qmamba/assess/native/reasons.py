@@ -18,9 +18,11 @@ from qmamba.assess.native.heads import embedded_head
 
 VISIBLE = 0.5
 """Severity from which a flaw is clearly visible."""
+SLIGHT = 0.3
+"""From here on a flaw has a word in the sentence."""
 
 _SHARPEST_SHARE = 3
-_SLIGHT, _STRONG = 0.3, 0.8
+_STRONG = 0.8
 _WORDS = {
     "blur": "soft",
     "noise": "noisy",
@@ -61,7 +63,7 @@ class Reasons:
             'Noisy and slightly soft.'
         """
         found = sorted(
-            ((value, name) for name, value in asdict(self).items() if value >= _SLIGHT),
+            ((value, name) for name, value in asdict(self).items() if value >= SLIGHT),
             reverse=True,
         )
         words = [_word(name, value) for value, name in found]
