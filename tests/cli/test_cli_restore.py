@@ -376,29 +376,6 @@ def test_interrupt(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(files("out")) == 3
 
 
-def test_auto_says_what_it_does(tmp_path: Path) -> None:
-    """Noise is removed, blocks are removed, and a clean image is left as it was."""
-    with Image.open(PHOTOGRAPH) as image:
-        clean = np.asarray(image.convert("RGB").reduce(2))[:160, :200]
-    drawn = np.random.default_rng(0).normal(0, 25, clean.shape)
-    noisy = np.clip(np.round(clean + drawn), 0, 255).astype(np.uint8)
-    Image.fromarray(clean).save(tmp_path / "a.png")
-    Image.fromarray(noisy).save(tmp_path / "b.png")
-    Image.fromarray(clean).save(tmp_path / "c.jpg", quality=10)
-    (tmp_path / "d.png").write_bytes(b"no image")
-    result = CliRunner().invoke(app, ["restore", str(tmp_path), "--task", "auto"])
-    assert result.exit_code == 1
-    lines = result.stdout.splitlines()
-    assert "a.png: Noise 0." in lines[0] and lines[0].endswith(": left as it was.")
-    assert "(clearly visible)" in lines[1] and lines[1].endswith(": noise is removed.")
-    assert "b-restored.png" in lines[2] and "noise of deviation" in lines[2]
-    assert lines[3].endswith(": JPEG artifacts are removed.")
-    assert "c-restored.png" in lines[4] and "JPEG blocks of strength" in lines[4]
-    assert lines[5].startswith("error: ") and "d.png" in lines[5]
-    assert "2 images restored, 1 left as they were, 1 failed" in result.stderr
-    assert not (tmp_path / "a-restored.png").exists()
-
-
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

@@ -104,6 +104,14 @@ def test_bad_files_give_rows(jobs: list[Job]) -> None:
     assert seen == [(1, 1), (1, 1)]
 
 
+def test_several_restorers_work_one_after_the_other(jobs: list[Job]) -> None:
+    seen: list[tuple[int, int]] = []
+    one_after_the_other = [Restorer(StandIn()), Restorer(identity()), Restorer(StandIn())]
+    (row,) = restore_paths(one_after_the_other, jobs[:1], progress=lambda *at: seen.append(at))
+    assert row.error is None and read_layers(jobs[0].target).colors.shape == (48, 40, 3)
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_present_files(jobs: list[Job]) -> None:
     jobs = [jobs[0], jobs[2]]
     restored(jobs[:1])

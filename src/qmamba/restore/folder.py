@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypedDict
@@ -189,7 +189,7 @@ def _real_path(path: str | Path) -> str:
 
 
 def restore_paths(
-    restorer: Restorer,
+    restorer: Restorer | Sequence[Restorer],
     jobs: Iterable[Job],
     *,
     quality: int = DEFAULT_QUALITY,
@@ -205,7 +205,8 @@ def restore_paths(
     good, and with ``skip_existing`` the same call goes on from there.
 
     Args:
-        restorer: what restores them.
+        restorer: what restores them; several work one after the other, each on what the one before
+            it gave.
         jobs: from :func:`plan_jobs`, or made by hand. Missing folders are made.
         quality, strip_metadata: see :func:`qmamba.images.write_layers`.
         overwrite: replace files that are there; otherwise they give error rows.
@@ -219,14 +220,15 @@ def restore_paths(
     """
     if overwrite and skip_existing:
         raise ConfigError("Files that are there can be replaced or passed over, not both.")
+    restorers = [restorer] if isinstance(restorer, Restorer) else restorer
     return (
-        _row(restorer, job, quality, strip_metadata, overwrite, skip_existing, accept, progress)
+        _row(restorers, job, quality, strip_metadata, overwrite, skip_existing, accept, progress)
         for job in jobs
     )
 
 
 def _row(
-    restorer: Restorer,
+    restorers: Sequence[Restorer],
     job: Job,
     quality: int,
     strip_metadata: bool,
@@ -247,7 +249,7 @@ def _row(
         if job.target.parent.exists():
             # Before the work rather than after it.
             require_writable(job.target)
-        restored = restorer.restore(job.source, progress=progress)
+        restored = _restored(restorers, job.source, progress)
         make_folder(job.target.parent)
         options: _Saving = {"quality": quality, "strip_metadata": strip_metadata}
         if accept is None:
@@ -273,6 +275,23 @@ def _row(
     return RestoredRow(
         job.source, output, restored, (*restored.notes, *lost), time.monotonic() - started
     )
+
+
+def _restored(
+    restorers: Sequence[Restorer], source: str, progress: Progress | None
+) -> RestoredImage:
+    restored = restorers[0].restore(source, progress=_of(progress, 0, len(restorers)))
+    for index, restorer in enumerate(restorers[1:], 1):
+        step = _of(progress, index, len(restorers))
+        restored = restorer.restore(restored.layers, progress=step)
+    return restored
+
+
+def _of(progress: Progress | None, index: int, steps: int) -> Progress | None:
+    """The progress of one step of several, as that of all."""
+    if progress is None:
+        return None
+    return lambda done, tiles: progress(index * tiles + done, steps * tiles)
 
 
 def _is_disk_full(error: QMambaError) -> bool:

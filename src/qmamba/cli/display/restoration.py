@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,7 @@ class Counts:
 
 
 def restore_all(
-    restorer: Restorer,
+    restorer: Restorer | Sequence[Restorer],
     jobs: list[Job],
     counts: Counts,
     saving: dict[str, Any],
@@ -47,7 +48,7 @@ def restore_all(
     """Restore images, with a line for each and a progress display.
 
     Args:
-        restorer: what restores them.
+        restorer: what restores them; several work one after the other.
         jobs: the images.
         counts: takes what became of them.
         saving: arguments of :func:`~qmamba.restore.restore_paths`.

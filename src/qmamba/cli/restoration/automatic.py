@@ -46,19 +46,20 @@ def restore_as_needed(
         return load(task=task) if task == "denoise" else load(task=task, strength=1.0)
 
     for job in jobs:
-        task: TaskName | None = "denoise"
+        # Where nothing is known, what restores the image finds the same and says so in its line.
+        tasks: tuple[TaskName, ...] = ("denoise",)
         passed_over = saving["skip_existing"] and os.path.lexists(job.target)
         if job.error is None and not passed_over:
             try:
                 need = restoration_need(job.source, max_pixels=max_pixels)
             except ImageError:
-                # Restoring it finds the same and says so in its line.
                 need = None
             if need is not None:
-                task = need.task
+                tasks = need.tasks
                 write(f"{shown(job.source)}: {need.sentence}\n", sys.stdout)
-        if task is None:
+        if not tasks:
             counts.done += 1
             counts.declined += 1
             continue
-        restore_all(restorer(task), [job], counts, saving, original, decoded, gains)
+        restorers = [restorer(task) for task in tasks]
+        restore_all(restorers, [job], counts, saving, original, decoded, gains)

@@ -55,26 +55,28 @@ class RestorationNeed:
         return max(self.reasons.compression, min(1.0, self.blocks / SEVERE_BLOCKS))
 
     @property
-    def task(self) -> TaskName | None:
-        """``denoise`` or ``jpeg``, whichever flaw is more severe; None where both are below
-        :data:`SLIGHT`.
+    def tasks(self) -> tuple[TaskName, ...]:
+        """``denoise`` and ``jpeg``, those whose flaw reaches :data:`SLIGHT`, in this order.
 
         Texture hides blocks, and JPEG hides noise. So where blocks are found for certain, noise and
         compression that reach :data:`SLIGHT` together (the root of the sum of squares) are
         ``jpeg``.
         """
-        if max(self.noise, self.compression) < SLIGHT:
-            together = math.hypot(self.noise, self.compression)
-            return "jpeg" if together >= SLIGHT and self.blocks >= CLEAR_BLOCKS else None
-        return "denoise" if self.noise >= self.compression else "jpeg"
+        found: tuple[tuple[TaskName, float], ...]
+        found = (("denoise", self.noise), ("jpeg", self.compression))
+        tasks = tuple(task for task, severity in found if severity >= SLIGHT)
+        together = math.hypot(self.noise, self.compression)
+        if not tasks and together >= SLIGHT and self.blocks >= CLEAR_BLOCKS:
+            return ("jpeg",)
+        return tasks
 
     @property
     def sentence(self) -> str:
         """What was found and what is done about it, in one sentence.
 
         Example:
-            >>> RestorationNeed(Reasons(0.1, 0.72, 0.4, 0.0, 0.0, 0.0, 0.0), 8.0, 0.0).sentence
-            'Noise 0.72 (clearly visible), compression 0.40 (slight), blur 0.10: noise is removed.'
+            >>> RestorationNeed(Reasons(0.1, 0.72, 0.2, 0.0, 0.0, 0.0, 0.0), 8.0, 0.0).sentence
+            'Noise 0.72 (clearly visible), compression 0.20, blur 0.10: noise is removed.'
         """
         parts = [
             f"{name} {value:.2f}{_degree(value)}"
@@ -85,10 +87,11 @@ class RestorationNeed:
             )
         ]
         done = {
-            "denoise": "noise is removed",
-            "jpeg": "JPEG artifacts are removed",
-            None: "left as it was",
-        }[self.task]
+            ("denoise",): "noise is removed",
+            ("jpeg",): "JPEG artifacts are removed",
+            ("denoise", "jpeg"): "noise is removed, then JPEG artifacts are",
+            (): "left as it was",
+        }[self.tasks]
         text = ", ".join(parts)
         return f"{text[0].upper()}{text[1:]}: {done}."
 
@@ -106,8 +109,8 @@ def restoration_need(
         ImageError: the image cannot be decoded or is not in an accepted form.
 
     Example:
-        >>> restoration_need("examples/coffee_small.png").task is None
-        True
+        >>> restoration_need("examples/coffee_small.png").tasks
+        ()
     """
     layers = as_layers(image, max_pixels)
     views = read_views(image, _NATIVE, max_pixels=max_pixels).views
