@@ -13,7 +13,7 @@ PACKAGE = Path(qmamba.__file__).parent
 
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors"}),
-    frozenset({"extras", "files"}),
+    frozenset({"cells", "extras", "files"}),
     frozenset({"locks"}),
     frozenset({"ops", "images"}),
     frozenset({"nn"}),

@@ -15,6 +15,7 @@ from typing import Any
 
 from qmamba.assess.folder import COLUMNS, ImageRow
 from qmamba.assess.native import REASON_COLUMNS
+from qmamba.cells import path_cell
 from qmamba.errors import ConfigError, DataError
 from qmamba.files import atomic_write
 from qmamba.locks import owned_output
@@ -93,8 +94,8 @@ class TableFile:
             stack.enter_context(owned_output(self.path))
             kept = 0 if force else self._keep(settings, resume)
             if not (kept or force) and self.path.is_file():
-                missing = " and no rows of a stopped run to go on with" if resume else ""
-                raise DataError(f"{str(self.path)!r} exists already{missing}; --force replaces it.")
+                state = "is complete, no stopped run is left" if resume else "exists already"
+                raise DataError(f"{str(self.path)!r} {state}; --force replaces it.")
             try:
                 self._open(settings, kept)
             except BaseException:
@@ -223,7 +224,7 @@ class TableFile:
     def is_of(self, row: ImageRow, name: str) -> bool:
         """Whether a kept row is that of the image of this name."""
         if self._is_csv:
-            name = name.encode("utf-8", "backslashreplace").decode("utf-8")
+            name = path_cell(name).encode("utf-8", "backslashreplace").decode("utf-8")
         return row.image == name
 
     def __enter__(self) -> TableFile:
@@ -260,6 +261,7 @@ class TableFile:
     def _line(self, row: ImageRow) -> bytes:
         values = row.to_dict()
         if self._is_csv:
+            values["image"] = path_cell(row.image)
             return _csv_line(_cell(values.get(column)) for column in self._columns)
         return json.dumps(values).encode() + b"\n"
 

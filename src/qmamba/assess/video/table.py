@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from qmamba.assess.video.scoring import VideoScore
+from qmamba.cells import text_cell
 from qmamba.errors import ConfigError, QMambaError
 from qmamba.files import atomic_write
 
 TABLE_SUFFIXES = (".csv", ".jsonl")
 PLOT_SUFFIXES = (".png", ".svg")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def rows_of(scores: Iterable[VideoScore], *, frames: bool = False) -> list[dict[str, Any]]:
@@ -94,5 +94,4 @@ def _cell(value: Any) -> str:
     if isinstance(value, list):
         return "; ".join(f"{item:.3f}" if isinstance(item, float) else str(item) for item in value)
     text = str(value)
-    # Spreadsheets would run a name that looks like a formula.
-    return f"'{text}" if isinstance(value, str) and text.startswith(_FORMULA) else text
+    return text_cell(text) if isinstance(value, str) else text

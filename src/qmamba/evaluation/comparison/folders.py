@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qmamba.assess import Scorer
+from qmamba.cells import path_cell
 from qmamba.errors import ConfigError, DataError, QMambaError
 from qmamba.evaluation.comparison.images import Comparison, compare_images
 from qmamba.files import atomic_write
@@ -199,7 +200,7 @@ def write_table(path: str | os.PathLike[str], rows: Iterable[ComparedRow]) -> No
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in rows:
-            values = row.to_dict()
+            values = {**row.to_dict(), "name": path_cell(row.name)}
             writer.writerow("" if values[key] is None else values[key] for key in COLUMNS)
     else:
         text.writelines(json.dumps(row.to_dict()) + "\n" for row in rows)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qmamba.assess import Scorer, score_paths
+from qmamba.cells import path_cell, text_cell
 from qmamba.datasets import RatedDataset, RatedImage
 from qmamba.errors import ConfigError, DataError
 from qmamba.evaluation.quality.cache import PredictionCache, run_digest
@@ -129,13 +130,10 @@ def write_predictions(
 
 
 def _described(image: RatedImage) -> tuple[object, ...]:
+    texts = (image.content, image.split, image.distortion, image.level, image.generator)
     return (
-        image.name,
-        str(image.path),
-        image.content,
-        image.split,
-        image.distortion,
-        image.level,
-        image.generator,
+        path_cell(image.name),
+        path_cell(str(image.path)),
+        *(text_cell(text) if isinstance(text, str) else text for text in texts),
         image.mos,
     )

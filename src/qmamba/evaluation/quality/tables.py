@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from qmamba.cells import text_cell
 from qmamba.errors import ConfigError
 from qmamba.evaluation.quality.figures import FIGURES, Figure
 from qmamba.evaluation.quality.report import DatasetRow, QualityReport, write_json
@@ -134,10 +135,10 @@ def csv_table(report: QualityReport) -> str:
     columns = [column for name in names for column in (name, f"{name}_low", f"{name}_high")]
     writer.writerow(["model", "dataset", "part", "by", "group", "images", *columns])
     for row in report.rows:
-        start = [report.model, row.dataset, part_name(row)]
+        start = [text_cell(report.model), text_cell(row.dataset), part_name(row)]
         writer.writerow([*start, "", "", row.images, *_csv_cells(names, row.figures)])
         for group in row.groups:
-            index = [group.by, group.group, group.images]
+            index = [group.by, text_cell(group.group), group.images]
             writer.writerow([*start, *index, *_csv_cells(names, group.figures)])
     return text.getvalue()
 

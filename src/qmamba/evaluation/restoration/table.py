@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from qmamba.cells import text_cell
 from qmamba.errors import ConfigError
 from qmamba.evaluation.restoration.benchmark import SetResult
 from qmamba.evaluation.restoration.cost import FULL_BITS, NetworkCost
@@ -106,7 +107,7 @@ def as_csv(rows: Sequence[TableRow]) -> str:
         for result in row.results:
             writer.writerow(
                 {
-                    "method": row.method,
+                    "method": text_cell(row.method),
                     "input": row.strength,
                     "set": result.set_name,
                     "images": len(result.images),
