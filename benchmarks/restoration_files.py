@@ -192,6 +192,9 @@ def noisy_jpeg(images: list[Pixels], bm3d: bool) -> Rows:
                 "denoise, noise given": lambda saved, sigma=sigma: _restored(  # type: ignore[misc]
                     saved, model=blind, sigma=sigma
                 ),
+                "denoise, then jpeg": lambda saved: _restored(
+                    _restored(saved, task="denoise", file="JPEG"), task="jpeg", file="JPEG"
+                ),
             }
             for name, method in methods.items():
                 figures = [_psnr(method(saved), image) for saved, image in pairs]
@@ -203,7 +206,7 @@ def noisy_jpeg(images: list[Pixels], bm3d: bool) -> Rows:
 def real(images: list[Pixels], bm3d: bool) -> Rows:
     """Enlarging of small soft, noisy and compressed images: one fixed draw for each image."""
     rows = []
-    for scale in (2, 4):
+    for scale in (2, 3, 4):
         degradation = Degradation("sr", scale, real=True)
         pairs = []
         for index, image in enumerate(images):

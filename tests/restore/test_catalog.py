@@ -54,6 +54,7 @@ def test_embedded_weights(embedded: None, wanted: dict[str, Any], name: str) -> 
 @pytest.mark.parametrize(
     ("wanted", "asked"),
     [
+        ({"scale": 3}, "sr scale 3"),
         ({"scale": 5}, "sr scale 5"),
         ({"sigma": 51}, "denoise sigma 51"),
         ({"quality": 90}, "jpeg quality 90"),
@@ -62,13 +63,14 @@ def test_embedded_weights(embedded: None, wanted: dict[str, Any], name: str) -> 
 def test_no_embedded_weights(embedded: None, wanted: dict[str, Any], asked: str) -> None:
     with pytest.raises(CheckpointError, match=f"no embedded weights for {asked}") as raised:
         find_weights(RestorationRequest(**wanted))
-    assert "sr-x4 (super-resolution x4)" in str(raised.value)
+    named = {p.task for name, p in EMBEDDED.items() if p is not None and name in str(raised.value)}
+    assert named == {asked.split()[0]}
     assert ("leave the strength out" in str(raised.value)) == ("scale" not in wanted)
 
 
 def test_none_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "list_weights", list)
-    with pytest.raises(CheckpointError, match="there are none for restoration: give"):
+    with pytest.raises(CheckpointError, match="there are none for this task: give"):
         Restorer.from_pretrained(task="jpeg")
 
 

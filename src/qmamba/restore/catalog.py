@@ -121,9 +121,8 @@ def find_weights(request: RestorationRequest) -> str:
     """The embedded weights that fit a request best.
 
     The task must be right: super-resolution where none is given. So must the scale; without one the
-    smallest is taken, and for a factor without weights the next larger, whose result is reduced. Of
-    several that cover the strength the one with the narrowest range is taken, and where none is
-    asked for the one with the widest.
+    smallest is taken. Of several that cover the strength the one with the narrowest range is
+    taken, and where none is asked for the one with the widest.
 
     Raises:
         CheckpointError: none fits; the message names what there is.
@@ -132,27 +131,21 @@ def find_weights(request: RestorationRequest) -> str:
     purposes = {
         name: purpose
         for name, purpose in embedded_purposes().items()
-        if purpose.task != "sr" or purpose.real == request.real
+        if purpose.task == task and (task != "sr" or purpose.real == request.real)
     }
-    scales = sorted({purpose.scale for purpose in purposes.values() if purpose.task == task})
-    scale = request.scale
-    if scale is not None:
-        scale = next((larger for larger in scales if larger >= scale), scale)
     fitting = {
         name: purpose
         for name, purpose in purposes.items()
-        if purpose.task == task
-        and scale in (None, purpose.scale)
-        and _distance(purpose, request) == 0
+        if request.scale in (None, purpose.scale) and _distance(purpose, request) == 0
     }
     if not fitting:
         there = ", ".join(f"{name} ({purpose})" for name, purpose in purposes.items())
-        hint = "give a weights file or a hub id as the model"
-        if any(purpose.task == task and purpose.scale == 1 for purpose in purposes.values()):
+        hint = "give a weights file or a hub id as the model (--model)"
+        if purposes and task != "sr":
             hint = f"leave the strength out to use them still, or {hint}"
         raise CheckpointError(
             f"There are no embedded weights for {request}; there are "
-            f"{there or 'none for restoration'}: {hint}."
+            f"{there or 'none for this task'}: {hint}."
         )
     open_strength = request.sigma is None and request.quality is None
     return min(

@@ -39,9 +39,7 @@ class PlaneNetwork:
             network is given one, on the device to ``(1, channels, scale *
             height, scale * width)``.
         channels: of the network, 1 or 3.
-        scale: of the result. Where that of the network is larger, the network's result is reduced
-            by bicubic interpolation.
-        network_scale: of the network; ``None`` for the same.
+        scale: of the network.
         device: where it runs.
         ensemble: take the mean over the eight flips and turns of the image.
         alpha: what becomes of alpha.
@@ -53,14 +51,12 @@ class PlaneNetwork:
         *,
         channels: int,
         scale: int,
-        network_scale: int | None = None,
         device: torch.device,
         ensemble: bool = False,
         alpha: Alpha = "resample",
     ) -> None:
         self.channels = channels
         self.scale = scale
-        self.network_scale = scale if network_scale is None else network_scale
         self.device = device
         self.ensemble = ensemble
         self.alpha = alpha
@@ -102,11 +98,6 @@ class PlaneNetwork:
     def notes(self, channels: int, with_alpha: bool) -> list[str]:
         """What is to be said about planes that the network was not made for."""
         notes = []
-        if self.scale != self.network_scale:
-            notes.append(
-                f"enlarged by {self.network_scale} and reduced to {self.scale} by bicubic "
-                "interpolation"
-            )
         kept = "kept" if self.scale == 1 else "enlarged by bicubic interpolation"
         if channels == 3 and self.channels == 1:
             notes.append(f"luma restored, chroma {kept}")
@@ -141,12 +132,8 @@ class PlaneNetwork:
             restored = self_ensemble(self._run, images)[0]
         else:
             restored = self._run(images)[0].float()
-        restored = margins.cut(restored, self.network_scale)
-        if self.network_scale == 1:
-            return taken(image, restored, noise, share)
-        if self.scale == self.network_scale:
-            return restored
-        return resize_to(restored, (self.scale * image.shape[1], self.scale * image.shape[2]))
+        restored = margins.cut(restored, self.scale)
+        return taken(image, restored, noise, share) if self.scale == 1 else restored
 
     def _resized(self, planes: Tensor) -> Tensor:
         height, width = planes.shape[1:]

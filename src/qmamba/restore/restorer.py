@@ -80,8 +80,6 @@ class Restorer(Publishable):
             size stays; ``"restore"`` sends it through the network too.
         max_pixels: largest image, in pixels, that is decoded from a file.
         memory_budget: bytes that the network may take; ``None`` takes half of what is free.
-        scale: factor of the result, where it is to be smaller than that of the network; what the
-            network gives is then reduced by bicubic interpolation.
         sigma, strength: of the noise, see :class:`~qmamba.restore.measuring.Measuring`.
         quality: known quality of the JPEG files; without, fainter blocks are corrected less.
 
@@ -108,7 +106,6 @@ class Restorer(Publishable):
         alpha: Alpha = "resample",
         max_pixels: int = DEFAULT_MAX_PIXELS,
         memory_budget: int | None = None,
-        scale: int | None = None,
         sigma: float | None = None,
         strength: float = 1.0,
         quality: int | None = None,
@@ -130,14 +127,9 @@ class Restorer(Publishable):
             raise ConfigError(f"alpha must be resample or restore, got {alpha!r}.")
         if memory_budget is not None and memory_budget < 1:
             raise ConfigError(f"memory_budget must be positive, got {memory_budget!r}.")
-        scale = config.scale if scale is None else scale
-        if not 1 <= scale <= config.scale:
-            raise ConfigError(
-                f"scale must be 1 to {config.scale}, the factor of the network, got {scale!r}."
-            )
         self.model = model.eval()
         self.config = config
-        self.scale = scale
+        self.scale = config.scale
         """Sides of the output as a multiple of those of the input."""
         self.metadata = metadata
         self.device = next(model.parameters()).device
@@ -161,7 +153,6 @@ class Restorer(Publishable):
             prepare(self.model, self.precision),
             channels=self.config.channels,
             scale=self.scale,
-            network_scale=self.config.scale,
             device=self.device,
             ensemble=self._ensemble,
             alpha=self._alpha,
@@ -203,8 +194,7 @@ class Restorer(Publishable):
                 id; of a full-precision or a packed file of ours, or of an official checkpoint.
                 ``None`` chooses among the embedded weights by the next four and ``real``.
             task: ``"sr"`` (the default), ``"denoise"`` or ``"jpeg"``.
-            scale: factor of ``sr``; the smallest there is where none is given. Without embedded
-                weights for it the next larger ones are taken and their result is reduced.
+            scale: factor of ``sr``; the smallest there is where none is given.
             sigma: deviation of the noise, 0 to 255, for ``denoise``; None measures each image.
             quality: of the JPEG file that is to be restored, for ``jpeg``.
             device: where the network runs, for example ``"cpu"``, ``"cuda:0"`` or ``"mps"``.
@@ -231,7 +221,6 @@ class Restorer(Publishable):
             alpha=alpha,
             max_pixels=max_pixels,
             memory_budget=memory_budget,
-            scale=None if named else scale,
             sigma=sigma if takes_noise_map(model) else None,
             strength=strength,
             quality=quality,

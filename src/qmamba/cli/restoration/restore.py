@@ -361,5 +361,4 @@ def _legend(restorer: Restorer) -> str:
     if quantization is not None:
         codes = f"W{quantization.weight_bits}A{quantization.activation_bits}"
         numbers = codes if numbers == "codes" else f"{numbers} from {codes}"
-    reduced = f", reduced to x{restorer.scale}" if restorer.scale < restorer.config.scale else ""
-    return f"{what}{reduced}: {named}{digest}, {restorer.device}, {numbers}"
+    return f"{what}: {named}{digest}, {restorer.device}, {numbers}"
