@@ -279,13 +279,13 @@ def _permissions(target: Path, shown: Path) -> int | None:
         if not target.parent.is_dir():
             raise DataError(
                 f"Cannot write {str(shown)!r}: the folder {str(target.parent)!r} does not exist, "
-                "create it first"
+                "create it first."
             ) from None
         return 0
     except (OSError, ValueError) as error:
         raise DataError(f"Cannot write {str(shown)!r}: {_reason(error)}") from error
     if stat.S_ISDIR(status.st_mode):
-        raise DataError(f"Cannot write {str(shown)!r}: it is a folder, give a file name")
+        raise DataError(f"Cannot write {str(shown)!r}: it is a folder, give a file name.")
     return stat.S_IMODE(status.st_mode) if stat.S_ISREG(status.st_mode) else None
 
 

@@ -91,7 +91,7 @@ def test_a_table_that_is_there_and_rows_of_a_stopped_run(
     whole = table.read_bytes()
     result = run([*words, "--resume"])
     assert result.exit_code == 2, result.output
-    assert "exists already and no rows of a stopped run to go on with; --force" in result.stderr
+    assert "is complete, no stopped run is left; --force" in result.stderr
     assert table.read_bytes() == whole and os.listdir(tmp_path) == ["t.csv"]
     # A run with --force that was stopped has left the old table, and may be gone on with.
     table.write_bytes(MINE)

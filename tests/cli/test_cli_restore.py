@@ -109,14 +109,21 @@ def test_without_an_output_results_lie_beside_their_images(run: Run, photos: Pat
     assert run("-", stdin=b"photos/a.png").exit_code == 2
 
 
-def test_a_factor_without_weights_of_its_own(run: Run, photos: Path) -> None:
-    result = run("photos/a.png", "--scale", "3", "--model", "")
-    assert result.exit_code == 2
-    parts = ["restore", "photos/a.png", "--scale", "3"]
-    result = CliRunner().invoke(app, parts)
+@pytest.mark.parametrize("real", [(), ("--real",)])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_embedded_weights_by_scale(photos: Path, scale: int, real: tuple[str, ...]) -> None:
+    image = str(photos / "a.png")
+    result = CliRunner().invoke(app, ["restore", image, "--scale", str(scale), *real])
     assert result.exit_code == 0, result.output
-    assert read_layers("photos/a-x3.png").colors.shape == (42, 54, 3)
-    assert "reduced to x3" in result.stderr and "enlarged by 4 and reduced to 3" in result.stdout
+    larger = read_layers(photos / f"a-x{scale}.png")
+    assert larger.colors.shape == (14 * scale, 18 * scale, 3)
+    assert f"mambair-nano-x{scale}{'-real' if real else ''}-w4a4" in result.stderr
+
+
+def test_a_scale_without_weights(photos: Path) -> None:
+    result = CliRunner().invoke(app, ["restore", str(photos / "a.png"), "--scale", "5"])
+    assert result.exit_code == 2 and not (photos / "a-x5.png").exists()
+    assert "no embedded weights for sr scale 5" in result.stderr
 
 
 def test_lists_and_patterns(run: Run, photos: Path) -> None:
@@ -355,7 +362,7 @@ def test_only_better_results_are_kept(
     assert files("out") == ["inner/gray.jpg"]
     assert result.stdout.count("  quality figures") == 3 == len(seen)
     assert result.stdout.count("left as it was, the result is not clearly better") == 2
-    assert "1 image restored, 2 left as they were" in result.stderr
+    assert "1 image restored, 2 left unchanged" in result.stderr
 
 
 def test_interrupt(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,7 +389,7 @@ def test_interrupt(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (("--task", "auto", "--sigma", "9"), "--task auto chooses the model"),
         (("--task", "auto", "--real"), "--task auto chooses the model"),
         (("--task", "jpeg", "--real"), "belongs to the task sr"),
-        (("--task", "jpeg", "--strength", "0.5"), "takes no noise map"),
+        (("--task", "jpeg", "--strength", "0.5"), "belongs to the task denoise, not to jpeg"),
         (("--model", "mambair-nano-x2-w4a4", "--real"), "not for real files"),
     ],
 )

@@ -40,7 +40,7 @@ def test_it_says_what_it_does(tmp_path: Path, clean: np.ndarray) -> None:
     assert lines[3].endswith(": JPEG artifacts are removed.")
     assert "c-restored.png" in lines[4] and "JPEG blocks of strength" in lines[4]
     assert lines[5].startswith("error: ") and "d.png" in lines[5]
-    assert "2 images restored, 1 left as they were, 1 failed" in result.stderr
+    assert "2 images restored, 1 left unchanged, 1 failed" in result.stderr
     assert not (tmp_path / "a-restored.png").exists()
 
 

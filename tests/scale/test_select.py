@@ -200,6 +200,14 @@ def test_the_best_against_sorting(rows: list[tuple[int, int, bool]], top: float)
     assert set(np.flatnonzero(_best(order, kept, group, wanted)).tolist()) == expected
 
 
+@pytest.mark.parametrize("output", ["subset", "keys.txt"])
+def test_nothing_kept_is_said(scored: Path, tmp_path: Path, output: str) -> None:
+    """One percent of 48 images is less than one."""
+    result = run(scored / "scores", "--top", "1%", "-o", tmp_path / output)
+    assert result.exit_code == 1 and result.stderr.startswith("error: none of ")
+    assert "written" not in result.stderr
+
+
 def test_shares_and_numbers() -> None:
     assert parse_top("10%") == (0.1, None) and parse_top("5000") == (None, 5000)
     with pytest.raises(ConfigError, match="not both"):

@@ -334,4 +334,7 @@ def usable_device(device: torch.device | str) -> torch.device:
         return torch.empty(0, dtype=torch.uint8, device=device).device
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"The device {str(device)!r} cannot be used here: {reason}") from error
+        raise ConfigError(
+            f"The device {str(device)!r} cannot be used here ({reason}); leave it out for the CPU, "
+            "or install a torch that was built for it."
+        ) from error

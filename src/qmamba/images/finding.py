@@ -106,9 +106,10 @@ def require_existing(inputs: Iterable[str]) -> None:
     """
     inputs = list(inputs)
     if not any(text == "-" or os.path.lexists(text) or any(_matches(text)) for text in inputs):
-        raise DataError(
-            f"There is no file or folder {' or '.join(map(repr, inputs))}; check the spelling."
-        )
+        names = " or ".join(map(repr, inputs))
+        if any(glob.has_magic(text) for text in inputs):
+            raise DataError(f"No file matches {names}; check the spelling and the folder.")
+        raise DataError(f"There is no file or folder {names}; check the spelling.")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Counts:
         restored = self.done - self.failed - self.skipped - self.declined
         return (
             f"{counted(restored, 'image')} restored"
-            + (f", {self.declined} left as they were" if self.declined else "")
+            + (f", {self.declined} left unchanged" if self.declined else "")
             + (f", {self.skipped} skipped" if self.skipped else "")
             + (f", {self.failed} failed" if self.failed else "")
             + (f", {self.unmeasured} measurements failed" if self.unmeasured else "")

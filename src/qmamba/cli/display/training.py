@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import typer
 
-from qmamba.cli.common import exit_code_of, say, shown, write
+from qmamba.cli.common import counted, exit_code_of, say, shown, write
 
 if TYPE_CHECKING:
     from qmamba.training import TrainingProgress, TrainingResult
@@ -73,7 +73,7 @@ class TrainingDisplay:
         if result.interrupted:
             told(f"stopped after step {result.step}; the same command with --resume goes on")
             raise typer.Exit(exit_code_of(result.signal))
-        told(f"{result.step} steps done, {written}")
+        told(f"{counted(result.step, 'step')} done, {written}")
 
 
 def _told() -> Callable[[str], None]:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from qmamba.cli.common import handled, require_new, say, shown, write
+from qmamba.cli.common import EXIT_SOME_FAILED, counted, handled, require_new, say, shown, write
 from qmamba.cli.display.command_list import CommandList
 from qmamba.cli.options.shared import ForceOption
 from qmamba.errors import ConfigError
@@ -100,7 +100,8 @@ def select(
 ) -> None:
     """Keep the good images: lists of keys, or new tar files with the samples unchanged.
 
-    Exit code: 0 done, 3 the folder is not complete yet (see --partial), 2 wrong usage.
+    Exit code: 0 done, 1 no image is kept, 3 the folder is not complete yet (see --partial), 2 wrong
+    usage.
     """
     from qmamba.scale import read_status
     from qmamba.scale.choice.select import Wanted, parse_top
@@ -131,4 +132,8 @@ def select(
     else:
         kept = write_tars(selections, folder, output, samples=shard_size)
     scored = found.rows - sum(found.errors.values())
-    say(f"{kept} of {scored} images with a score, written to {shown(str(output))}")
+    if not kept:
+        # Of a list there is a file, and it is empty; of tar files there is none.
+        say(f"error: none of {counted(scored, 'image')} with a score is kept")
+        raise typer.Exit(EXIT_SOME_FAILED)
+    say(f"{kept} of {counted(scored, 'image')} with a score, written to {shown(str(output))}")

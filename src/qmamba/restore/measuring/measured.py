@@ -98,6 +98,10 @@ class Measuring:
             )
         if not isinstance(strength, Real) or not 0.0 <= strength <= MAX_STRENGTH:
             raise ConfigError(f"strength must be 0 to {MAX_STRENGTH:g}, got {strength!r}.")
+        if strength != 1.0 and config.task_name != "denoise":
+            raise ConfigError(
+                f"A strength belongs to the task denoise, not to {config.task_name}; leave it out."
+            )
         if not self._takes_noise and (strength != 1.0 or sigma is not None):
             raise ConfigError(
                 "The network takes no noise map, so it has one strength only; choose a blind "

@@ -48,7 +48,9 @@ def starting_model(
     """
     files = _listed(weights)
     if name is None and not files:
-        raise ConfigError("Give the name of a model, weights to start from, or both.")
+        raise ConfigError(
+            "Give the name of a model (--model), weights to start from (--from), or both."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "weights"))
         if not files:
