@@ -100,7 +100,7 @@ def test_without_an_output_results_lie_beside_their_images(run: Run, photos: Pat
     assert Path("photos/a.png").read_bytes() == before
     assert read_layers("photos/a-x2.png").colors.shape == (28, 36, 3)
     again = run("photos", "-r")
-    assert again.exit_code == 1 and again.stdout.count("exists already") == 3
+    assert again.exit_code == 1 and again.stdout.count("exists already; --force replaces it") == 3
     assert run("photos", "-r", "--skip-existing").stdout.count("skipped") == 3
     assert run("photos/a.png", "--format", "tiff", model="denoise").exit_code == 0
     assert Path("photos/a-denoised.tif").exists()
