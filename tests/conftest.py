@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,11 @@ from qmamba.cli.waiting import wait_briefly
 wait_briefly()
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def python_blocks(page: Path) -> list[str]:
+    """The Python of a Markdown page, one text for each block."""
+    return re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(scope="session")

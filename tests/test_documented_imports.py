@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ast
-import re
 from pathlib import Path
 
 import pytest
 
 from qmamba.extras import MissingExtraError
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, python_blocks
 
 PAGES = sorted(
     path
@@ -20,9 +19,8 @@ PAGES = sorted(
 
 def imports(page: Path) -> list[str]:
     """The statements that import from this package, in the order of the page."""
-    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
     found = []
-    for node in (node for block in blocks for node in ast.walk(ast.parse(block))):
+    for node in (node for block in python_blocks(page) for node in ast.walk(ast.parse(block))):
         if isinstance(node, ast.ImportFrom):
             ours = (node.module or "").partition(".")[0] == "qmamba"
         else:

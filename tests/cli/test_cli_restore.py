@@ -120,7 +120,8 @@ def test_embedded_weights_by_scale(photos: Path, scale: int, real: tuple[str, ..
     assert f"mambair-nano-x{scale}{'-real' if real else ''}-w4a4" in result.stderr
 
 
-def test_a_scale_without_weights(photos: Path) -> None:
+def test_a_scale_without_weights(run: Run, photos: Path) -> None:
+    assert run("photos/a.png", "--scale", "3", "--model", "").exit_code == 2
     result = CliRunner().invoke(app, ["restore", str(photos / "a.png"), "--scale", "5"])
     assert result.exit_code == 2 and not (photos / "a-x5.png").exists()
     assert "no embedded weights for sr scale 5" in result.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 
 from qmamba.assess import scorer as scorer_module
 from qmamba.interop import scoring as scoring_module
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, python_blocks
 from tests.interop.hosts import host
 from tests.models.micro_mambair import VARIANTS, build, images
 
@@ -21,8 +20,7 @@ PAGES = REPOSITORY / "docs" / "interop"
 
 def run_block(page: str, index: int, given: dict[str, Any] | None = None) -> dict[str, Any]:
     """Run one block of a page, after names that its reader is expected to have."""
-    text = (PAGES / page).read_text(encoding="utf-8")
-    code = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[index]
+    code = python_blocks(PAGES / page)[index]
     names = dict(given or {})
     exec(compile(code, page, "exec"), names)
     return names

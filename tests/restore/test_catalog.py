@@ -65,6 +65,7 @@ def test_no_embedded_weights(embedded: None, wanted: dict[str, Any], asked: str)
         find_weights(RestorationRequest(**wanted))
     named = {p.task for name, p in EMBEDDED.items() if p is not None and name in str(raised.value)}
     assert named == {asked.split()[0]}
+    assert ("sr-x4 (super-resolution x4)" in str(raised.value)) == ("scale" in wanted)
     assert ("leave the strength out" in str(raised.value)) == ("scale" not in wanted)
 
 

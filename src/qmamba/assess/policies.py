@@ -240,8 +240,7 @@ def parse_policy(text: str, base: Policy | None = None) -> Policy:
         if key not in known or not separator:
             raise ConfigError(
                 f"The policy {kind.name} has no field {item.strip()!r}; its fields are"
-                f" {', '.join(f'{name}=' for name in known)}"
-                f" with a value."
+                f" {', '.join(f'{name}=' for name in known)} with a value."
             )
         values[key] = _field_value(kind.name, key, value)
     if match["call"] is None and isinstance(base, kind):

@@ -20,7 +20,6 @@ from qmamba.restore.restorer import Restorer
 FORMATS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
 """Formats that can be asked for, and the endings of their files."""
 
-_PRESENT = "exists already"
 _NEAREST_SUFFIX = {".jpe": ".jpg", ".jfif": ".jpg", ".mpo": ".jpg"}
 
 
@@ -76,11 +75,8 @@ class RestoredRow:
     """Why it was not restored: one sentence."""
     declined: bool = False
     """Whether it was restored and the result refused, so that there is no output."""
-
-    @property
-    def is_present(self) -> bool:
-        """Whether it was not restored because there is a file of the output's name."""
-        return self.error is not None and self.error.endswith(_PRESENT)
+    present: bool = False
+    """Whether the error is that there is a file of the output's name."""
 
     @property
     def skipped(self) -> bool:
@@ -251,7 +247,7 @@ def _row(
         if not overwrite and os.path.lexists(job.target):
             if skip_existing:
                 return RestoredRow(job.source, output)
-            return RestoredRow(job.source, output, error=f"{output!r} {_PRESENT}")
+            return RestoredRow(job.source, output, error=f"{output!r} exists already", present=True)
         if job.target.parent.exists():
             # Before the work rather than after it.
             require_writable(job.target)

@@ -80,7 +80,7 @@ def restore_all(
 def _line(row: RestoredRow) -> str:
     name = shown(row.image)
     if row.error is not None:
-        hint = "; --force replaces it, --skip-existing leaves it" if row.is_present else ""
+        hint = "; --force replaces it, --skip-existing leaves it" if row.present else ""
         return f"error: {name}: {shown(row.error)}{hint}"
     if row.declined:
         return f"{name}: left as it was, the result is not clearly better"

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 
 from qmamba.assess.native.heads import NATIVE_CROPS, NATIVE_SIDE
-from qmamba.assess.native.reasons import VISIBLE, Reasons, find_reasons
+from qmamba.assess.native.reasons import SLIGHT, VISIBLE, Reasons, find_reasons
 from qmamba.assess.policies import CropsPolicy
 from qmamba.assess.views import read_views
 from qmamba.images import DEFAULT_MAX_PIXELS
@@ -19,9 +19,6 @@ from qmamba.restore.degradations import TaskName
 from qmamba.restore.inputs import as_layers
 from qmamba.restore.measuring import block_strength, estimate_noise
 from qmamba.restore.measuring.blocks import CLEAR_BLOCKS
-
-SLIGHT = 0.3
-"""Severity of noise or compression from which an image is restored."""
 
 SEVERE_SIGMA = 20.0
 """Deviation of measured noise, on the scale 0 to 255, that counts as a severity of 1."""
@@ -56,7 +53,8 @@ class RestorationNeed:
 
     @property
     def tasks(self) -> tuple[TaskName, ...]:
-        """``denoise`` and ``jpeg``, those whose flaw reaches :data:`SLIGHT`, in this order.
+        """``denoise`` and ``jpeg``, those whose flaw is at least slight
+        (:data:`~qmamba.assess.native.reasons.SLIGHT`), in this order.
 
         Texture hides blocks, and JPEG hides noise. So where blocks are found for certain, noise and
         compression that reach :data:`SLIGHT` together (the root of the sum of squares) are
